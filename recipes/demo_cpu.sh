@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The whole pipeline on the tiny base, without a GPU and without a model hub: `make demo`.
+# Each stage is skipped when its folder is complete; `make clean-demo` starts over. The learning rates are those of
+# a 4 M-parameter model that has minutes to learn; recipes/llama31_8b.sh shows real ones.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=outputs/demo
+
+stage() { printf '\n━━ %s ━━\n' "$1"; }
+missing() { [ ! -f "$out/$1" ]; }
+
+# The base model: shipped built, so that nothing is downloaded (sllm/tiny_base.py builds it).
+if missing base/run.json; then
+  stage "base"
+  mkdir -p "$out" && rm -rf "$out/base" && cp -r sample_data/tiny_base "$out/base"
+  echo "copied sample_data/tiny_base to $out/base"
+fi
+
+# Raw rows → train/valid/test, split by context.
+if missing data/run.json; then
+  stage "data"
+  python prepare_data.py --input_path sample_data/task_rows.jsonl --output_dir $out/data --overwrite
+fi
+
+# Task rows → LoRA SFT adapter.
+if missing sft/run.json; then
+  stage "SFT"
+  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
+    --model_id $out/base --learning_rate 3e-3 --train_epochs 6 --batch_size 8 --gradient_accum_steps 1 \
+    --logging_steps 4 --output_dir $out/sft --overwrite
+fi
+
+# Preference pairs → DPO adapter; the reference is the SFT model.
+if missing dpo/run.json; then
+  stage "DPO"
+  python train_LoRA_DPO.py --trainset_path sample_data/preference_pairs.jsonl --model_id $out/sft \
+    --learning_rate 5e-4 --train_epochs 3 --batch_size 8 --gradient_accum_steps 1 --output_dir $out/dpo --overwrite
+fi
+
+# Adapter + base → 16-bit weights that any tool loads.
+if missing merged/run.json; then
+  stage "merge"
+  python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged --overwrite
+fi
+
+# Answers from vLLM: the merged model on the test rows, and the base and the SFT adapter beside it.
+ask() { python vllm_inference.py --testset_path $out/data/test.jsonl --max_tokens 160 --overwrite "$@"; }
+if missing answers.jsonl; then
+  stage "answers"
+  mkdir -p $out/compare
+  ask --model_id $out/base --output_path $out/compare/base.jsonl
+  ask --model_id $out/sft --output_path $out/compare/sft.jsonl
+  ask --model_id $out/dpo --output_path $out/compare/dpo.jsonl
+  ask --model_id $out/merged --output_path $out/answers.jsonl
+fi
+
+stage "the same prompts, answered by each stage"
+python -m sllm.side_by_side base=$out/compare/base.jsonl SFT=$out/compare/sft.jsonl DPO=$out/compare/dpo.jsonl \
+  merged=$out/answers.jsonl --equal DPO merged --run $out/sft $out/dpo $out/merged

@@ -1,0 +1,229 @@
+"""Chat template → token ids and loss mask: the one rendering that SFT, DPO, inference and serving share.
+
+The rule is "train on what the server would see and generate". A server sends the engine
+`prompt_ids(messages)` and the model answers with the content and its end-of-turn token. So a training
+example is, for each assistant turn, exactly those prompt ids followed by exactly those answer ids, and only
+the answer ids are supervised. Where a template (or the tokenizer's merges) renders a turn differently once it
+is history, one sequence cannot hold that for every turn, and the row becomes one example per turn.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sllm.cli import InputError
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "chat"
+_SENTINEL = "가나다라"
+PROBE_MESSAGES = [
+    {"role": "system", "content": "당신은 질문에 한국어로 답하는 도우미입니다."},
+    {"role": "user", "content": "###Question###:\n물은 몇 도에서 끓나요?\n\n###Answer###:"},
+    {"role": "assistant", "content": "1기압에서 100℃입니다."},
+    {"role": "user", "content": "그럼 산 위에서는요? 2,000 m라면…"},
+]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence. `completion_mask` is 1 where a token is supervised; both have length (seq,)."""
+
+    input_ids: list[int]
+    completion_mask: list[int]
+
+
+# ── set-up of a tokenizer ──────────────────────────────────────────────────────────────────────────────────
+
+
+def load_tokenizer(model_id: str, *, trust_remote_code: bool = False):
+    """The tokenizer of a model or adapter folder, or of a Hub id."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model_id}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from None
+
+
+def install_template(tokenizer, name: str = "auto") -> str:
+    """Give the tokenizer the chat template it will be trained, saved and served with, and a pad token.
+
+    The template is completed so that it stands alone: BOS is written into it where the model has one, and a
+    special token that this vocabulary lacks is replaced by the model's own EOS (end of turn) or left to be
+    spelled out (start of turn), because an untrained new token would never be learned by LoRA.
+
+    Args:
+        name: "auto" (the tokenizer's own, else chatml), a name in templates/chat/, or a .jinja file.
+    Returns:
+        What was chosen, for people.
+    Raises:
+        InputError: unknown name, or a template that does not render, or that doubles BOS.
+    """
+    chosen = name
+    if name == "auto" and tokenizer.chat_template:
+        chosen = "the tokenizer's own"
+    else:
+        chosen = "chatml" if name == "auto" else name
+        path = Path(chosen) if chosen.endswith(".jinja") else TEMPLATES / f"{chosen}.jinja"
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
+            raise InputError(f"chat template {chosen!r} is unknown; choose auto, one of {known}, or a .jinja file")
+        tokenizer.chat_template = _fit(path.read_text(encoding="utf-8"), tokenizer)
+    try:
+        if _adds_bos(tokenizer) and tokenizer.bos_token not in render(tokenizer, PROBE_MESSAGES[1:2]):
+            tokenizer.chat_template = "{{- bos_token -}}" + tokenizer.chat_template
+        prompt = render(tokenizer, PROBE_MESSAGES[1:])
+    except InputError as error:
+        raise InputError(f"chat template {chosen}: {error}") from None
+    if tokenizer.bos_token and tokenizer.bos_token != tokenizer.eos_token and prompt.count(tokenizer.bos_token) > 1:
+        raise InputError(f"chat template {chosen} writes BOS ({tokenizer.bos_token}) more than once")
+    _ensure_pad(tokenizer)
+    return chosen
+
+
+def _fit(template: str, tokenizer) -> str:
+    """Replace an end-of-turn token that this vocabulary lacks by the tokenizer's EOS."""
+    vocabulary = tokenizer.get_vocab()
+    for end in ("<|im_end|>", "<|eot_id|>"):
+        if end in template and end not in vocabulary:
+            if not tokenizer.eos_token:
+                raise InputError(f"this tokenizer has neither {end} nor an EOS token to end a turn with")
+            template = template.replace(f"'{end}\\n'", "eos_token + '\\n'").replace(f"'{end}'", "eos_token")
+    return template
+
+
+def _adds_bos(tokenizer) -> bool:
+    """Was the model trained with BOS in front? Its tokenizer tells by adding one to plain text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer(_SENTINEL)["input_ids"][:1] == [bos]
+
+
+def _ensure_pad(tokenizer) -> None:
+    """A pad token that is not EOS and not the end of turn: padding with EOS teaches a model never to stop."""
+    taken = {tokenizer.eos_token_id, end_of_turn(tokenizer)[1]}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken:
+        return
+    names = [tokenizer.added_tokens_decoder[i].content for i in sorted(tokenizer.added_tokens_decoder)]
+    spare = [name for name in names if "pad" in name.lower()] + [name for name in names if "reserved" in name]
+    for token in [*spare, tokenizer.unk_token, tokenizer.bos_token]:
+        if token and tokenizer.convert_tokens_to_ids(token) not in taken:
+            tokenizer.pad_token = token
+            return
+    raise InputError("the tokenizer has no token to pad with but EOS; give it a pad_token of its own")
+
+
+def template_hash(tokenizer) -> str:
+    return hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
+
+
+# ── rendering ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def render(tokenizer, messages: list[dict], *, add_generation_prompt: bool = False) -> str:
+    """The conversation as text. InputError when the template refuses it."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise InputError(f"the chat template refuses this conversation: {error}") from None
+
+
+def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids that ask for the next assistant turn: what the engine is fed, and what training prefixes."""
+    return _ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True))
+
+
+def completion_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields."""
+    return _ids(tokenizer, _completion(tokenizer, messages, end_of_turn(tokenizer)[0]))
+
+
+def encode(tokenizer, messages: list[dict]) -> list[Example]:
+    """Training examples of a conversation: one, or one per assistant turn where history renders differently.
+
+    Raises:
+        ValueError: no assistant turn, or a content that holds a special token of this model.
+    """
+    _refuse_special_tokens(tokenizer, messages)
+    end_text = end_of_turn(tokenizer)[0]
+    turns: list[Example] = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt = prompt_ids(tokenizer, messages[:i])
+            answer = _ids(tokenizer, _completion(tokenizer, messages[: i + 1], end_text))
+            turns.append(Example(prompt + answer, [0] * len(prompt) + [1] * len(answer)))
+    if not turns:
+        raise ValueError("no assistant turn")
+    whole = turns[-1]
+    if any(whole.input_ids[: len(turn.input_ids)] != turn.input_ids for turn in turns):
+        return turns
+    mask = [0] * len(whole.input_ids)
+    for turn in turns:
+        mask[: len(turn.input_ids)] = [a | b for a, b in zip(mask, turn.completion_mask, strict=False)]
+    return [Example(whole.input_ids, mask)]
+
+
+def end_of_turn(tokenizer) -> tuple[str, int]:
+    """Text and id of the token that ends an assistant turn: the template's own, else EOS."""
+    text = render(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}])
+    tail = text[text.rindex(_SENTINEL) + len(_SENTINEL) :].lstrip()
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
+    special += [token for token in (tokenizer.eos_token,) if token]
+    ends = [token for token in special if tail.startswith(token)]
+    if ends:
+        end = max(ends, key=len)
+    elif tokenizer.eos_token:
+        end = tokenizer.eos_token
+    else:
+        raise InputError("the chat template ends no turn and the tokenizer has no EOS: the model could never stop")
+    return end, tokenizer.convert_tokens_to_ids(end)
+
+
+def _completion(tokenizer, messages: list[dict], end_text: str) -> str:
+    """Text of the last assistant turn as it would be generated: what the template writes after the generation
+    prompt, up to and including the end of turn, which is appended where the template writes none."""
+    prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
+    whole = render(tokenizer, messages)
+    if whole.startswith(prompt):
+        answer, found, _ = whole[len(prompt) :].rpartition(end_text)
+        answer = answer if found else whole[len(prompt) :].rstrip()
+    else:  # a generation prompt that history does not show, such as an opened thinking block
+        answer = messages[-1]["content"].strip()
+    return answer + end_text
+
+
+def _refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
+    """A control token inside a content would end the turn there; it is never what the row's author meant."""
+    for token in tokenizer.all_special_tokens:
+        if len(token) > 3 and any(token in message["content"] for message in messages):
+            raise ValueError(f"a content holds the special token {token}")
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+# ── the prompt probe of run.json (guarantee 1) ─────────────────────────────────────────────────────────────
+
+
+def probe(tokenizer) -> dict:
+    """A fixed conversation and its token ids, for `run.json`."""
+    messages = PROBE_MESSAGES
+    try:
+        render(tokenizer, messages, add_generation_prompt=True)
+    except InputError:  # a template without a system turn
+        messages = PROBE_MESSAGES[1:]
+    return {"messages": messages, "token_ids": prompt_ids(tokenizer, messages)}
+
+
+def check_probe(tokenizer, run: dict | None, folder: str | Path) -> None:
+    """Refuse a folder whose tokenizer or template no longer renders what it was trained on."""
+    if run is None or not run.get("probe"):
+        return
+    now = prompt_ids(tokenizer, run["probe"]["messages"])
+    if now != run["probe"]["token_ids"]:
+        at = next((i for i, (a, b) in enumerate(zip(now, run["probe"]["token_ids"], strict=False)) if a != b), -1)
+        raise InputError(
+            f"{folder}: its tokenizer or chat template changed after training: the probe prompt differs from token "
+            f"{at} on ({len(now)} ids now, {len(run['probe']['token_ids'])} in run.json); restore its tokenizer files"
+        )

@@ -1,0 +1,257 @@
+"""What every script shares on the command line: the parser, flag groups declared once, errors as exit codes,
+and the last stdout line. Standard library only, so that `--help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+BOOLEAN = argparse.BooleanOptionalAction  # --flag / --no-flag
+
+
+class InputError(Exception):
+    """Bad input or usage: exit code 2, one `error:` line for each problem, no traceback.
+
+    Args:
+        problems: one text or several. Each says what is wrong, where, and what mends it.
+    """
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class Interrupted(Exception):
+    """Ctrl-C after everything worth saving was saved: exit code 130. `hint` is the command that resumes."""
+
+    def __init__(self, hint: str):
+        self.hint = hint
+        super().__init__(hint)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        print(f"error: {message} (see python {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Docstring as written, the default behind every flag that has one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def parser(docstring: str, script: str) -> argparse.ArgumentParser:
+    """An argument parser that shows the script's docstring and prints usage errors as one line."""
+    return _Parser(prog=os.path.basename(script), description=docstring, formatter_class=_Help, allow_abbrev=False)
+
+
+def add_model_flags(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("model")
+    group.add_argument("--model_id", required=True, help="what is read: a model or adapter folder, or a Hub id")
+    group.add_argument(
+        "--base_model",
+        metavar="ID",
+        help="base of the adapter, where it has moved from the place that the adapter's config names",
+    )
+    group.add_argument(
+        "--chat_template",
+        default="auto",
+        metavar="NAME|FILE",
+        help="auto (the tokenizer's own, else chatml), a name in templates/chat/, or a .jinja file",
+    )
+    group.add_argument("--backend", choices=("auto", "unsloth", "peft"), default="auto", help="what trains the adapter")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        default="auto",
+        help="weights and compute; auto: bfloat16 (float16 on older cards) on a GPU, float32 without one",
+    )
+    group.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="load the base in 4, 8 or 16 bits")
+    group.add_argument("--load_in_4bit", action=BOOLEAN, default=None, help="the same as --bits 4")
+    group.add_argument("--max_seq_length", type=positive_int, default=8192, help="tokens; capped by what the model has")
+
+
+def add_lora_flags(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("LoRA")
+    group.add_argument("--lora_r", type=positive_int, default=64, help="rank")
+    group.add_argument("--lora_alpha", type=positive_int, default=128, help="scale is alpha / r")
+    group.add_argument("--lora_dropout", type=fraction, default=0.0, help="dropout before the adapter")
+    group.add_argument("--use_rslora", action=BOOLEAN, default=False, help="scale by alpha / sqrt(r) instead")
+    group.add_argument(
+        "--lora_target_modules",
+        nargs="+",
+        default="q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
+        metavar="NAME",
+        help="linear layers that get an adapter",
+    )
+
+
+def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warmup_ratio: float) -> None:
+    """Flags that SFT and DPO share, with the stage's own learning rate and warm-up."""
+    group = p.add_argument_group("training")
+    group.add_argument("--train_epochs", type=positive_float, default=5, help="passes over the rows")
+    group.add_argument("--max_steps", type=int, default=-1, help="optimizer steps; -1: by --train_epochs")
+    group.add_argument("--batch_size", type=positive_int, default=4, help="rows of one forward pass")
+    group.add_argument(
+        "--gradient_accum_steps", type=positive_int, default=8, help="forward passes of one optimizer step"
+    )
+    group.add_argument("--learning_rate", type=positive_float, default=learning_rate, help="peak")
+    group.add_argument("--lr_scheduler_type", default="cosine", help="a transformers schedule name")
+    group.add_argument("--warmup_ratio", type=fraction, default=warmup_ratio, help="share of the steps")
+    group.add_argument("--weight_decay", type=nonnegative_float, default=0.1, help="AdamW")
+    group.add_argument("--optim", default="auto", help="auto: adamw_8bit on a GPU, adamw_torch without one")
+    group.add_argument(
+        "--gradient_checkpointing",
+        action=BOOLEAN,
+        default=None,
+        help="recompute activations to save memory; default: on a GPU only",
+    )
+    group.add_argument("--seed", type=int, default=42, help="data order and weights")
+    group.add_argument("--save_steps", type=positive_int, default=100, help="steps between checkpoints and evaluations")
+    group.add_argument("--save_total_limit", type=positive_int, default=2, help="checkpoints kept")
+    group.add_argument("--logging_steps", type=positive_int, default=1, help="steps between two progress lines")
+    group.add_argument(
+        "--report_to", nargs="+", default=["tensorboard"], metavar="NAME", help="tensorboard, wandb, …, or none"
+    )
+
+
+def add_training_data_flags(p: argparse.ArgumentParser, what: str) -> None:
+    group = p.add_argument_group("data")
+    group.add_argument("--trainset_path", required=True, help=f"{what}: a .jsonl or .json file, or a folder of prepare_data.py")
+    group.add_argument("--validation_path", metavar="FILE", help="rows to evaluate on")
+    group.add_argument(
+        "--val_set_size",
+        type=nonnegative_float,
+        default=0.0,
+        metavar="N",
+        help="without --validation_path: hold out this many rows (or this share, below 1) of the training rows",
+    )
+
+
+def add_look_flags(group) -> None:
+    group.add_argument(
+        "--preview",
+        type=positive_int,
+        metavar="N",
+        help="print N rows as the model will see them, supervised tokens coloured, and stop",
+    )
+    group.add_argument(
+        "--dry_run", action="store_true", help="check data, template, disk and memory, print the plan, and stop"
+    )
+
+
+def add_output_flags(p: argparse.ArgumentParser, default: str, *, resume: str | None = None) -> None:
+    group = p.add_argument_group("output")
+    group.add_argument("--output_dir", default=default, help="folder to write")
+    add_overwrite_flag(group)
+    if resume:
+        group.add_argument("--resume", action="store_true", help=resume)
+
+
+def add_overwrite_flag(group) -> None:
+    group.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def nonnegative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def gather(*checks: Callable[[], object]) -> list:
+    """Run every check, so that all that is wrong is said at once; returns their results.
+
+    Raises:
+        InputError: with the problems of every check that failed.
+    """
+    results, problems = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return results
+
+
+def command_line(script: str | None = None, *, drop: Sequence[str] = (), add: Sequence[str] = ()) -> str:
+    """This process's command as one would type it, without the flags in `drop` and with those in `add`."""
+    import shlex
+
+    words = [word for word in sys.argv[1:] if word not in drop]
+    words += [word for word in add if word not in words]
+    return shlex.join(["python", os.path.relpath(script or sys.argv[0]), *words])
+
+
+def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentParser) -> None:
+    """Parse the command line, run `main`, print its results as the last line and exit with the right code.
+
+    0 done, 2 bad input or usage, 130 interrupted, 1 anything unexpected.
+    """
+    args = p.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    started = time.monotonic()
+    try:
+        results = main(args)
+    except InputError as error:
+        for problem in error.problems:
+            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print(f"interrupted{f'; to go on: {stop.hint}' if isinstance(stop, Interrupted) else ''}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    if results is not None:
+        print(json.dumps({**results, "seconds": round(time.monotonic() - started, 1)}, ensure_ascii=False))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table; wide (Hangul) characters count as two columns."""
+    from unicodedata import east_asian_width
+
+    def width(text: str) -> int:
+        return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(headers))]
+
+    def line(row):
+        return "  ".join(cell + " " * (w - width(cell)) for cell, w in zip(row, widths, strict=True)).rstrip()
+
+    return "\n".join([line(cells[0]), "  ".join("─" * w for w in widths), *(line(row) for row in cells[1:])])

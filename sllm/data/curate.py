@@ -1,0 +1,198 @@
+"""From converted rows to splits: which rows belong together, who goes where, and the figures of the report."""
+
+import hashlib
+import math
+import random
+import re
+import statistics
+import unicodedata
+from collections import Counter, defaultdict
+
+from sllm import tasks
+from sllm.cli import InputError
+
+SPLITS = ("train", "valid", "test")
+_CONTEXT = re.compile(r"###Context###:(.*?)(?:###Question###:|###Answer###:|\Z)", re.DOTALL)
+
+
+def prompt_and_answer(row: dict) -> tuple[list[dict], str]:
+    """The turns that ask, and the text that answers (of a preference row, the chosen one)."""
+    if "messages" in row:
+        return row["messages"][:-1], row["messages"][-1]["content"]
+    return row["prompt"], row["chosen"][0]["content"]
+
+
+def context_key(row: dict) -> str:
+    """What a row is about: its task's context, table, text or title; else the section labelled `Context`; else
+    the first user turn. White space and Unicode composition do not count."""
+    user = _first_user_turn(row)
+    source = tasks.TASKS[row["task"]].source if row["task"] else None
+    context = tasks.split_user_turn(row["task"], user).get(source, "") if source else ""
+    if not context:
+        labelled = _CONTEXT.search(user)
+        context = labelled[1] if labelled and labelled[1].strip() else user
+    return _normal(str(context))
+
+
+def group(rows: list[dict]) -> list[int]:
+    """A group number for each row: rows that share a context or their first user turn, directly or through other
+    rows, share the number."""
+    parent: list[int] = []
+    seen: dict[str, int] = {}
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, row in enumerate(rows):
+        parent.append(i)
+        for key in (context_key(row), _normal(_first_user_turn(row))):
+            parent[root(i)] = root(seen.setdefault(key, i))
+    return [root(i) for i in range(len(rows))]
+
+
+def split(rows: list[dict], groups: list[int], *, valid: float, test: float, seed: int) -> list[str]:
+    """The split of each row: "train", "valid" or "test".
+
+    Groups stand in order task by task, and inside a task by a hash of the seed and their content (so the order of
+    the input does not matter). Each goes to the split that is furthest behind its share of the rows placed so far.
+    So the whole comes within half a group of the asked ratios, and each task is spread alike: one that has two
+    groups or more due in a split (its groups × the ratio) is seen there, and rarer tasks take turns. A group of
+    several tasks stands with the rarest of them. Valid and test take no group that would leave them more than half
+    of it over their share: a few rows, or a few huge groups, leave them empty. Train never is.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, number in enumerate(groups):
+        members[number].append(i)
+    frequency = Counter(row["task"] for row in rows)
+
+    def draw(text: str) -> str:
+        return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+
+    def place(number: int) -> tuple[str, str]:
+        task = min((rows[i]["task"] for i in members[number]), key=lambda name: (frequency[name], str(name)))
+        return draw(str(task)), draw(min(context_key(rows[i]) for i in members[number]))
+
+    shares = {"train": 1 - valid - test, "valid": valid, "test": test}
+    placed, total, sides = Counter(), 0, [""] * len(rows)
+    for number in sorted(members, key=place):
+        size = len(members[number])
+        # One more row, not `size` more: else a large group would always look like train's.
+        behind = {name: share * (total + 1) - placed[name] for name, share in shares.items()}
+        fits = [name for name in ("valid", "test") if placed[name] + size / 2 <= shares[name] * len(rows) + 1e-9]
+        side = max(("train", *fits), key=behind.get) if total else "train"
+        placed[side] += size
+        total += size
+        for i in members[number]:
+            sides[i] = side
+    return sides
+
+
+def hold_out(rows: list[dict], size: float, seed: int) -> tuple[list[dict], list[dict]]:
+    """Split `size` rows (a share, below 1) off at random, whole groups at a time; order is kept on both sides.
+
+    Raises:
+        InputError: nothing would be left to train on.
+    """
+    count = math.ceil(size * len(rows)) if size < 1 else int(size)
+    if not count:
+        return rows, []
+    members = defaultdict(list)
+    for i, number in enumerate(group(rows)):
+        members[number].append(i)
+    held: set[int] = set()
+    for number in random.Random(seed).sample(list(members), len(members)):
+        if len(held) < count:
+            held.update(members[number])
+    if len(held) == len(rows):
+        raise InputError(f"--val_set_size {size:g} leaves none of {len(rows)} rows to train on")
+    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+
+
+def lengths(texts: list[str]) -> dict[str, float]:
+    """Characters: least, median, 95th percentile (nearest rank), most."""
+    sizes = sorted(map(len, texts))
+    p95 = sizes[max(-(-len(sizes) * 95 // 100) - 1, 0)]
+    return {"min": sizes[0], "median": statistics.median(sizes), "p95": p95, "max": sizes[-1]}
+
+
+def characters(rows: list[dict]) -> dict[str, dict]:
+    """Lengths of the prompts (all turns together) and of the answers; of both answers for preference rows."""
+    pairs = [prompt_and_answer(row) for row in rows]
+    found = {
+        "prompt": lengths(["".join(turn["content"] for turn in prompt) for prompt, _ in pairs]),
+        "answer": lengths([answer for _, answer in pairs]),
+    }
+    if "rejected" in rows[0]:
+        found["rejected"] = lengths([row["rejected"][0]["content"] for row in rows])
+    return found
+
+
+def conformance(rows: list[dict]) -> dict[str, dict]:
+    """For each task: answers checked, how many keep every rule, and how many break which. Conversations of one
+    question only: the rules look at a labelled user turn. Tells, and refuses nothing."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        prompt, answer = prompt_and_answer(row)
+        if row["task"] is None or sum(turn["role"] == "user" for turn in prompt) != 1:
+            continue
+        counts = found.setdefault(row["task"], {"answers": 0, "conform": 0, "broken": Counter()})
+        failures = tasks.check(row["task"], prompt[-1]["content"], answer)
+        counts["answers"] += 1
+        counts["conform"] += not failures
+        counts["broken"].update(failure.rule for failure in failures)
+    return dict(sorted(found.items()))
+
+
+def report(files: list[dict], rows: list[dict], groups: list[int], sides: list[str]) -> dict:
+    """What report.json says: counts by file, reason, task and split that add up, lengths, conformance.
+
+    Args:
+        files: {"path", "format", "read", "rows", "rejects"} of each input.
+        rows: the kept rows of all files; `groups` and `sides` are theirs.
+    """
+    rejects = [reject for file in files for reject in file["rejects"]]
+    splits = {}
+    for name in SPLITS:
+        mine = [i for i, side in enumerate(sides) if side == name]
+        tasks_seen = _by_task([rows[i] for i in mine])
+        splits[name] = {"rows": len(mine), "groups": len({groups[i] for i in mine}), "tasks": tasks_seen}
+    return {
+        "kind": "preference" if "chosen" in rows[0] else "training",
+        "files": [
+            {
+                "path": file["path"],
+                "format": file["format"],
+                "read": file["read"],
+                "kept": len(file["rows"]),
+                "refused": _by_reason(file["rejects"]),
+            }
+            for file in files
+        ],
+        "rows": {"read": sum(file["read"] for file in files), "kept": len(rows), "refused": len(rejects)},
+        "refused": _by_reason(rejects),
+        "tasks": _by_task(rows),
+        "splits": splits,
+        "characters": characters(rows),
+        "conformance": conformance(rows),
+    }
+
+
+def _by_reason(rejects: list[dict]) -> dict[str, int]:
+    """How many rows for which reason: of a row's first reason, the words before any detail."""
+    kinds = ("duplicate" if r["reason"].startswith("duplicate of ") else r["reason"] for r in rejects)
+    return dict(Counter(kind.partition("; ")[0].partition(":")[0] for kind in kinds).most_common())
+
+
+def _by_task(rows: list[dict]) -> dict[str, int]:
+    return dict(sorted(Counter(row["task"] or "none" for row in rows).items()))
+
+
+def _first_user_turn(row: dict) -> str:
+    return next(turn["content"] for turn in prompt_and_answer(row)[0] if turn["role"] == "user")
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())

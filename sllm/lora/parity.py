@@ -1,0 +1,283 @@
+"""Guarantee 5: the merged weights answer as base + adapter does.
+
+The reference is the base with the adapter put on by peft itself, so a mistake in the merge's own arithmetic shows.
+Both models are built without weights; a layer's weights are read from the shards while it computes, block by
+block, and dropped. So memory follows the largest block (and the adapter), however large the model is. All in fp32.
+"""
+
+import math
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sllm import chat
+from sllm.cli import InputError
+from sllm.lora.shards import shortened, tensors_of
+
+PROMPTS = [
+    "대한민국의 수도는 어디인가요?",
+    "건강하게 사는 방법을 세 가지만 알려 주세요.",
+    "‘가는 말이 고와야 오는 말이 곱다’는 무슨 뜻인가요?",
+]
+# The merged model may differ from base + adapter by what rounding does, which is measured. A merge that rounds just
+# as peft's arithmetic does has a ratio of 1.0; the rest is room for one that sums in another order.
+MAX_FACTOR, RMS_FACTOR = 2, 1.25
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared, in logits: differences of base + adapter and the merged model, and their bounds."""
+
+    prompts: int
+    tokens: int
+    max_difference: float
+    bound: float
+    rms_difference: float
+    rms_bound: float
+    rms_effect: float  # of the adapter itself: base against base + adapter
+    near_ties: int
+    flips: list[str]
+
+    @property
+    def holds(self) -> bool:
+        close = self.max_difference <= self.bound and self.rms_difference <= self.rms_bound
+        return close and not self.flips  # a NaN compares as not close
+
+    @property
+    def lossy(self) -> bool:
+        """Rounding takes more than a quarter of what the adapter does: its changes are small beside the weights."""
+        return self.rms_difference > self.rms_effect / 4
+
+    def __str__(self) -> str:
+        return (
+            f"{self.prompts} prompts × {self.tokens} greedy tokens: {len(self.flips)} differ, {self.near_ties} near-ties "
+            f"| largest logit difference {self.max_difference:.4g} (bound {self.bound:.4g})"
+            f" | rms {self.rms_difference:.4g} (bound {self.rms_bound:.4g}, the adapter's effect {self.rms_effect:.4g})"
+        )
+
+
+def check(base, adapter, merged, tokenizer, dtype: torch.dtype, *, tokens: int | None = None) -> Parity:
+    """Compare greedy tokens and logits of base + adapter with those of the merged folder.
+
+    Greedy tokens are decoded by the adapter's model; the merged one reads the same sequence and has to choose the
+    same token at every position, which is the same as decoding alike. A different choice counts as a near-tie,
+    and passes, where the adapter's own two logits are closer than the bound.
+
+    The bound is measured, not guessed: what the logits move by when the adapter is added to the weights by peft's
+    own arithmetic and those are rounded to `dtype`, which no 16-bit merge can avoid.
+
+    Args:
+        dtype: of the merged weights.
+        tokens: greedy tokens per prompt; None: 16, and 4 where every token means reading gigabytes.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reference = Streamed(base, device, adapter=adapter)
+    tokens = tokens or (16 if reference.size < 2**30 else 4)
+    conversations = [chat.probe(tokenizer)["messages"], *([{"role": "user", "content": text}] for text in PROMPTS)]
+    rows = [chat.prompt_ids(tokenizer, messages) for messages in conversations]
+    starts = [len(row) for row in rows]
+    clock = _Clock(tokens + 3)
+
+    for step in range(tokens):
+        expected = reference.logits(rows)
+        clock.tick("base + adapter")
+        if step < tokens - 1:
+            for row, logits in zip(rows, expected, strict=True):
+                row.append(int(logits[-1].argmax()))
+    with reference.model.disable_adapter():
+        effect = _difference(expected, reference.logits(rows))
+    clock.tick("base")
+    reference.merge_and_round(dtype)
+    rounding = _difference(expected, reference.logits(rows))
+    clock.tick("base + adapter, rounded")
+    del reference
+    actual = Streamed(merged, device).logits(rows)
+    clock.tick("merged")
+
+    largest, rms = _difference(expected, actual)
+    scale = max(logits.abs().max().item() for logits in expected)  # fp32 itself, summed in another order
+    bound, rms_bound = MAX_FACTOR * rounding[0] + 1e-4 * scale, RMS_FACTOR * rounding[1] + 1e-5 * scale
+    near_ties, flips = 0, []
+    for number, (before, after, start) in enumerate(zip(expected, actual, starts, strict=True), 1):
+        for position in range(start - 1, len(before)):
+            wanted, chosen = int(before[position].argmax()), int(after[position].argmax())
+            gap = (before[position, wanted] - before[position, chosen]).item()
+            if wanted != chosen and gap <= bound:
+                near_ties += 1
+            elif wanted != chosen:
+                texts = [repr(tokenizer.decode([token])) for token in (wanted, chosen)]
+                flips.append(f"prompt {number}, token {position - start + 2}: {texts[0]} became {texts[1]}")
+    return Parity(len(rows), tokens, largest, bound, rms, rms_bound, effect[1], near_ties, flips)
+
+
+def _difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> tuple[float, float]:
+    """Largest and root-mean-square difference of the logits of all rows."""
+    largest, squares, count = 0.0, 0.0, 0
+    for a, b in zip(one, other, strict=True):
+        gap = (a - b).abs()
+        if not torch.isfinite(gap).all():
+            return math.inf, math.inf
+        largest = max(largest, gap.max().item())
+        squares += gap.square().sum(dtype=torch.float64).item()
+        count += gap.numel()
+    return largest, math.sqrt(squares / count)
+
+
+class Streamed:
+    """A causal language model in fp32 whose weights stay on disk; peft's own layers on top where there is an adapter.
+
+    Raises:
+        InputError: the folder's tensors are not the model's parameters, one to one and of the same shapes.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device, *, adapter: str | Path | None = None):
+        from accelerate import init_empty_weights
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.initialization import no_init_weights
+
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            with no_init_weights(), init_empty_weights(include_buffers=False):
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: no model can be built ({str(error).splitlines()[0]})") from None
+        model.tie_weights()
+        self.stored = tensors_of(folder)
+        self.device, self.dtype, self.lora = device, None, {}
+        self._require_same_tensors(folder, model)
+        self.homes = self._hollow(model)
+        if adapter:
+            from peft import PeftModel
+
+            # low_cpu_mem_usage: the adapter's weights are assigned as they are read, not copied over random ones
+            model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device=str(device))
+        self.model = model.eval()
+        for module in model.modules():
+            weights = {key: self.homes[p] for key, p in module._parameters.items() if p in self.homes}
+            if weights:
+                self._stream(module, weights)
+
+    def logits(self, rows: list[list[int]]) -> list[torch.Tensor]:
+        """Logits of each row of token ids, (seq, vocab) in fp32. Padding stands on the right, where a causal model
+        does not look, so neither an attention mask nor positions are needed."""
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)  # (rows, longest)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        with torch.no_grad():
+            out = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        return [out[i, : len(row)] for i, row in enumerate(rows)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors on disk."""
+        return sum(math.prod(stored.shape) * stored.dtype.itemsize for stored in self.stored.values())
+
+    def merge_and_round(self, dtype: torch.dtype) -> None:
+        """From now on the adapter is in the weights, as peft computes it, and every weight is rounded to `dtype`."""
+        from peft.tuners.lora import LoraLayer
+
+        self.dtype = dtype
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.enable_adapters(False)
+                self.lora[module.get_base_layer()] = module
+        for name, parameter in self.model.named_parameters():
+            if parameter not in self.homes and "lora_" not in name:  # a layer that the adapter replaces whole
+                parameter.data = parameter.data.to(dtype).float()
+
+    def _require_same_tensors(self, folder, model) -> None:
+        wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)} | dict(
+            model.named_buffers()
+        ).keys()
+        ignored = [*(model._keys_to_ignore_on_load_unexpected or []), "inv_freq$"]  # buffers that old versions saved
+        problems = [
+            f"{folder} has no tensor {name}, which config.json asks for" for name in wanted.keys() - self.stored
+        ]
+        problems += [
+            f"{folder}: {name} is {list(self.stored[name].shape)} on disk and {list(shape)} by its config.json"
+            for name, shape in wanted.items()
+            if name in self.stored and self.stored[name].shape != shape
+        ]
+        problems += [
+            f"{folder}: tensor {name} belongs to no layer that its config.json builds"
+            for name in self.stored.keys() - known
+            if not any(re.search(pattern, name) for pattern in ignored)
+        ]
+        if problems:
+            raise InputError(shortened(sorted(problems)))
+
+    def _hollow(self, model: nn.Module) -> dict[nn.Parameter, str]:
+        """Put in place of every parameter one zero, stretched to its shape: the device, dtype and shape that peft looks
+        for, and no memory. Returns the tensor's name on disk of each; tied parameters stay one object."""
+        names = {p: name for name, p in model.named_parameters(remove_duplicate=False) if name in self.stored}
+        zero = torch.zeros((), device=self.device)
+        hollow = {p: nn.Parameter(zero.expand(p.shape), requires_grad=False) for p in names}
+        for module in model.modules():
+            module._parameters.update({key: hollow[p] for key, p in module._parameters.items() if p is not None})
+            module._buffers.update({key: b.to(self.device) for key, b in module._buffers.items() if b is not None})
+        return {hollow[p]: name for p, name in names.items()}
+
+    def _fetch(self, name: str, first: int = 0, last: int | None = None, delta: torch.Tensor | None = None):
+        block = self.stored[name].read(first, last).to(self.device).float()
+        if delta is not None:
+            block += delta[first:last]
+        return block if self.dtype is None else block.to(self.dtype).float()
+
+    def _stream(self, module: nn.Module, weights: dict[str, str]) -> None:
+        """Make `module` read its weights when it computes: plain linear layers by blocks of rows, plain embeddings
+        by the rows that are looked up, anything else (norms) whole, for the time of its forward."""
+
+        def delta() -> torch.Tensor | None:
+            layer = self.lora.get(module)
+            return layer.get_delta_weight(layer.active_adapter[0]) if layer else None
+
+        def linear(x: torch.Tensor) -> torch.Tensor:
+            stored, added = self.stored[weights["weight"]], delta()
+            out = x.new_empty(*x.shape[:-1], stored.shape[0])
+            for first, last in stored.blocks():
+                out[..., first:last] = functional.linear(x, self._fetch(weights["weight"], first, last, added))
+            return out + self._fetch(weights["bias"]) if "bias" in weights else out
+
+        def embedding(ids: torch.Tensor) -> torch.Tensor:
+            used, places = ids.unique(return_inverse=True)
+            added = delta()
+            rows = [self._fetch(weights["weight"], row, row + 1, added) for row in used.tolist()]
+            return functional.embedding(places, torch.cat(rows))
+
+        def load(module, _):
+            for key, name in weights.items():
+                module._parameters[key] = nn.Parameter(self._fetch(name, delta=delta()), requires_grad=False)
+
+        def drop(module, *_):
+            module._parameters.update(empty)
+
+        if type(module) is nn.Linear and "weight" in weights:
+            module.forward = linear
+        elif type(module) is nn.Embedding:
+            module.forward = embedding
+        else:
+            empty = {key: module._parameters[key] for key in weights}
+            module.register_forward_pre_hook(load)
+            module.register_forward_hook(drop)
+
+
+class _Clock:
+    """A line every few seconds, where passes over the weights are slow enough for anyone to wonder."""
+
+    def __init__(self, passes: int):
+        self.passes, self.done = passes, 0
+        self.started = self.shown = time.monotonic()
+
+    def tick(self, what: str) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.shown > 3:
+            left = (now - self.started) / self.done * (self.passes - self.done)
+            print(f"parity: pass {self.done}/{self.passes} | {what} | ETA {left:.0f} s")
+            self.shown = now

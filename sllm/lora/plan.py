@@ -1,0 +1,109 @@
+"""What a run will need, before any weight is loaded: parameters, memory and disk, in bytes.
+
+The memory figure is an estimate, good to about a quarter: weights, the adapter with its gradients and two
+AdamW moments, activations of one forward pass, and logits with their gradient.
+"""
+
+from dataclasses import dataclass
+
+from sllm import checkpoint
+from sllm.cli import InputError, table
+
+
+@dataclass(frozen=True)
+class Plan:
+    parameters: int
+    adapter_parameters: int
+    max_seq_length: int
+    weights: int
+    adapter: int
+    activations: int
+    logits: int
+    disk: int
+    available: int
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.adapter + self.activations + self.logits
+
+
+def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
+    """Plan of a run from the base's config alone.
+
+    Args:
+        tokens_per_batch: tokens of one forward pass, padding included.
+        copies: adapters held in memory (2 for DPO with its reference).
+    Raises:
+        InputError: the config cannot be read, or no target module is in the model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{base}: no model config can be read ({str(error).splitlines()[0]})") from None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    targets = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in args.lora_target_modules
+    ]
+    if not targets:
+        raise InputError(
+            f"--lora_target_modules: {base} has no linear layer named {' '.join(args.lora_target_modules)}"
+        )
+    gpu = torch.cuda.is_available()
+    width = 4 if args.dtype == "float32" or (args.dtype == "auto" and not gpu) else 2
+    text = config.get_text_config()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    rank_parameters = sum(args.lora_r * (module.in_features + module.out_features) for module in targets)
+    checkpointing = gpu if args.gradient_checkpointing is None else args.gradient_checkpointing
+    # One hidden state a layer with checkpointing; without it about 16 of them, and the MLP's three.
+    per_token = text.hidden_size * (1 if checkpointing else 16) + (0 if checkpointing else 3 * text.intermediate_size)
+    return Plan(
+        parameters=parameters,
+        adapter_parameters=rank_parameters,
+        max_seq_length=min(args.max_seq_length, getattr(text, "max_position_embeddings", args.max_seq_length)),
+        weights=parameters * width * args.bits // 16,
+        adapter=rank_parameters * 4 * (3 + copies),
+        activations=tokens_per_batch * text.num_hidden_layers * per_token * width,
+        logits=tokens_per_batch * text.vocab_size * 4 * 2,
+        disk=rank_parameters * 4 * (1 + 3 * (args.save_total_limit + 1)),
+        available=_available_memory(torch),
+    )
+
+
+def max_length(args, base: str) -> int:
+    """--max_seq_length, capped by the positions that the model has."""
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(base).get_text_config()
+    return min(args.max_seq_length, getattr(text, "max_position_embeddings", None) or args.max_seq_length)
+
+
+def show(plan: Plan, rows: list[tuple[str, str]]) -> str:
+    """The plan as a table: what will be trained, then what it needs."""
+    fits = "fits" if plan.memory <= plan.available else "MORE THAN THERE IS"
+    return table(
+        ["plan", ""],
+        [
+            *rows,
+            ("model", f"{plan.parameters / 1e6:,.1f} M parameters, adapter {plan.adapter_parameters / 1e6:,.2f} M"),
+            ("memory (estimate)", f"{checkpoint.gib(plan.memory)} of {checkpoint.gib(plan.available)}: {fits}"),
+            ("  weights", checkpoint.gib(plan.weights)),
+            ("  adapter + optimizer", checkpoint.gib(plan.adapter)),
+            ("  activations", checkpoint.gib(plan.activations)),
+            ("  logits", checkpoint.gib(plan.logits)),
+            ("disk", checkpoint.gib(plan.disk)),
+        ],
+    )
+
+
+def _available_memory(torch) -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    import psutil
+
+    return psutil.virtual_memory().available

@@ -1,0 +1,128 @@
+"""What a merged folder holds beside its weights: config, generation config, tokenizer and model card."""
+
+import json
+import shutil
+from pathlib import Path
+
+from sllm import chat, checkpoint
+from sllm.cli import InputError
+from sllm.lora.merge import HEAD, Plan
+
+CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
+TOKENIZER_FILES = (
+    "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.model chat_template*".split()
+)
+# From the base: a model's own code, and the licences that have to travel with its weights.
+BASE_FILES = "*.py LICENSE* NOTICE* USE_POLICY* preprocessor_config.json processor_config.json".split()
+_HYPERPARAMETERS = (
+    "learning_rate train_epochs max_steps batch_size gradient_accum_steps lr_scheduler_type warmup_ratio weight_decay "
+    "max_seq_length lora_r lora_alpha lora_dropout use_rslora lora_target_modules packing train_on_inputs bits beta "
+    "loss_type seed backend".split()
+)
+
+
+def generation_config(base: str | Path, tokenizer) -> dict:
+    """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is none.
+
+    Raises:
+        InputError: the tokenizer pads with the end of turn or EOS, or with nothing.
+    """
+    base = Path(base)
+    model = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    path = base / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config.pop("_from_model_config", None)  # it would let transformers write the model's ids over these
+    end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
+    named = config.get("eos_token_id", model.get("eos_token_id"))
+    eos = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id, end]
+    needed = {tokenizer.eos_token_id, end}
+    # A base may name its pad as one more EOS (Qwen): it stays the pad, and no EOS that anything trained on.
+    eos = [token for token in dict.fromkeys(eos) if token is not None and (token != pad or token in needed)]
+    config |= {"eos_token_id": eos[0] if len(eos) == 1 else eos, "pad_token_id": pad}
+    if model.get("bos_token_id") is not None:
+        config.setdefault("bos_token_id", model["bos_token_id"])
+    require_stopping(config, tokenizer)
+    return config
+
+
+def require_stopping(config: dict, tokenizer) -> None:
+    """Guarantee 3 on a generation config. InputError naming what is wrong with it."""
+    text, end = chat.end_of_turn(tokenizer)
+    eos = config.get("eos_token_id")
+    eos = eos if isinstance(eos, list) else [eos]
+    pad = config.get("pad_token_id")
+    problems = []
+    if end not in eos:
+        problems.append(f"generation_config.json: eos_token_id {eos} lacks {end} ({text}), which ends a turn")
+    if pad is None:
+        problems.append(
+            "the tokenizer has no pad token; give it one that is not EOS: pad_token in tokenizer_config.json"
+        )
+    elif pad in eos:
+        problems.append(
+            f"the tokenizer pads with {tokenizer.convert_ids_to_tokens(pad)}, which ends a turn: such a model never "
+            "stops; train with train_LoRA_SFT.py, which chooses another, or mend pad_token in tokenizer_config.json"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def write_around(folder: Path, *, base: Path, adapter: Path, generation: dict, plan: Plan) -> None:
+    """Copy the tokenizer from the adapter and what belongs to the model from the base; write both configs."""
+    for source, patterns in ((base, BASE_FILES), (adapter, TOKENIZER_FILES)):
+        for path in (path for pattern in patterns for path in source.glob(pattern) if path.is_file()):
+            shutil.copyfile(path, folder / path.name)
+    if (adapter / "additional_chat_templates").is_dir():
+        shutil.copytree(adapter / "additional_chat_templates", folder / "additional_chat_templates", dirs_exist_ok=True)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    _set_dtype(config, str(plan.dtype).removeprefix("torch."))
+    if plan.untied or any(piece.name == f"{HEAD}.weight" for piece in plan.pieces):
+        config["tie_word_embeddings"] = False
+    for name, content in (("config.json", config), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _set_dtype(config: dict, dtype: str) -> None:
+    """`dtype`, or `torch_dtype` as it was called before transformers 5, here and in nested configs."""
+    for value in config.values():
+        if isinstance(value, dict) and ("dtype" in value or "torch_dtype" in value):
+            _set_dtype(value, dtype)
+    for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]:
+        config[key] = dtype
+
+
+# ── model card ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lineage(folder: str | Path) -> list[dict]:
+    """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
+    record = checkpoint.read_run(folder)
+    if record is None:
+        return [{"name": shown(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
+    chain = [stage for parent in record["parents"] for stage in lineage(parent["path"])]
+    arguments = {name: record["arguments"].get(name) for name in _HYPERPARAMETERS}
+    arguments = {name: value for name, value in arguments.items() if value not in (None, False)}
+    data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
+    return [*chain, {**record, "name": shown(folder), "arguments": arguments, "data": data}]
+
+
+def shown(place: str | Path) -> str:
+    """A Hub id as it is; of a local folder the name alone, for a card that others read."""
+    return Path(place).resolve().name if Path(place).exists() or Path(place).is_absolute() else str(place)
+
+
+def card(**facts) -> str:
+    """The model card's text, from templates/model_card.md.jinja."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    environment.filters["value"] = _value
+    return environment.from_string(CARD.read_text(encoding="utf-8")).render(**facts).rstrip() + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

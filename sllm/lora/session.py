@@ -1,0 +1,186 @@
+"""What SFT and DPO do alike around a trainer: checks, output folder, resuming, saving. No hyperparameters: those
+stand in the scripts.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+from sllm import chat, checkpoint, cli, monitor
+
+
+def say(what: str, value: str) -> None:
+    print(f"{what:<20}{value}")
+
+
+def check_output(args) -> Path:
+    """The output folder may be written; with --resume there is something to go on from. Touches nothing."""
+    out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    if args.resume and checkpoint.read_run(out):
+        raise cli.InputError(f"{out} is complete (it has run.json), so there is nothing to resume")
+    if args.resume and not monitor.last_complete(out):
+        raise cli.InputError(f"{out} has no complete checkpoint to resume from; start over with --overwrite")
+    return out
+
+
+def prepare_output(args) -> str | None:
+    """Make the output folder. Returns the checkpoint to resume from; half-written later ones are removed."""
+    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    if not args.resume:
+        return None
+    last = monitor.last_complete(out)
+    for path in out.glob("checkpoint-*"):
+        if not (path / monitor.COMPLETE).exists():
+            import shutil
+
+            shutil.rmtree(path)
+    say("resuming from", str(last))
+    return str(last)
+
+
+def check_bits(args, choice) -> None:
+    """--load_in_4bit is --bits 4. Quantised loading needs a GPU (bitsandbytes)."""
+    if args.load_in_4bit is not None:
+        args.bits = 4 if args.load_in_4bit else 16
+    if args.bits < 16 and choice.name == "peft":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise cli.InputError(f"--bits {args.bits} needs a CUDA GPU; leave it out (16) on this machine")
+
+
+def validation_path(args) -> Path | None:
+    """The rows to evaluate on: --validation_path, or the valid.jsonl beside the training rows of a prepared folder."""
+    if args.validation_path:
+        path = Path(args.validation_path)
+        return path / "valid.jsonl" if path.is_dir() else path
+    beside = Path(args.trainset_path) / "valid.jsonl"
+    return beside if not args.val_set_size and beside.is_file() and beside.stat().st_size else None
+
+
+def preview(tokenizer, columns: dict, count: int) -> None:
+    """Print rows as the model will see them: supervised tokens in green, or between ⟦ ⟧ without a terminal."""
+    start, end = ("\033[32m", "\033[0m") if sys.stdout.isatty() else ("⟦", "⟧")
+    for i, (ids, labels) in enumerate(zip(columns["input_ids"], columns["labels"], strict=True)):
+        if i == count:
+            break
+        text, run, was = "", [], None
+        for token, label in zip([*ids, None], [*labels, None], strict=True):
+            on = label is not None and label >= 0
+            if (on != was or token is None) and run:
+                piece = tokenizer.decode(run)
+                text += f"{start}{piece}{end}" if was else piece
+                run = []
+            run.append(token)
+            was = on
+        supervised = sum(label >= 0 for label in labels)
+        print(f"── row {i + 1}: {len(ids)} tokens, {supervised} supervised " + "─" * 30 + f"\n{text}\n")
+
+
+def batch_tokens(args, columns: dict, max_length: int, flat: bool) -> int:
+    """Tokens of the largest forward pass that these rows can make."""
+    if getattr(args, "packing", False):
+        return args.batch_size * max_length
+    lengths = sorted(map(len, columns["input_ids"]), reverse=True)[: args.batch_size]
+    return sum(lengths) if flat else lengths[0] * len(lengths)
+
+
+def shortest(columns: dict, count: int = 3) -> list[int]:
+    """Indices of a few short rows, for checks that cost one forward pass."""
+    return sorted(range(len(columns["input_ids"])), key=lambda i: len(columns["input_ids"][i]))[:count]
+
+
+def save_interval(args, sequences: int) -> int:
+    """Steps between checkpoints: --save_steps, at most an epoch, so that every epoch is evaluated."""
+    epoch = math.ceil(sequences / (args.batch_size * args.gradient_accum_steps))
+    return max(1, min(args.save_steps, epoch))
+
+
+def gradient_checkpointing(args) -> bool:
+    if args.gradient_checkpointing is not None:
+        return args.gradient_checkpointing
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def optimizer(args) -> str:
+    if args.optim != "auto":
+        return args.optim
+    import torch
+
+    return "adamw_8bit" if torch.cuda.is_available() else "adamw_torch"
+
+
+def precision(model, args) -> dict[str, bool]:
+    """bf16 and fp16 autocast, as the weights were loaded."""
+    return {"bf16": str(model.dtype) == "torch.bfloat16", "fp16": str(model.dtype) == "torch.float16"}
+
+
+def samples(lora, model, tokenizer, conversations: list[list[dict]]):
+    """Three sample answers of the model as it is, for the monitor to show at each evaluation."""
+    answer = monitor.answer_samples(model, tokenizer, conversations)
+
+    def shown():
+        was_training = model.training
+        lora.for_inference(model)
+        try:
+            return answer()
+        finally:
+            if was_training:
+                lora.for_training(model)
+
+    return shown
+
+
+def set_up_logging(out: Path) -> None:
+    """TensorBoard's files go to `out`/runs. Leave out TRL's warning that rows of a flattened batch may see each
+    other, which checks.packing_isolation measures, and loading bars where there is no terminal to draw them on."""
+    import logging
+    import os
+
+    from transformers.utils import logging as transformers_logging
+
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "runs"))  # the default is the working directory
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+
+
+def train(trainer, resume_from: str | None) -> None:
+    """Run the trainer. A signal ends it with a checkpoint and cli.Interrupted."""
+    trainer.train(resume_from_checkpoint=resume_from)
+    if monitor.was_stopped(trainer):
+        raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"]))
+
+
+def save_adapter(trainer, base: str, out: Path) -> None:
+    """The adapter (the best one, where there was a validation set) and its tokenizer in the folder's root."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(out, selected_adapters=["default"])
+    trainer.processing_class.padding_side = "right"
+    trainer.processing_class.save_pretrained(out)
+    if Path(base).exists():  # absolute, so that the adapter finds its base from any working directory
+        path = out / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str(Path(base).resolve())
+        checkpoint.write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def final_metrics(trainer) -> dict:
+    """Steps, and the best evaluation's numbers where there was one."""
+    state = trainer.state
+    metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2)}
+    if state.best_metric is not None:
+        metrics |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
+    return metrics
+
+
+def data_record(path: str, stats: dict) -> dict:
+    source = Path(path)
+    return {"path": str(source.resolve()), "sha256": checkpoint.folder_hash(source), **stats}
+
+
+def template_summary(tokenizer, template: str) -> str:
+    return f"{template}; a turn ends with {chat.end_of_turn(tokenizer)[0]}"

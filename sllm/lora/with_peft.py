@@ -1,0 +1,85 @@
+"""LoRA by plain transformers + peft: a machine without a GPU, and models that unsloth cannot train.
+
+The same functions with the same signatures as `with_unsloth`; a test compares them.
+"""
+
+import torch
+
+
+def load_model(
+    base: str,
+    *,
+    adapter: str | None,
+    dtype: str,
+    bits: int,
+    max_seq_length: int,
+    train: bool,
+    gradient_checkpointing: bool,
+):
+    """The base model, with `adapter` on it where one is given.
+
+    Args:
+        dtype: auto, bfloat16, float16 or float32.
+        bits: 4 and 8 quantise by bitsandbytes; 16 loads the weights as `dtype`.
+        train: the adapter's weights will be trained.
+    """
+    import peft
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    chosen = resolve_dtype(dtype)
+    quantization = None
+    if bits == 4:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=chosen
+        )
+    elif bits == 8:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=chosen, quantization_config=quantization, device_map={"": 0} if torch.cuda.is_available() else None
+    )
+    if train and bits < 16:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
+    if adapter:
+        model = peft.PeftModel.from_pretrained(model, adapter, is_trainable=train)
+    return model
+
+
+def add_lora(
+    model, *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
+    max_seq_length: int, gradient_checkpointing: bool,
+):  # fmt: skip
+    """A fresh adapter on every linear layer named in `target_modules`, computed in fp32."""
+    import peft
+
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        use_rslora=use_rslora,
+        target_modules=list(target_modules),
+        bias="none",
+    )
+    model = peft.get_peft_model(model, config)
+    if gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model
+
+
+def for_inference(model):
+    """Switch to generation; None of it is needed here, unsloth has kernels to swap."""
+    model.eval()
+
+
+def for_training(model):
+    model.train()
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """auto: bfloat16 (float16 on cards without it) on a GPU; float32 on a CPU, where training in it is exact."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

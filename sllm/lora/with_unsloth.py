@@ -1,0 +1,108 @@
+"""LoRA by unsloth: what a CUDA GPU uses. Importing this module imports unsloth, which has to come before trl,
+transformers and peft, because it patches them.
+
+The same functions with the same signatures as `with_peft`. The calls are bound to the real package's signatures
+by tests/unsloth/; unsloth's defaults differ between releases, so every argument that matters is given.
+"""
+
+import os
+
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # no usage pings from a training run
+
+from unsloth import FastLanguageModel  # noqa: E402
+
+
+def load_arguments(
+    model_name: str, *, dtype: str, bits: int, max_seq_length: int, gradient_checkpointing: bool
+) -> dict:
+    """Arguments of `FastLanguageModel.from_pretrained`."""
+    return {
+        "model_name": model_name,
+        "max_seq_length": max_seq_length,
+        "dtype": None if dtype == "auto" else dtype,
+        "load_in_4bit": bits == 4,
+        "load_in_8bit": bits == 8,
+        "fix_tokenizer": False,  # the tokenizer and its template are ours (sllm.chat)
+        "use_gradient_checkpointing": "unsloth" if gradient_checkpointing else False,
+        "use_exact_model_name": True,  # never another repository's copy under the same name
+    }
+
+
+def lora_arguments(
+    *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
+    max_seq_length: int, gradient_checkpointing: bool,
+) -> dict:  # fmt: skip
+    """Arguments of `FastLanguageModel.get_peft_model`."""
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "use_rslora": use_rslora,
+        "target_modules": list(target_modules),
+        "bias": "none",
+        "random_state": seed,
+        "max_seq_length": max_seq_length,
+        "use_gradient_checkpointing": "unsloth" if gradient_checkpointing else False,
+    }
+
+
+def merge_arguments(folder: str, tokenizer) -> dict:
+    """Arguments of the model's `save_pretrained_merged`."""
+    return {"save_directory": str(folder), "tokenizer": tokenizer, "save_method": "merged_16bit"}
+
+
+def load_model(
+    base: str,
+    *,
+    adapter: str | None,
+    dtype: str,
+    bits: int,
+    max_seq_length: int,
+    train: bool,
+    gradient_checkpointing: bool,
+):
+    """The base model, with `adapter` on it where one is given (trainable, as unsloth loads it)."""
+    model, _ = FastLanguageModel.from_pretrained(
+        **load_arguments(
+            adapter or base,
+            dtype=dtype,
+            bits=bits,
+            max_seq_length=max_seq_length,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+    )
+    return model
+
+
+def add_lora(
+    model, *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
+    max_seq_length: int, gradient_checkpointing: bool,
+):  # fmt: skip
+    """A fresh adapter on every linear layer named in `target_modules`."""
+    return FastLanguageModel.get_peft_model(
+        model,
+        **lora_arguments(
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+            use_rslora=use_rslora,
+            target_modules=target_modules,
+            seed=seed,
+            max_seq_length=max_seq_length,
+            gradient_checkpointing=gradient_checkpointing,
+        ),
+    )
+
+
+def for_inference(model):
+    """Swap in the kernels of generation."""
+    FastLanguageModel.for_inference(model)
+
+
+def for_training(model):
+    FastLanguageModel.for_training(model)
+
+
+def save_merged(model, folder: str, tokenizer) -> None:
+    """Base + adapter as 16-bit safetensors; re-reads the base's weights in 16 bits, also after a 4-bit load."""
+    model.save_pretrained_merged(**merge_arguments(folder, tokenizer))

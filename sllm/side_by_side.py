@@ -1,0 +1,82 @@
+"""Show the same prompts as several models answered them, from the files that vllm_inference.py wrote.
+
+    python -m sllm.side_by_side base=outputs/demo/compare/base.jsonl merged=outputs/demo/answers.jsonl
+"""
+
+import json
+from pathlib import Path
+
+from sllm import checkpoint, cli, tasks
+
+
+def build_parser():
+    p = cli.parser(__doc__, "-m sllm.side_by_side")
+    p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
+    p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task")
+    p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered alike")
+    p.add_argument("--run", nargs="+", default=[], metavar="FOLDER", help="show the metrics of these stages too")
+    return p
+
+
+def main(args) -> dict:
+    answers = {}
+    for pair in args.answers:
+        name, found, path = pair.partition("=")
+        if not found or not Path(path).is_file():
+            raise cli.InputError(f"{pair} is not NAME=FILE with a file that exists; make it with vllm_inference.py")
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        answers[name] = {row["id"]: row for row in map(json.loads, lines)}
+    unknown = [name for name in args.equal or [] if name not in answers]
+    if unknown:
+        raise cli.InputError(f"--equal {' '.join(unknown)}: not among {', '.join(answers)}")
+    first = next(iter(answers.values()))
+    shared = [row for key, row in first.items() if all(key in rows for rows in answers.values())]
+    if not shared:
+        raise cli.InputError("the files share no row ids: they answer different test sets")
+
+    shown = {row["task"]: row for row in reversed(shared)}  # the first row of each task
+    for row in list(reversed(shown.values()))[: args.rows]:
+        title = tasks.get(row["task"]).name_ko if row["task"] else ""
+        print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
+        for name in answers:
+            answer = answers[name][row["id"]]["output"]
+            print(f"  {name:>8} │ {_clip(answer, 150)}")
+        if row.get("reference"):
+            print(f"  {'answer':>8} │ {_clip(row['reference'], 150)}")
+
+    scores = [(name, *_conformance(rows.values())) for name, rows in answers.items()]
+    table = [(name, f"{good}/{total}", f"{rules:.0%}") for name, good, total, rules in scores]
+    print("\n" + cli.table(["model", "answers that keep every rule", "rules kept"], table))
+    results: dict = {"rows": len(shared), "conforming": {name: good for name, good, *_ in scores}}
+    if args.equal:
+        one, other = (answers[name] for name in args.equal)
+        alike = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
+        print(f"{args.equal[0]} and {args.equal[1]} answer {alike} of {len(shared)} prompts alike")
+        results["alike"] = alike
+    for folder in args.run:
+        metrics = (checkpoint.read_run(folder) or {}).get("metrics", {})
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        results[Path(folder).name] = numbers
+    return results
+
+
+def _conformance(rows) -> tuple[int, int, float]:
+    """(answers that keep every rule of their task, answers with a task, share of rules kept)."""
+    good = total = kept = rules = 0
+    for row in rows:
+        if row["task"]:
+            broken = tasks.check(row["task"], row["messages"][-1]["content"], row["output"])
+            total, good = total + 1, good + (not broken)
+            rules += len(tasks.get(row["task"]).rules)
+            kept += max(len(tasks.get(row["task"]).rules) - len(broken), 0)
+    return good, total, kept / max(rules, 1)
+
+
+def _clip(text: str, limit: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())

@@ -1,0 +1,198 @@
+"""Does an answer keep its task's rules? Each rule is a function from (task, fields, answer) to the reason
+it is broken, or None. `check` runs the rules that the task table names and returns those that failed.
+
+The rules measure form and grounding, not truth: an answer that passes may still be wrong.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sllm.tasks.table import CHOICE_LABELS, Task, get, split_user_turn
+
+_BULLET = re.compile(r"^\s*(?:[-*•◦]|\d+[.)])\s+\S")
+_HEADING = re.compile(r"^\s*(?:#{1,6}\s+\S.*|\*\*[^*]+\*\*:?|\*\* .+ \*\*)\s*$")
+_RATIONALE = re.compile(r"^\s*\**근거\**\s*:\s*\**", re.MULTILINE)
+_MATH_OR_TAG = re.compile(r"\\\(.*?\\\)|\$[^$]+\$|<[^>]+>", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?…:][\"'”’)\]*]*$")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One broken rule: its name in the task table, and why, in Korean."""
+
+    rule: str
+    reason: str
+
+
+def check(task_id: str, user: str | dict[str, str | list[str]], answer: str) -> list[Failure]:
+    """The rules of `task_id` that `answer` breaks; empty when it conforms.
+
+    Args:
+        user: the labelled user turn, or its fields.
+    Raises:
+        ValueError: the task id is unknown.
+    """
+    task = get(task_id)
+    fields = split_user_turn(task_id, user) if isinstance(user, str) else user
+    if not answer.strip():
+        return [Failure("not_empty", "답변이 비어 있다")]
+    verdicts = ((rule, _RULES[rule](task, fields, answer.strip())) for rule in task.rules)
+    return [Failure(rule, reason) for rule, reason in verdicts if reason]
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _size(text: str) -> int:
+    """Characters without white space: the measure of every length rule."""
+    return len(re.sub(r"\s", "", text))
+
+
+def _source(task: Task, fields: dict) -> str:
+    return str(fields.get(task.source, "")) if task.source else ""
+
+
+def _head_and_body(task: Task, answer: str) -> tuple[str, str]:
+    """What stands before the `근거:` line, and the explanation below it. Without one: ("", answer) for
+    tasks that have no explanation, (answer, "") for those that should."""
+    if "rationale" not in task.rules:
+        return "", answer
+    found = _RATIONALE.search(answer)
+    return (answer[: found.start()].strip(), answer[found.end() :].strip()) if found else (answer, "")
+
+
+def _stems(text: str) -> set[str]:
+    """First two syllables of each Hangul word (particles and endings follow the stem), whole other words."""
+    words = re.findall(r"[가-힣]{2,}|[A-Za-z]{2,}", _MATH_OR_TAG.sub(" ", text))
+    return {word[:2] if "가" <= word[0] <= "힣" else word.lower() for word in words}
+
+
+def _korean(task, fields, answer):
+    letters = [c for c in _MATH_OR_TAG.sub(" ", answer) if c.isalpha()]
+    hangul = 2 * sum("가" <= c <= "힣" for c in letters)  # a syllable block holds two or three letters
+    other = sum(not "가" <= c <= "힣" for c in letters)
+    share = hangul / max(hangul + other, 1)
+    return None if share >= 0.5 else f"한국어 비율이 {share:.0%}로 절반에 못 미친다"
+
+
+def _length(task, fields, answer):
+    least, most = task.length_ratio
+    size, reference = _size(answer), _size(_source(task, fields))
+    if size < least * reference:
+        return f"{size}자로, Context {reference}자의 {least:.2f}배보다 짧다"
+    if size > most * reference:
+        return f"{size}자로, Context {reference}자의 {most:.2f}배보다 길다"
+    return None
+
+
+def _bullet(task, fields, answer):
+    _, body = _head_and_body(task, answer)
+    lines = [line for line in _lines(body) if not _HEADING.match(line)]
+    bullets = sum(bool(_BULLET.match(line)) for line in lines)
+    if bullets < 2:
+        return f"글머리표로 시작하는 줄이 {bullets}개뿐이다 (2개 이상)"
+    return None if 2 * bullets >= len(lines) else f"{len(lines)}줄 가운데 글머리표 줄이 {bullets}개로 절반에 못 미친다"
+
+
+def _sentence(task, fields, answer):
+    _, body = _head_and_body(task, answer)
+    for line in _lines(body):
+        if _BULLET.match(line) or _HEADING.match(line):
+            return f"글머리표나 제목 줄이 있다: {line.strip()[:30]!r}"
+    last = _lines(body)[-1].strip() if _lines(body) else ""
+    if last and (not _SENTENCE_END.search(last) or last.endswith(":")):
+        return f"문장이 끝맺지 않았다: …{last[-15:]!r}"
+    return None
+
+
+def _clean(task, fields, answer):
+    """A code fence around Markdown, or a label of the prompt written back, is the commonest leak."""
+    if "```" in answer:
+        return "코드 블록(```)이 있다"
+    leaked = re.search(r"###\s*\w+\s*###", answer)
+    return f"프롬프트의 라벨이 섞여 있다: {leaked[0]}" if leaked else None
+
+
+def _title(task, fields, answer):
+    if len(_lines(answer)) > 1:
+        return "제목이 한 줄이 아니다"
+    size, words = _size(answer), len(answer.split())
+    return None if size <= 20 and words <= 6 else f"{size}자 {words}단어다 (20자, 6단어 이내)"
+
+
+def _on_topic(task, fields, answer):
+    shared = _stems(answer) & _stems(_source(task, fields))
+    return None if shared else "Context의 낱말이 하나도 없다"
+
+
+def _choice(task, fields, answer):
+    head, _ = _head_and_body(task, answer)
+    head = head.splitlines()[0].strip() if head else ""
+    choices = dict(zip(CHOICE_LABELS, fields.get("choices", []), strict=False))
+    label = re.match(r"\**\s*([a-e])\s*[).]", head)
+    text = re.sub(r"^\**\s*[a-e]\s*[).]\s*", "", head).strip("* .")
+    by_text = [name for name, choice in choices.items() if choice.strip("* .") == text]
+    if label and label[1] not in choices:
+        return f"{label[1]})는 주어진 보기에 없다"
+    if label and text and by_text != [label[1]]:
+        return f"{label[1]}) 뒤의 내용이 그 보기와 다르다: {text[:30]!r}"
+    return None if label or by_text else f"첫 줄이 주어진 보기가 아니다: {head[:30]!r}"
+
+
+def _yes_no(task, fields, answer):
+    first = re.split(r"[\s.,!:]", answer.lstrip("*"), maxsplit=1)[0].strip("*")
+    return None if first in ("예", "아니요") else f"'예' 또는 '아니요'로 시작하지 않는다: {first[:15]!r}"
+
+
+def _rationale(task, fields, answer):
+    if not _RATIONALE.search(answer):
+        return "'근거:' 줄이 없다"
+    body = _head_and_body(task, answer)[1]
+    return None if _size(body) >= 10 else "'근거:' 아래에 설명이 없다"
+
+
+def _grounded(task, fields, answer):
+    source = f"{_source(task, fields)} {fields.get('question', '')} {' '.join(fields.get('choices', []))}"
+    numbers = set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", answer)))
+    invented = sorted(numbers - set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", source))))
+    if invented:
+        return f"Context에 없는 수: {', '.join(invented[:5])}"
+    stems = _stems(answer)
+    share = len(stems & _stems(source)) / max(len(stems), 1)
+    return None if share >= 0.4 else f"답변 낱말의 {share:.0%}만 Context에 있다 (40% 이상)"
+
+
+def _keywords(task, fields, answer):
+    found = re.findall(r"^\W*(?:Keyword|키워드)\s*\d+\s*\W*:\s*(.+?)\s*$", answer, re.MULTILINE)
+    words = [re.sub(r"[*\s]", "", word) for word in found]
+    if len(words) < 2:
+        return f"'Keyword 1: …' 줄이 {len(words)}개다 (2개 이상)"
+    if len(set(words)) < len(words):
+        return "같은 키워드가 되풀이된다"
+    explained = len(re.findall(r"^\W*설명\W*:\s*\S", answer, re.MULTILINE))
+    return None if explained == len(words) else f"키워드는 {len(words)}개인데 '설명:' 줄은 {explained}개다"
+
+
+def _no_repeat(task, fields, answer):
+    opening = re.sub(r"\s+", " ", answer)[:30]
+    return "Context를 되풀이하며 시작한다" if opening in re.sub(r"\s+", " ", _source(task, fields)) else None
+
+
+def _reworded(task, fields, answer):
+    """At most half of the answer's three-word runs may stand in the context as they are."""
+
+    def runs(text):
+        words = re.findall(r"\w+", text)
+        return [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
+
+    given, written = set(runs(_source(task, fields))), runs(answer)
+    share = sum(run in given for run in written) / max(len(written), 1)
+    return None if share <= 0.5 else f"세 낱말 묶음의 {share:.0%}를 Context에서 그대로 옮겼다 (50% 이하)"
+
+
+_RULES = {
+    "korean": _korean, "length": _length, "bullet": _bullet, "sentence": _sentence, "clean": _clean,
+    "title": _title, "on_topic": _on_topic, "choice": _choice, "yes_no": _yes_no, "rationale": _rationale,
+    "grounded": _grounded, "keywords": _keywords, "no_repeat": _no_repeat, "reworded": _reworded,
+}  # fmt: skip

@@ -1,0 +1,93 @@
+"""Fixtures: the shipped tiny base, and one small real run of each stage that the tests share."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE_ROWS = ROOT / "sample_data" / "task_rows.jsonl"
+SAMPLE_PAIRS = ROOT / "sample_data" / "preference_pairs.jsonl"
+
+
+@pytest.fixture(scope="session")
+def tiny_base() -> Path:
+    return Path(os.environ.get("SLLM_TINY_BASE", ROOT / "sample_data" / "tiny_base"))
+
+
+def run_script(*words: object, **env: str) -> subprocess.CompletedProcess:
+    """Run a script of ours as a user would, from the repository root."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="session")
+def script():
+    return run_script
+
+
+def succeed(*words: object) -> dict:
+    """Run a script that has to exit 0; returns its last line."""
+    done = run_script(*words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_refused(done: subprocess.CompletedProcess, *said: str) -> None:
+    """Exit 2, one `error:` line for each problem and nothing else on stderr, each text of `said` in it."""
+    assert done.returncode == 2, done.stderr or done.stdout
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith("error: ") for line in lines), done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+SFT = [
+    "train_LoRA_SFT.py", "--lora_r", "8", "--lora_alpha", "16", "--learning_rate", "3e-3", "--batch_size", "2",
+    "--gradient_accum_steps", "2", "--report_to", "none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def few_rows(tmp_path_factory) -> Path:
+    """Every fourth sample row: 23 rows."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(SAMPLE_ROWS.read_text(encoding="utf-8").splitlines(keepends=True)[::4]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sft_folder(tiny_base, few_rows, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("stages") / "sft"
+    succeed(
+        *SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--val_set_size", "3", "--max_steps", "8",
+        "--save_steps", "4", "--output_dir", out,
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def few_pairs(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    lines = SAMPLE_PAIRS.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[::8]), encoding="utf-8")
+    return path
+
+
+DPO = [
+    "train_LoRA_DPO.py", "--learning_rate", "5e-4", "--batch_size", "3", "--gradient_accum_steps", "1",
+    "--report_to", "none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def dpo_folder(sft_folder, few_pairs) -> Path:
+    out = sft_folder.parent / "dpo"
+    succeed(
+        *DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--train_epochs", "4", "--output_dir", out
+    )  # fmt: skip
+    return out

@@ -1,0 +1,312 @@
+"""prepare_data.py: real runs on small files, the split, and every way its input can be bad."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+import prepare_data
+from sllm.data import curate, formats
+from sllm.tasks import TASKS, build_user_turn
+
+FILES = {"train.jsonl", "valid.jsonl", "test.jsonl", "rejects.jsonl", "report.json", "run.json"}
+ROW = {"system_prompt": "", "user_content": "물은?", "assistant_content": "100℃", "task": "task04_01"}
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def alpaca(number, answers=1):
+    return [{"instruction": f"질문 {i}", "output": f"답 {a}"} for i in range(number) for a in range(answers)]
+
+
+def refuses(done, out, *expected):
+    """Exit 2, one error line per problem, in order, and nothing on disk."""
+    assert done.returncode == 2, done.stderr
+    errors = done.stderr.splitlines()
+    assert len(errors) == len(expected), done.stderr
+    for error, text in zip(errors, expected, strict=True):
+        assert error.startswith("error: ") and text in error
+    assert done.stdout == "" and not out.exists()
+
+
+# ── a run ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
+    rows = write(
+        tmp_path / "rows.jsonl", *alpaca(80), alpaca(1)[0], {"instruction": "x", "output": ""}, {"y": "\ud800"}
+    )
+    more = write(tmp_path / "more.jsonl", ROW, {**ROW, "task": "task99"}, {**ROW, "user_content": "불은?"})
+    out = tmp_path / "made" / "data"
+    done = script("prepare_data.py", "--input_path", rows, more, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == FILES
+
+    report, run = json.loads((out / "report.json").read_text()), json.loads((out / "run.json").read_text())
+    last = json.loads(done.stdout.splitlines()[-1])
+    first, second = report["files"]
+    assert (first["format"], first["read"], first["kept"]) == ("alpaca", 83, 80)
+    assert first["refused"] == {"duplicate": 1, "empty answer": 1, "not a row of the file's format, alpaca": 1}
+    assert (second["format"], second["read"], second["kept"]) == ("original", 3, 2)
+    assert second["refused"] == {"unknown task id": 1}
+    assert report["rows"] == {"read": 86, "kept": 82, "refused": 4}
+    split = {name: lines(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
+    assert {name: len(found) for name, found in split.items()} == {
+        name: counts["rows"] for name, counts in report["splits"].items()
+    }
+    assert sum(map(len, split.values())) == 82 and len(split["valid"]) == len(split["test"]) == 4
+    assert sum(report["tasks"].values()) == 82 and report["tasks"]["task04_01"] == 2
+    assert report["characters"]["answer"] == {"min": 3, "median": 3.0, "p95": 3, "max": 4}
+    assert report["conformance"]["task04_01"]["answers"] == 2
+    assert all(list(row) == ["id", "task", "messages"] for found in split.values() for row in found)
+    assert "질문" in (out / "train.jsonl").read_text(encoding="utf-8")  # Korean is not escaped
+
+    rejects = lines(out / "rejects.jsonl")
+    assert [(reject["file"], reject["line"]) for reject in rejects] == [
+        (str(rows), 81),
+        (str(rows), 82),
+        (str(rows), 83),
+        (str(more), 2),
+    ]
+    assert rejects[0]["reason"] == f"duplicate of {rows}:1" and rejects[1]["row"]["instruction"] == "x"
+    for name, digest in report["sha256"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert run["stage"] == "data" and run["data"]["rows"] == {"train": 74, "valid": 4, "test": 4}
+    assert [parent["hash"] for parent in run["parents"]] == [entry["sha256"] for entry in report["files"]]
+    assert last["stage"] == "data" and last["kept"] == 82 and last["train"] == 74
+
+    assert formats.load_rows(out, "sft") == split["train"]
+    assert [row["id"] for row in formats.load_rows(out, "prompts")] == [row["id"] for row in split["test"]]
+
+    refused = script("prepare_data.py", "--input_path", rows, "--output_dir", out)
+    assert refused.returncode == 2 and f"error: {out} exists" in refused.stderr
+    again = script("prepare_data.py", "--input_path", rows, "--output_dir", out, "--overwrite", "--test_ratio", 0)
+    assert again.returncode == 0, again.stderr
+    assert {path.name for path in out.iterdir()} == FILES and (out / "test.jsonl").read_bytes() == b""
+
+
+def test_preference_rows(script, tmp_path):
+    pairs = [{"prompt": f"질문 {i}", "chosen": "예", "rejected": "글쎄"} for i in range(20)]
+    out = tmp_path / "data"
+    done = script("prepare_data.py", "--input_path", write(tmp_path / "pairs.jsonl", *pairs), "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["kind"] == "preference" and report["characters"]["rejected"]["max"] == 2
+    assert len(formats.load_rows(out, "preference")) == report["splits"]["train"]["rows"] == 18
+
+
+def test_the_seed_decides_and_nothing_else(tmp_path):
+    rows = [formats.convert(row, "alpaca") for row in alpaca(300)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+
+    def valid(rows, seed):
+        sides = curate.split(rows, curate.group(rows), valid=0.1, test=0.1, seed=seed)
+        return {row["id"] for row, side in zip(rows, sides, strict=True) if side == "valid"}
+
+    assert valid(rows, 1) == valid(shuffled, 1) != valid(rows, 2)
+
+
+# ── the split ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def random_rows(order):
+    """Rows of many tasks over a few contexts: summaries, questions and tables of the same text, plain rows too."""
+    tasks, rows = list(TASKS.values()), []
+    contexts = [f"글 {i} " + "가나다라 " * order.randint(1, 5) for i in range(order.randint(1, 60))]
+    for i in range(order.randint(1, 400)):
+        task, context = order.choice(tasks), order.choice(contexts)
+        fields = {name: context.replace(" ", order.choice([" ", "\n"])) for name in task.fields}
+        fields["question"] = f"질문 {i}" if task.source else context
+        if "choices" in fields:
+            fields["choices"] = ["하나", "둘"]
+        user = build_user_turn(task.id, fields)
+        known = order.random() < 0.8
+        turns = [("user", user), ("assistant", f"답 {i}"), ("user", "또?"), ("assistant", "끝")]
+        turns = turns[: order.choice([2, 2, 4])]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        rows.append({"id": str(i), "task": task.id if known else None, "messages": messages, "context": context})
+    return rows
+
+
+def test_rows_that_share_a_context_or_a_prompt_stay_together():
+    for seed in range(40):
+        order = random.Random(seed)
+        rows = random_rows(order)
+        ratio = order.choice([0.05, 0.2])
+        groups = curate.group(rows)
+        sides = curate.split(rows, groups, valid=ratio, test=ratio, seed=seed)
+        assert "train" in sides
+        for key in (
+            lambda row: row["context"] if "###Context###" in row["messages"][0]["content"] else row["id"],
+            lambda row: row["messages"][0]["content"],
+        ):
+            of: dict[str, set] = {}
+            for row, side in zip(rows, sides, strict=True):
+                of.setdefault(key(row), set()).add(side)
+            assert all(len(found) == 1 for found in of.values())
+        largest = max(Counter(groups).values())
+        for side in ("valid", "test"):
+            assert abs(sides.count(side) - ratio * len(rows)) <= largest
+
+
+def test_a_chain_of_shared_keys_is_one_group():
+    def row(user, task=None):
+        return {"task": task, "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": "a"}]}
+
+    labelled = "###Context###:\n본문\n\n###Question###:\n{}\n\n###Answer###:"
+    rows = [
+        row(labelled.format("하나"), "task08_01"),
+        row(labelled.format("둘").replace("본문", " 본문\n")),
+        row("본문", "task01_01"),
+        row("본\u1106\u116e\u11ab", "task01_01"),
+        row("본문\n\n###Question###:\n하나", "task08_01"),
+        row("본문\n\n###Question###:\n하나"),  # its context is the whole turn, which the row above asks too
+        row("다른 글"),
+    ]
+    groups = curate.group(rows)
+    assert len(set(groups[:6])) == 1 and groups[6] != groups[0]
+
+
+def test_tasks_are_spread_over_the_splits():
+    for seed in range(20):
+        order = random.Random(seed)
+        sizes = {task: order.randint(1, 120) for task in list(TASKS)[:8]}
+        rows = [
+            {
+                "task": task,
+                "messages": [{"role": "user", "content": f"{task} {i}"}, {"role": "assistant", "content": "a"}],
+            }
+            for task, size in sizes.items()
+            for i in range(size)
+        ]
+        sides = curate.split(rows, curate.group(rows), valid=0.1, test=0.05, seed=seed)
+        for side, ratio in (("valid", 0.1), ("test", 0.05)):
+            assert abs(sides.count(side) - ratio * len(rows)) <= 1
+            counts = Counter(row["task"] for row, where in zip(rows, sides, strict=True) if where == side)
+            for task, size in sizes.items():
+                assert abs(counts[task] - ratio * size) < 2
+                assert counts[task] or ratio * size < 2
+
+
+@pytest.mark.parametrize(
+    ("number", "answers", "ratio", "expected"),
+    [
+        (1, 1, 0.05, (1, 0, 0)),
+        (1, 1, 0.45, (1, 0, 0)),
+        (2, 1, 0.4, (1, 1, 0)),
+        (3, 1, 0.33, (1, 1, 1)),
+        (2, 50, 0.05, (100, 0, 0)),
+        (10, 1, 0.0, (10, 0, 0)),
+    ],
+)
+def test_fewer_groups_than_splits(number, answers, ratio, expected):
+    rows = [formats.convert(row, "alpaca") for row in alpaca(number, answers)]
+    sides = curate.split(rows, curate.group(rows), valid=ratio, test=ratio, seed=42)
+    assert tuple(sides.count(name) for name in curate.SPLITS) == expected
+
+
+# ── bad input: exit 2, one line per problem, nothing written ───────────────────────────────────────────────
+
+
+def test_all_files_are_checked_before_anything_is_said(script, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(
+        b'{"messages": [{"role": "user", "content": "a"}]}\n'
+        b'{"messages": [}\n'
+        b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}\n'
+        b'{"messages": [{"role": "user", "content": "\xb0\xa1"}]}\n'
+        b"[1]\n"
+    )
+    empty, out = write(tmp_path / "empty.jsonl"), tmp_path / "data"
+    unknown = write(tmp_path / "unknown.json", {"question": "a"})
+    none = tmp_path / "none.jsonl"
+    words = ["--input_path", none, tmp_path, empty, unknown, bad, bad, "--valid_ratio", 0.5, "--test_ratio", 0.5]
+    refuses(
+        script("prepare_data.py", *words, "--output_dir", out),
+        out,
+        "their sum has to stay below 1",
+        f"{bad} is named twice",
+        f"{none}: missing",
+        f"{tmp_path}: a folder",
+        f"{empty}: no rows",
+        f"{unknown}: no known format",
+        f"{bad}:1: no assistant turn",
+        f"{bad}:2: no JSON: Expecting value (column 15)",
+        f"{bad}:3: empty answer",
+        f"{bad}:4: not UTF-8 (from byte 195 on, 1 line); convert the file: iconv -f CP949 -t UTF-8 {bad}",
+        f"{bad}:5: a row is a JSON object, not an array",
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({**ROW, "assistant_content": None}, "no assistant turn"),
+        ({**ROW, "assistant_content": " "}, "empty answer"),
+        ({**ROW, "task": "task14"}, "unknown task id: 'task14'"),
+        (ROW, "duplicate of "),
+    ],
+)
+def test_strict_refuses_the_file_for_one_row(script, tmp_path, row, reason):
+    path, out = write(tmp_path / "rows.jsonl", ROW, row), tmp_path / "data"
+    done = script("prepare_data.py", "--input_path", path, "--output_dir", out, "--strict")
+    refuses(done, out, f"{path}:2: {reason}")
+
+
+def test_a_file_of_which_nothing_is_left(script, tmp_path):
+    good, bad = write(tmp_path / "good.jsonl", ROW), write(tmp_path / "bad.jsonl", *[{"messages": []}] * 2)
+    out = tmp_path / "data"
+    done = script("prepare_data.py", "--input_path", good, bad, "--output_dir", out)
+    refuses(done, out, f"{bad}:1: no assistant turn", f"{bad}:2: no assistant turn")
+
+
+def test_preference_and_training_rows_do_not_mix(script, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", ROW)
+    pairs = write(tmp_path / "pairs.jsonl", {"prompt": "질문", "chosen": "예", "rejected": "글쎄"})
+    out = tmp_path / "data"
+    done = script("prepare_data.py", "--input_path", rows, pairs, "--output_dir", out)
+    refuses(done, out, f"preference rows ({pairs}) and training rows ({rows}) cannot share an output")
+
+
+def test_an_output_folder_is_never_lost(script, tmp_path):
+    out = tmp_path / "data"
+    out.mkdir()
+    inside = write(out / "rows.jsonl", ROW)
+    (out / "run.json").write_text("{}", encoding="utf-8")
+    outside = write(tmp_path / "bad.jsonl", {**ROW, "assistant_content": ""})
+    for words, text in (
+        ((inside,), "exists"),
+        ((inside, "--overwrite"), "which --overwrite empties"),
+        ((outside, "--overwrite"), "empty answer"),
+    ):
+        done = script("prepare_data.py", "--output_dir", out, "--input_path", *words)
+        assert done.returncode == 2 and text in done.stderr and len(done.stderr.splitlines()) == 1
+        assert {path.name for path in out.iterdir()} == {"rows.jsonl", "run.json"}
+
+
+def test_a_full_disk_is_found_before_writing(tmp_path, monkeypatch):
+    path, out = write(tmp_path / "rows.jsonl", ROW), tmp_path / "data"
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000})())
+    args = prepare_data.build_parser().parse_args(["--input_path", str(path), "--output_dir", str(out)])
+    with pytest.raises(prepare_data.cli.InputError, match="needs .* of disk"):
+        prepare_data.main(args)
+    assert not out.exists()
+
+
+def test_no_stage_of_data_imports_torch():
+    code = "import sys, prepare_data, sllm.data.formats, sllm.data.curate; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=prepare_data.Path(prepare_data.__file__).parent).returncode
+        == 0
+    )

@@ -1,0 +1,221 @@
+"""Direct preference optimisation with LoRA: preference pairs → an adapter that prefers the chosen answers.
+
+Goes on with an SFT adapter, whose model is then the reference too (checked at step 0), or starts from a merged or
+any other full model with a fresh adapter. Reads preference pairs; writes the adapter with its tokenizer and chat
+template, metrics.jsonl, loss.png, checkpoints and run.json.
+
+    python train_LoRA_DPO.py --trainset_path sample_data/preference_pairs.jsonl --model_id outputs/sft \\
+        --learning_rate 2e-4 --train_epochs 3 --output_dir outputs/dpo
+"""
+
+import time
+
+from sllm import checkpoint, cli
+
+LOSSES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft"
+).split()  # TRL's, see DPOConfig.loss_type
+
+
+def build_parser():
+    p = cli.parser(__doc__, __file__)
+    cli.add_training_data_flags(p, "preference pairs")
+    cli.add_model_flags(p)
+    cli.add_lora_flags(p)
+    cli.add_training_flags(p, learning_rate=5e-7, warmup_ratio=0.1)
+    group = p.add_argument_group("preference optimisation")
+    group.add_argument("--beta", type=cli.positive_float, default=0.1, help="how dear it is to leave the reference")
+    group.add_argument(
+        "--loss_type",
+        nargs="+",
+        choices=LOSSES,
+        default=["sigmoid"],
+        metavar="LOSS",
+        help="one or a sum of: %(choices)s",
+    )
+    group.add_argument(
+        "--precompute_ref_log_probs",
+        action=cli.BOOLEAN,
+        default=False,
+        help="score all pairs with the reference once, before training, instead of at every step",
+    )
+    cli.add_look_flags(group)
+    cli.add_output_flags(p, "outputs/dpo", resume="go on from the last complete checkpoint of --output_dir")
+    return p
+
+
+def main(args) -> dict | None:
+    started = time.monotonic()
+    from sllm import chat, monitor
+    from sllm.data import curate, encode, formats
+    from sllm.lora import backend, checks, plan, session
+
+    # ── inputs ──
+    validation = session.validation_path(args)
+    (base, adapter), rows, valid_rows, out = cli.gather(
+        lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
+        lambda: formats.load_rows(args.trainset_path, "preference"),
+        lambda: formats.load_rows(validation, "preference") if validation else [],
+        lambda: session.check_output(args),
+    )
+    choice = backend.choose(args.backend)
+    session.check_bits(args, choice)
+    if not valid_rows:
+        rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
+    tokenizer = chat.load_tokenizer(args.model_id)
+    chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
+    template = chat.install_template(tokenizer, args.chat_template)
+    chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), "--chat_template")
+    max_length = plan.max_length(args, base)
+    columns, stats = encode.dpo_columns(tokenizer, rows, max_length)
+    valid_columns, valid_stats = encode.dpo_columns(tokenizer, valid_rows, max_length)
+    if args.preview:
+        session.preview(tokenizer, encode.as_sequences(columns), args.preview)
+        return None
+    sequences = encode.as_sequences(columns)
+    needs = plan.make(
+        args, base=base, copies=2, tokens_per_batch=2 * session.batch_tokens(args, sequences, max_length, False)
+    )
+    summary = [
+        ("backend", f"{choice.name} ({choice.reason})"),
+        ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
+        ("chat template", session.template_summary(tokenizer, template)),
+        ("pairs", f"{stats['pairs']:,}, {stats['tokens']:,} tokens"),
+        ("longest", f"{stats['longest']:,} of {max_length:,} tokens; {stats['truncated']} cut, "
+                    f"{stats['dropped']} dropped"),
+        ("validation", f"{valid_stats['pairs']:,} pairs" if valid_rows else "none"),
+    ]  # fmt: skip
+    print(plan.show(needs, summary))
+    checkpoint.require_disk(args.output_dir, needs.disk, "this run")
+    if args.dry_run:
+        return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
+    resume_from = session.prepare_output(args)
+
+    # ── model ──
+    lora = choice.module()  # unsloth patches what is imported after it
+    import datasets
+    from transformers import PrinterCallback
+    from trl import DPOConfig, DPOTrainer
+
+    class PairTrainer(DPOTrainer):
+        """TRL's trainer on pairs that are rendered already: sllm.chat's ids are the ones that are served."""
+
+        def _prepare_dataset(self, dataset, *args, **kwargs):
+            return dataset
+
+    checkpointing = session.gradient_checkpointing(args)
+    model = lora.load_model(
+        base,
+        adapter=adapter,
+        dtype=args.dtype,
+        bits=args.bits,
+        max_seq_length=max_length,
+        train=True,
+        gradient_checkpointing=checkpointing,
+    )
+    if adapter is None:
+        model = lora.add_lora(
+            model,
+            rank=args.lora_r,
+            alpha=args.lora_alpha,
+            dropout=args.lora_dropout,
+            use_rslora=args.use_rslora,
+            target_modules=args.lora_target_modules,
+            seed=args.seed,
+            max_seq_length=max_length,
+            gradient_checkpointing=checkpointing,
+        )
+
+    # ── work ──
+    dataset = datasets.Dataset.from_dict(columns)
+    valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
+    every = session.save_interval(args, len(dataset))
+    config = DPOConfig(
+        output_dir=str(out),
+        beta=args.beta,
+        loss_type=args.loss_type,
+        precompute_ref_log_probs=args.precompute_ref_log_probs,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accum_steps,
+        num_train_epochs=args.train_epochs,
+        max_steps=args.max_steps,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type=args.lr_scheduler_type,
+        warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=args.weight_decay,
+        optim=session.optimizer(args),
+        **session.precision(model, args),
+        gradient_checkpointing=checkpointing,
+        max_length=max_length,
+        train_sampling_strategy="random",
+        logging_steps=args.logging_steps,
+        logging_first_step=True,
+        save_steps=every,
+        save_total_limit=args.save_total_limit,
+        eval_strategy="steps" if valid_rows else "no",
+        eval_steps=every if valid_rows else None,
+        load_best_model_at_end=bool(valid_rows),
+        metric_for_best_model="eval_loss" if valid_rows else None,
+        report_to=args.report_to,
+        disable_tqdm=True,
+        dataloader_pin_memory=choice.name == "unsloth",
+        seed=args.seed,
+    )
+    conversations = [row["prompt"] for row in valid_rows or rows]
+    session.set_up_logging(out)
+    trainer = PairTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=valid_dataset,
+        processing_class=tokenizer,
+        callbacks=monitor.callbacks(
+            out,
+            samples=session.samples(lora, model, tokenizer, conversations),
+            fields=("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
+    difference = checks.dpo_reference(trainer)
+    print(f"reference = the model that training starts from: {difference:.1e} nats per token apart")
+    session.train(trainer, resume_from)
+    after = monitor.probe(trainer)
+
+    # ── save ──
+    session.save_adapter(trainer, base, out)
+    monitor.plot(
+        out,
+        {
+            "loss": ("loss",),
+            "reward accuracy": ("rewards/accuracies",),
+            "reward margin": ("rewards/margins",),
+            "log-probability (sum over the answer)": ("logps/chosen", "logps/rejected"),
+        },
+    )
+    metrics = {
+        "reference_difference": difference,
+        "reward_accuracy": after["rewards/accuracies"],
+        "reward_margin": after["rewards/margins"],
+        **session.final_metrics(trainer),
+    }
+    checkpoint.write_run(
+        out,
+        "dpo",
+        args,
+        parents=[args.model_id],
+        base_model=base,
+        data={"train": session.data_record(args.trainset_path, stats), "valid": valid_stats if valid_rows else None},
+        metrics=metrics,
+        seconds=time.monotonic() - started,
+        probe=chat.probe(tokenizer),
+        chat_template_hash=chat.template_hash(tokenizer),
+    )
+    print(
+        f"reward accuracy on the training pairs {metrics['reward_accuracy']:.2f}, margin {metrics['reward_margin']:.2f}"
+    )
+    return {"stage": "dpo", "output_dir": str(out), **metrics}
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())

@@ -1,0 +1,195 @@
+"""Supervised fine-tuning with LoRA: task rows → an adapter that peft, unsloth and vLLM load.
+
+Reads training rows (a file, or the folder that prepare_data.py wrote) and a base model, or an adapter to go on
+with. Writes the adapter with its tokenizer and chat template, metrics.jsonl, loss.png, checkpoints and run.json.
+
+    python train_LoRA_SFT.py --trainset_path sample_data/task_rows.jsonl --model_id sample_data/tiny_base \\
+        --learning_rate 2e-3 --train_epochs 3 --output_dir outputs/sft
+"""
+
+import time
+
+from sllm import checkpoint, cli
+
+
+def build_parser():
+    p = cli.parser(__doc__, __file__)
+    cli.add_training_data_flags(p, "training rows")
+    cli.add_model_flags(p)
+    cli.add_lora_flags(p)
+    cli.add_training_flags(p, learning_rate=2e-5, warmup_ratio=0.03)
+    group = p.add_argument_group("supervised fine-tuning")
+    group.add_argument("--train_on_inputs", action=cli.BOOLEAN, default=False, help="supervise the prompt's tokens too")
+    group.add_argument(
+        "--padding_free",
+        action=cli.BOOLEAN,
+        default=None,
+        help="flatten the rows of a batch into one sequence instead of padding them; default: with the peft backend",
+    )
+    group.add_argument(
+        "--packing",
+        action=cli.BOOLEAN,
+        default=False,
+        help="fill sequences of --max_seq_length with whole rows: fewer and larger optimizer steps",
+    )
+    group.add_argument(
+        "--group_by_length", action=cli.BOOLEAN, default=False, help="batches of similar length; for padded training"
+    )
+    cli.add_look_flags(group)
+    cli.add_output_flags(p, "outputs/sft", resume="go on from the last complete checkpoint of --output_dir")
+    return p
+
+
+def main(args) -> dict | None:
+    started = time.monotonic()
+    from sllm import chat, monitor
+    from sllm.data import curate, encode, formats
+    from sllm.lora import backend, checks, plan, session
+
+    # ── inputs ──
+    validation = session.validation_path(args)
+    (base, adapter), rows, valid_rows, out = cli.gather(
+        lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
+        lambda: formats.load_rows(args.trainset_path, "sft"),
+        lambda: formats.load_rows(validation, "sft") if validation else [],
+        lambda: session.check_output(args),
+    )
+    choice = backend.choose(args.backend)
+    session.check_bits(args, choice)
+    if not valid_rows:
+        rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
+    tokenizer = chat.load_tokenizer(args.model_id)
+    chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
+    template = chat.install_template(tokenizer, args.chat_template)
+    max_length = plan.max_length(args, base)
+    columns, stats = encode.sft_columns(tokenizer, rows, max_length, train_on_inputs=args.train_on_inputs)
+    valid_columns, valid_stats = encode.sft_columns(tokenizer, valid_rows, max_length)
+    if args.preview:
+        session.preview(tokenizer, columns, args.preview)
+        return None
+    padding_free = args.padding_free if args.padding_free is not None else choice.name == "peft"
+    flat = padding_free or args.packing
+    needs = plan.make(args, base=base, copies=1, tokens_per_batch=session.batch_tokens(args, columns, max_length, flat))
+    summary = [
+        ("backend", f"{choice.name} ({choice.reason})"),
+        ("chat template", session.template_summary(tokenizer, template)),
+        ("rows", f"{stats['rows']:,} → {stats['sequences']:,} sequences, {stats['tokens']:,} tokens, "
+                 f"{stats['supervised_tokens']:,} supervised"),
+        ("longest", f"{stats['longest']:,} of {max_length:,} tokens; {stats['truncated']} cut, "
+                    f"{stats['dropped']} dropped"),
+        ("validation", f"{valid_stats['rows']:,} rows" if valid_rows else "none"),
+        ("batches", "packed" if args.packing else "padding-free" if padding_free else "padded"),
+    ]  # fmt: skip
+    print(plan.show(needs, summary))
+    checkpoint.require_disk(args.output_dir, needs.disk, "this run")
+    if args.dry_run:
+        return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
+    resume_from = session.prepare_output(args)
+
+    # ── model ──
+    lora = choice.module()  # unsloth patches what is imported after it
+    import datasets
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer, pack_dataset
+
+    checkpointing = session.gradient_checkpointing(args)
+    model = lora.load_model(
+        base,
+        adapter=adapter,
+        dtype=args.dtype,
+        bits=args.bits,
+        max_seq_length=max_length,
+        train=True,
+        gradient_checkpointing=checkpointing,
+    )
+    if adapter is None:
+        model = lora.add_lora(
+            model,
+            rank=args.lora_r,
+            alpha=args.lora_alpha,
+            dropout=args.lora_dropout,
+            use_rslora=args.use_rslora,
+            target_modules=args.lora_target_modules,
+            seed=args.seed,
+            max_seq_length=max_length,
+            gradient_checkpointing=checkpointing,
+        )
+
+    # ── work ──
+    dataset = datasets.Dataset.from_dict(columns)
+    if args.packing:
+        dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
+    valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
+    every = session.save_interval(args, len(dataset))
+    config = SFTConfig(
+        output_dir=str(out),
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accum_steps,
+        num_train_epochs=args.train_epochs,
+        max_steps=args.max_steps,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type=args.lr_scheduler_type,
+        warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=args.weight_decay,
+        optim=session.optimizer(args),
+        **session.precision(model, args),
+        gradient_checkpointing=checkpointing,
+        max_length=None,  # rows are cut, counted and masked already
+        dataset_kwargs={"skip_prepare_dataset": True},
+        padding_free=flat,
+        train_sampling_strategy="group_by_length" if args.group_by_length else "random",
+        logging_steps=args.logging_steps,
+        logging_first_step=True,
+        save_steps=every,
+        save_total_limit=args.save_total_limit,
+        eval_strategy="steps" if valid_rows else "no",
+        eval_steps=every if valid_rows else None,
+        load_best_model_at_end=bool(valid_rows),
+        metric_for_best_model="eval_loss" if valid_rows else None,
+        report_to=args.report_to,
+        disable_tqdm=True,
+        dataloader_pin_memory=choice.name == "unsloth",
+        seed=args.seed,
+    )
+    conversations = [row["messages"] for row in valid_rows or rows]
+    session.set_up_logging(out)
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        eval_dataset=valid_dataset,
+        processing_class=tokenizer,
+        callbacks=monitor.callbacks(out, samples=session.samples(lora, model, tokenizer, conversations)),
+    )
+    trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
+    if flat:
+        few = [{name: column[i] for name, column in columns.items()} for i in session.shortest(columns)]
+        apart = checks.packing_isolation(trainer, few, packed=args.packing)
+        print(f"rows of a batch kept apart: logits differ by {apart:.1e} of the largest")
+    before = monitor.probe(trainer)["loss"]
+    session.train(trainer, resume_from)
+    after = monitor.probe(trainer)["loss"]
+
+    # ── save ──
+    session.save_adapter(trainer, base, out)
+    monitor.plot(out, {"loss (nats per supervised token)": ("loss",)})
+    metrics = {"loss_before": before, "loss_after": after, **session.final_metrics(trainer)}
+    checkpoint.write_run(
+        out,
+        "sft",
+        args,
+        parents=[args.model_id],
+        base_model=base,
+        data={"train": session.data_record(args.trainset_path, stats), "valid": valid_stats if valid_rows else None},
+        metrics=metrics,
+        seconds=time.monotonic() - started,
+        probe=chat.probe(tokenizer),
+        chat_template_hash=chat.template_hash(tokenizer),
+    )
+    print(f"loss on the training rows: {before:.3f} → {after:.3f}")
+    return {"stage": "sft", "output_dir": str(out), **metrics}
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())
