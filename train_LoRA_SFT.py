@@ -168,13 +168,13 @@ def main(args) -> dict | None:
         apart = checks.packing_isolation(trainer, few, packed=args.packing)
         print(f"rows of a batch kept apart: logits differ by {apart:.1e} of the largest")
     before = monitor.probe(trainer)["loss"]
-    session.train(trainer, resume_from)
+    seconds = session.train(trainer, resume_from)
     after = monitor.probe(trainer)["loss"]
 
     # ── save ──
     session.save_adapter(trainer, base, out)
     monitor.plot(out, {"loss (nats per supervised token)": ("loss",)})
-    metrics = {"loss_before": before, "loss_after": after, **session.final_metrics(trainer)}
+    metrics = {"loss_before": before, "loss_after": after, **session.final_metrics(trainer, seconds)}
     checkpoint.write_run(
         out,
         "sft",

@@ -154,7 +154,7 @@ def main(args) -> dict:
                 for row, tokens in enumerate(room[first:], first)
             ]
             finished = engine.generate(llm, prompts[first:], params, adapter=adapter)
-        in_force = engine.effective(params[0]) | {"max_tokens": args.max_tokens, "stop_token_ids": stops}
+        in_force = {"stop_token_ids": stops} | engine.effective(params[0]) | {"max_tokens": args.max_tokens}
         in_force |= {"seed": f"{args.seed} + row"} if args.temperature else {}
         say("in force", " · ".join(f"{name} {value}" for name, value in in_force.items()))
 

@@ -124,7 +124,9 @@ def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warm
 
 def add_training_data_flags(p: argparse.ArgumentParser, what: str) -> None:
     group = p.add_argument_group("data")
-    group.add_argument("--trainset_path", required=True, help=f"{what}: a .jsonl or .json file, or a folder of prepare_data.py")
+    group.add_argument(
+        "--trainset_path", required=True, help=f"{what}: a .jsonl or .json file, or a folder of prepare_data.py"
+    )
     group.add_argument("--validation_path", metavar="FILE", help="rows to evaluate on")
     group.add_argument(
         "--val_set_size",

@@ -1,6 +1,6 @@
 """Show the same prompts as several models answered them, from the files that vllm_inference.py wrote.
 
-    python -m sllm.side_by_side base=outputs/demo/compare/base.jsonl merged=outputs/demo/answers.jsonl
+python -m sllm.side_by_side base=outputs/demo/compare/base.jsonl merged=outputs/demo/answers.jsonl
 """
 
 import json

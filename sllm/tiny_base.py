@@ -15,7 +15,6 @@ from pathlib import Path
 
 from sllm import checkpoint, cli
 
-SAMPLE_DATA = Path(__file__).resolve().parent.parent / "sample_data"
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -23,8 +22,8 @@ def build_parser():
     p = cli.parser(__doc__, "-m sllm.tiny_base")
     p.add_argument("--output_dir", default="outputs/tiny_base", help="folder to write")
     cli.add_overwrite_flag(p)
-    p.add_argument("--sample_data", default=str(SAMPLE_DATA), help="folder whose .jsonl rows are the corpus")
-    p.add_argument("--steps", type=cli.positive_int, default=3000, help="optimizer steps")
+    p.add_argument("--sample_data", default="sample_data", help="folder whose .jsonl rows are the corpus")
+    p.add_argument("--steps", type=cli.positive_int, default=2000, help="optimizer steps")
     p.add_argument("--vocab_size", type=cli.positive_int, default=4096, help="tokens, specials included")
     p.add_argument("--hidden_size", type=cli.positive_int, default=256, help="width; 64 a head")
     p.add_argument("--layers", type=cli.positive_int, default=4, help="decoder layers")

@@ -111,6 +111,8 @@ def read_adapter(folder: str | Path) -> tuple[dict[str, Delta], dict[str, Stored
             f"{folder}: init_lora_weights={config['init_lora_weights']} changed the base's weights as well; save the "
             "adapter with peft's path_initial_model_for_weight_conversion first"
         )
+    if problems:
+        raise InputError(problems)
     halves: dict[tuple[str, bool], dict[str, Stored]] = {}
     replaced: dict[str, Stored] = {}
     for key, stored in tensors_of(folder, "adapter_model").items():

@@ -55,8 +55,8 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.prompts} prompts × {self.tokens} greedy tokens: {len(self.flips)} differ, {self.near_ties} near-ties "
-            f"| largest logit difference {self.max_difference:.4g} (bound {self.bound:.4g})"
+            f"{self.prompts} prompts × {self.tokens} greedy tokens: {len(self.flips)} differ, "
+            f"{self.near_ties} near-ties | largest logit difference {self.max_difference:.4g} (bound {self.bound:.4g})"
             f" | rms {self.rms_difference:.4g} (bound {self.rms_bound:.4g}, the adapter's effect {self.rms_effect:.4g})"
         )
 
@@ -185,7 +185,11 @@ class Streamed:
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.enable_adapters(False)
-                self.lora[module.get_base_layer()] = module
+                layer = module.get_base_layer()
+                if layer.weight in self.homes:
+                    self.lora[layer] = module
+                else:  # an embedding, which peft saves whole beside its factors
+                    layer.weight.data += module.get_delta_weight(module.active_adapter[0])
         for name, parameter in self.model.named_parameters():
             if parameter not in self.homes and "lora_" not in name:  # a layer that the adapter replaces whole
                 parameter.data = parameter.data.to(dtype).float()

@@ -16,6 +16,8 @@ def say(what: str, value: str) -> None:
 
 def check_output(args) -> Path:
     """The output folder may be written; with --resume there is something to go on from. Touches nothing."""
+    if args.preview:
+        return Path(args.output_dir)
     out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if args.resume and checkpoint.read_run(out):
         raise cli.InputError(f"{out} is complete (it has run.json), so there is nothing to resume")
@@ -148,11 +150,12 @@ def set_up_logging(out: Path) -> None:
         transformers_logging.disable_progress_bar()
 
 
-def train(trainer, resume_from: str | None) -> None:
-    """Run the trainer. A signal ends it with a checkpoint and cli.Interrupted."""
-    trainer.train(resume_from_checkpoint=resume_from)
+def train(trainer, resume_from: str | None) -> float:
+    """Run the trainer; returns its seconds. A signal ends it with a checkpoint and cli.Interrupted."""
+    seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
     if monitor.was_stopped(trainer):
         raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"]))
+    return seconds
 
 
 def save_adapter(trainer, base: str, out: Path) -> None:
@@ -168,10 +171,10 @@ def save_adapter(trainer, base: str, out: Path) -> None:
         checkpoint.write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def final_metrics(trainer) -> dict:
-    """Steps, and the best evaluation's numbers where there was one."""
+def final_metrics(trainer, seconds: float) -> dict:
+    """Steps, seconds of training alone, and the best evaluation's numbers where there was one."""
     state = trainer.state
-    metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2)}
+    metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "train_seconds": round(seconds, 1)}
     if state.best_metric is not None:
         metrics |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
     return metrics

@@ -2,7 +2,7 @@
 transformers and peft, because it patches them.
 
 The same functions with the same signatures as `with_peft`. The calls are bound to the real package's signatures
-by tests/unsloth/; unsloth's defaults differ between releases, so every argument that matters is given.
+by tests/with_unsloth/; unsloth's defaults differ between releases, so every argument that matters is given.
 """
 
 import os

@@ -156,7 +156,7 @@ def sampling_params(args, *, stop_token_ids: list[int], max_tokens: int, seed: i
         frequency_penalty=args.frequency_penalty,
         repetition_penalty=args.repetition_penalty,
         stop=args.stop or None,
-        stop_token_ids=stop_token_ids,
+        stop_token_ids=None if args.ignore_eos else stop_token_ids,
         ignore_eos=args.ignore_eos,
         max_tokens=max_tokens,
         seed=seed if args.temperature else None,
@@ -210,15 +210,16 @@ def beam_search(
     """The best beam for each prompt, in order. vLLM ends a beam at one token only, the tokenizer's EOS, which is
     therefore set to the first of `stop_token_ids`; a beam that holds another one is cut there."""
     tokenizer = llm.get_tokenizer()
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
-    start = 0
+    start, own_eos = 0, tokenizer.eos_token
     for _, same in groupby(params, key=lambda p: p.max_tokens):  # one search has one max_tokens
         end = start + len(list(same))
         for at in range(start, end, BEAM_ROWS):
             batch = prompts[at : min(at + BEAM_ROWS, end)]
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
             found = llm.beam_search(
                 [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=_lora_request(adapter)
             )
+            tokenizer.eos_token = own_eos
             for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
                 tokens = output.sequences[0].tokens[len(ids) :]
                 ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]

