@@ -137,12 +137,14 @@ def was_stopped(trainer) -> bool:
 def probe(trainer, count: int = 128) -> dict[str, float]:
     """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …)."""
     rows = trainer.train_dataset.select(range(min(count, len(trainer.train_dataset))))
+    # Reference scores that were computed beforehand are computed anew by evaluate(), which would double the columns.
+    rows = rows.remove_columns([name for name in rows.column_names if name.startswith("ref_")])
     trainer.evaluate(rows, metric_key_prefix=PROBE)
     logged = trainer.state.log_history[-1]  # TRL adds its own metrics to the log only
     return {name.removeprefix(f"{PROBE}_").removeprefix("eval_"): value for name, value in logged.items()}
 
 
-def answer_samples(model, tokenizer, conversations: list[list[dict]], *, max_new_tokens: int = 96):
+def answer_samples(model, tokenizer, conversations: list[list[dict]], *, max_new_tokens: int = 64):
     """A function that answers up to three prompts greedily with the model as it now is.
 
     Args:
@@ -168,7 +170,7 @@ def answer_samples(model, tokenizer, conversations: list[list[dict]], *, max_new
             with torch.no_grad():
                 out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
             text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-            shown.append((messages[-1]["content"], text))
+            shown.append((messages[-1]["content"], text.rstrip("\ufffd")))
         model.train(was_training)
         return shown
 

@@ -160,6 +160,7 @@ def test_shards_and_blocks_make_no_difference(tiny_base, merged, tmp_path, monke
 
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(base, max_shard_size="1MB")
+    chat.load_tokenizer(str(tiny_base)).save_pretrained(base)
     folder = make_adapter(base, tmp_path / "adapter")
     monkeypatch.setattr(shards, "BLOCK", 1000)  # three rows of 256
     result = merge(folder, tmp_path / "out", "--base_model", base)
@@ -268,7 +269,8 @@ def test_eos_of_the_base_is_kept_and_its_pad_is_not_one(adapter, tiny_base, tmp_
     assert 7 in config["eos_token_id"] and tokenizer.pad_token_id not in config["eos_token_id"]
     assert config["temperature"] == 0.6
     (base / "generation_config.json").unlink()
-    assert chat.end_of_turn(tokenizer)[1] in [release.generation_config(base, tokenizer)["eos_token_id"]]
+    eos = release.generation_config(base, tokenizer)["eos_token_id"]  # now by the model's config
+    assert eos == [read(base / "config.json")["eos_token_id"], chat.end_of_turn(tokenizer)[1]]
 
 
 # ── guarantee 5: merge parity ──────────────────────────────────────────────────────────────────────────────

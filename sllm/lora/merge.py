@@ -167,14 +167,16 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
         dtype = torch.float16 if kinds == {torch.float16} else torch.bfloat16
 
     untied = _untie(config, settings, sources, deltas, replaced)
-    problems = []
-    for name, wanted in [*((n, d.shape) for n, d in deltas.items()), *((n, s.shape) for n, s in replaced.items())]:
-        if name not in sources:
-            problems.append(f"the adapter changes {name}, which base {base} does not have")
-        elif sources[name].shape != wanted:
-            problems.append(f"{name}: {list(sources[name].shape)} in base {base}, {list(wanted)} in the adapter")
-    if problems:
-        raise InputError([*shortened(problems), f"{adapter} was trained on another base; name that one: --base_model"])
+    shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
+    missing = [f"the adapter changes {name}, which base {base} does not have" for name in shapes if name not in sources]
+    unequal = [
+        f"{name}: {list(sources[name].shape)} in base {base}, {list(shape)} in the adapter"
+        for name, shape in shapes.items()
+        if name in sources and sources[name].shape != shape
+    ]
+    if missing or unequal:
+        mend = f"{adapter} was trained on another base; name that one: --base_model"
+        raise InputError([*shortened(missing), *shortened(unequal), mend])
 
     files: dict[str, list[Piece]] = {}
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):

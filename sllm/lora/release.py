@@ -101,7 +101,12 @@ def lineage(folder: str | Path) -> list[dict]:
         return [{"name": shown(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
     chain = [stage for parent in record["parents"] for stage in lineage(parent["path"])]
     arguments = {name: record["arguments"].get(name) for name in _HYPERPARAMETERS}
-    arguments = {name: value for name, value in arguments.items() if value not in (None, False)}
+    continued = any(parent["stage"] in ("sft", "dpo") for parent in record["parents"])  # its LoRA is the parent's
+    arguments = {
+        name: value
+        for name, value in arguments.items()
+        if value not in (None, False, -1) and not (continued and "lora" in name)
+    }
     data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
     return [*chain, {**record, "name": shown(folder), "arguments": arguments, "data": data}]
 

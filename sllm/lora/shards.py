@@ -126,7 +126,7 @@ def write_file(path: Path, tensors: list[tuple[str, torch.dtype, tuple[int, ...]
         raise RuntimeError(f"{path}: {written} bytes were written where the header says {8 + len(text) + end}")
 
 
-def shortened(problems: list[str], limit: int = 12) -> list[str]:
+def shortened(problems: list[str], limit: int = 6) -> list[str]:
     """A wrong base gives one problem for each layer; nobody reads 224 of them."""
     more = len(problems) - limit
     return problems if more <= 0 else [*problems[:limit], f"… and {more} more of the same kind"]
