@@ -162,7 +162,7 @@ def test_shards_and_blocks_make_no_difference(tiny_base, merged, tmp_path, monke
     AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(base, max_shard_size="1MB")
     chat.load_tokenizer(str(tiny_base)).save_pretrained(base)
     folder = make_adapter(base, tmp_path / "adapter")
-    monkeypatch.setattr(shards, "BLOCK", 1000)  # three rows of 256
+    monkeypatch.setattr(shards, "BLOCK", 10_000)  # 39 rows of 256
     result = merge(folder, tmp_path / "out", "--base_model", base)
     one, many = weights(merged), weights(tmp_path / "out")
     assert one.keys() == many.keys()
