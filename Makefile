@@ -40,8 +40,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not torch"

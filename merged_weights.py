@@ -12,8 +12,6 @@ import json
 import shutil
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from sllm import checkpoint, cli
@@ -226,6 +224,9 @@ def merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
 
 
 def in_own_process(function, *arguments):
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

