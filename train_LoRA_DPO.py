@@ -13,7 +13,8 @@ import time
 from sllm import checkpoint, cli
 
 LOSSES = (
-    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft"
+    "sigmoid sigmoid_norm hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down "
+    "discopop sft"
 ).split()  # TRL's, see DPOConfig.loss_type
 
 
@@ -52,14 +53,16 @@ def main(args) -> dict | None:
 
     # ── inputs ──
     validation = session.validation_path(args)
-    (base, adapter), rows, valid_rows, out = cli.gather(
+    (base, adapter), rows, valid_rows, out, _ = cli.gather(
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "preference"),
         lambda: formats.load_rows(validation, "preference") if validation else [],
         lambda: session.check_output(args),
+        lambda: session.check_names(args),
     )
     choice = backend.choose(args.backend)
     session.check_bits(args, choice)
+    lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
@@ -74,7 +77,11 @@ def main(args) -> dict | None:
         return None
     sequences = encode.as_sequences(columns)
     needs = plan.make(
-        args, base=base, copies=2, tokens_per_batch=2 * session.batch_tokens(args, sequences, max_length, False)
+        args,
+        base=base,
+        adapter=adapter,
+        copies=2,
+        tokens_per_batch=2 * session.batch_tokens(args, sequences, max_length, False),
     )
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
@@ -92,7 +99,6 @@ def main(args) -> dict | None:
     resume_from = session.prepare_output(args)
 
     # ── model ──
-    lora = choice.module()  # unsloth patches what is imported after it
     import datasets
     from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
@@ -145,14 +151,14 @@ def main(args) -> dict | None:
         warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
         weight_decay=args.weight_decay,
         optim=session.optimizer(args),
-        **session.precision(model, args),
+        **session.precision(args),
         gradient_checkpointing=checkpointing,
         max_length=max_length,
         train_sampling_strategy="random",
         logging_steps=args.logging_steps,
         logging_first_step=True,
         save_steps=every,
-        save_total_limit=args.save_total_limit,
+        save_total_limit=max(args.save_total_limit, 2),  # a kill while one is written leaves the other
         eval_strategy="steps" if valid_rows else "no",
         eval_steps=every if valid_rows else None,
         load_best_model_at_end=bool(valid_rows),

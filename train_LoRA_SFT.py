@@ -48,14 +48,16 @@ def main(args) -> dict | None:
 
     # ── inputs ──
     validation = session.validation_path(args)
-    (base, adapter), rows, valid_rows, out = cli.gather(
+    (base, adapter), rows, valid_rows, out, _ = cli.gather(
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "sft"),
         lambda: formats.load_rows(validation, "sft") if validation else [],
         lambda: session.check_output(args),
+        lambda: session.check_names(args),
     )
     choice = backend.choose(args.backend)
     session.check_bits(args, choice)
+    lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
@@ -69,7 +71,13 @@ def main(args) -> dict | None:
         return None
     padding_free = args.padding_free if args.padding_free is not None else choice.name == "peft"
     flat = padding_free or args.packing
-    needs = plan.make(args, base=base, copies=1, tokens_per_batch=session.batch_tokens(args, columns, max_length, flat))
+    needs = plan.make(
+        args,
+        base=base,
+        adapter=adapter,
+        copies=1,
+        tokens_per_batch=session.batch_tokens(args, columns, max_length, flat),
+    )
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -87,7 +95,6 @@ def main(args) -> dict | None:
     resume_from = session.prepare_output(args)
 
     # ── model ──
-    lora = choice.module()  # unsloth patches what is imported after it
     import datasets
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer, pack_dataset
@@ -134,7 +141,7 @@ def main(args) -> dict | None:
         warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
         weight_decay=args.weight_decay,
         optim=session.optimizer(args),
-        **session.precision(model, args),
+        **session.precision(args),
         gradient_checkpointing=checkpointing,
         max_length=None,  # rows are cut, counted and masked already
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -143,7 +150,7 @@ def main(args) -> dict | None:
         logging_steps=args.logging_steps,
         logging_first_step=True,
         save_steps=every,
-        save_total_limit=args.save_total_limit,
+        save_total_limit=max(args.save_total_limit, 2),  # a kill while one is written leaves the other
         eval_strategy="steps" if valid_rows else "no",
         eval_steps=every if valid_rows else None,
         load_best_model_at_end=bool(valid_rows),

@@ -32,6 +32,9 @@ def build_parser():
     p.add_argument("--held_out", type=int, default=300, help="rows kept out of training")
     p.add_argument("--flags", nargs="*", default=[], help="further flags for train_LoRA_SFT.py, without their --")
     p.add_argument("--only", choices=("ours", "plain"), help="measure one side")
+    p.add_argument(
+        "--gradient_checkpointing", action=argparse.BooleanOptionalAction, default=True, help="of the plain trainer"
+    )
     p.add_argument("--plain", nargs=3, metavar=("MODEL", "ROWS", "OUT"), help=argparse.SUPPRESS)
     return p
 
@@ -54,8 +57,9 @@ def rows_of(args) -> tuple[list[dict], list[dict]]:
     return rows[args.held_out :], rows[: args.held_out]
 
 
-def train_plain(model_id: str, rows_path: str, out: str) -> None:
-    """Plain TRL as its documentation shows it: conversational prompt-completion rows, padded batches."""
+def train_plain(model_id: str, rows_path: str, out: str, checkpointing: bool) -> None:
+    """Plain TRL as its documentation shows it: conversational prompt-completion rows, padded batches, and TRL's own
+    default of gradient checkpointing (--no-gradient_checkpointing leaves it out)."""
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -69,7 +73,8 @@ def train_plain(model_id: str, rows_path: str, out: str) -> None:
     config = SFTConfig(
         output_dir=out, per_device_train_batch_size=4, gradient_accumulation_steps=8, num_train_epochs=1,
         learning_rate=2e-5, lr_scheduler_type="cosine", warmup_steps=0.03, weight_decay=0.1, max_length=2048,
-        bf16=False, gradient_checkpointing=False, save_strategy="no", report_to="none", disable_tqdm=True, seed=42,
+        bf16=False, gradient_checkpointing=checkpointing, save_strategy="no", report_to="none",
+        disable_tqdm=True, seed=42,
         logging_steps=20,
     )  # fmt: skip
     target = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
@@ -111,7 +116,7 @@ def held_out_loss(model_id: str, adapter: str, rows: list[dict]) -> float:
 
 def main(args) -> None:
     if args.plain:
-        train_plain(*args.plain)
+        train_plain(*args.plain, args.gradient_checkpointing)
         return
     rows, held_out = rows_of(args)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +135,18 @@ def main(args) -> None:
             results["train_LoRA_SFT.py"] = (tokens, seconds, held_out_loss(args.model_id, f"{folder}/ours", held_out))
         if args.only != "ours":
             out = run(
-                [__file__, "--plain", args.model_id, path, f"{folder}/plain", "--chatbot", "-", "--long_rows", "-"]
+                [
+                    __file__,
+                    "--plain",
+                    args.model_id,
+                    path,
+                    f"{folder}/plain",
+                    "--chatbot",
+                    "-",
+                    "--long_rows",
+                    "-",
+                    "--gradient_checkpointing" if args.gradient_checkpointing else "--no-gradient_checkpointing",
+                ]
             )
             plain = json.loads(out.splitlines()[-1])
             loss = held_out_loss(args.model_id, f"{folder}/plain", held_out)

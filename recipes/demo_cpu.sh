@@ -12,7 +12,8 @@ missing() { [ ! -f "$out/$1" ]; }
 # The base model: shipped built, so that nothing is downloaded (sllm/tiny_base.py builds it).
 if missing base/run.json; then
   stage "base"
-  mkdir -p "$out" && rm -rf "$out/base" && cp -r sample_data/tiny_base "$out/base"
+  mkdir -p "$out" && rm -rf "$out/base" "$out/.base" && cp -r sample_data/tiny_base "$out/.base"
+  mv "$out/.base" "$out/base"
   echo "copied sample_data/tiny_base to $out/base"
 fi
 
@@ -27,27 +28,28 @@ fi
 if missing sft/run.json; then
   stage "SFT"
   python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $out/base --learning_rate 3e-3 \
-    --train_epochs 6 --batch_size 8 --gradient_accum_steps 1 --logging_steps 6 --output_dir $out/sft --overwrite
+    --train_epochs 12 --batch_size 8 --gradient_accum_steps 1 --logging_steps 12 --output_dir $out/sft --overwrite
 fi
 
 # Preference pairs → DPO adapter; the reference is the SFT model.
 if missing dpo/run.json; then
   stage "DPO"
   python train_LoRA_DPO.py --trainset_path sample_data/preference_pairs.jsonl --model_id $out/sft \
-    --learning_rate 5e-4 --train_epochs 2 --batch_size 8 --gradient_accum_steps 1 --logging_steps 3 \
+    --learning_rate 2e-4 --train_epochs 2 --batch_size 8 --gradient_accum_steps 1 --logging_steps 3 \
     --output_dir $out/dpo --overwrite
 fi
 
-# Adapter + base → 16-bit weights that any tool loads.
+# Adapter + base → 16-bit weights that any tool loads. float16 rounds eight times finer than bfloat16, which keeps the
+# long answers of a model this small and this unsure from parting at a near-tie.
 if missing merged/run.json; then
   stage "merge"
-  python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged --overwrite
+  python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged --dtype float16 --overwrite
 fi
 
 # Answers from vLLM: the merged model, and each stage before it, unmerged. All sample rows are asked, those of the
 # training split among them, so that what was learned shows.
 ask() { python vllm_inference.py --testset_path sample_data/task_rows.jsonl --max_tokens 160 --overwrite "$@"; }
-if missing answers.jsonl; then
+if missing answers.run.json; then
   stage "answers"
   mkdir -p $out/compare
   ask --model_id $out/base --output_path $out/compare/base.jsonl

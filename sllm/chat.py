@@ -15,6 +15,8 @@ from sllm.cli import InputError
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "chat"
 _SENTINEL = "가나다라"
+# Templates that write today's date (Llama 3.2) would render another prompt tomorrow than was trained on.
+_FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 PROBE_MESSAGES = [
     {"role": "system", "content": "당신은 질문에 한국어로 답하는 도우미입니다."},
     {"role": "user", "content": "###Question###:\n물은 몇 도에서 끓나요?\n\n###Answer###:"},
@@ -68,6 +70,8 @@ def install_template(tokenizer, name: str = "auto") -> str:
             known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
             raise InputError(f"chat template {chosen!r} is unknown; choose auto, one of {known}, or a .jinja file")
         tokenizer.chat_template = _fit(path.read_text(encoding="utf-8"), tokenizer)
+    if "strftime_now" in tokenizer.chat_template and not tokenizer.chat_template.startswith(_FIXED_DATE):
+        tokenizer.chat_template = _FIXED_DATE + tokenizer.chat_template
     try:
         if _adds_bos(tokenizer) and tokenizer.bos_token not in render(tokenizer, PROBE_MESSAGES[1:2]):
             tokenizer.chat_template = "{{- bos_token -}}" + tokenizer.chat_template

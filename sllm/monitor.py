@@ -52,8 +52,17 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             path = folder / METRICS_FILE
             kept = [row for row in read_metrics(folder) if row["step"] <= state.global_step] if path.exists() else []
             checkpoint.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._trim_samples(state.global_step)
             self.first_step, self.started = state.global_step, time.monotonic()
             self.last_time, self.last_tokens = self.started, 0
+
+        def _trim_samples(self, step: int) -> None:
+            """A resumed run has answered at the start once more, and may answer at later steps again."""
+            path = folder / "samples.jsonl"
+            if path.exists():
+                rows = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+                kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
+                checkpoint.write_atomically(path, "".join(row + "\n" for row in kept))
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "train_runtime" in logs or any(key.startswith(PROBE) for key in logs):

@@ -171,3 +171,11 @@ def test_pairs_that_render_alike_are_refused(tokenizer):
     same = {**pair, "id": "p2", "rejected": [{"role": "assistant", "content": TURNS[1]["content"] + "  \n"}]}
     with pytest.raises(InputError, match="pair p2: chosen and rejected render to the same tokens"):
         encode.dpo_columns(tokenizer, [pair, same], 512)
+
+
+def test_a_template_that_writes_the_date_is_fixed_to_one(tokenizer):
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + ENDLESS
+    chat.install_template(tokenizer)
+    once = tokenizer.chat_template
+    chat.install_template(tokenizer)
+    assert tokenizer.chat_template == once and "26 Jul 2024user:" in chat.render(tokenizer, TURNS[:1])

@@ -288,5 +288,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
     _, errors = process.communicate()
     assert process.returncode == 130 and "--resume" in errors
     assert monitor.last_complete(out) and not (out / "run.json").exists()
+    other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
+    assert_refused(script(*other), "--seed was 42, now 7")
     assert succeed(*words, "--output_dir", out, "--resume")["steps"] == 6
     assert_refused(script(*words, "--output_dir", out, "--resume"), "nothing to resume")

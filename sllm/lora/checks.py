@@ -61,7 +61,9 @@ def dpo_reference(trainer) -> float:
     Raises:
         InputError: they differ by more than 1e-3.
     """
-    rows = [trainer.train_dataset[i] for i in range(min(4, len(trainer.train_dataset)))]
+    # A whole batch, padded as references that were computed beforehand were: bf16 rounds by what stands beside.
+    size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
+    rows = [trainer.train_dataset[i] for i in range(min(size, len(trainer.train_dataset)))]
     batch = trainer.data_collator(rows)
     batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
     mask = batch["completion_mask"][:, 1:].float()  # (2 * pairs, seq - 1)

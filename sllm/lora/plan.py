@@ -4,7 +4,10 @@ The memory figure is an estimate, good to about a quarter: weights, the adapter 
 AdamW moments, activations of one forward pass, and logits with their gradient.
 """
 
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from sllm import checkpoint
 from sllm.cli import InputError, table
@@ -14,7 +17,6 @@ from sllm.cli import InputError, table
 class Plan:
     parameters: int
     adapter_parameters: int
-    max_seq_length: int
     weights: int
     adapter: int
     activations: int
@@ -27,7 +29,7 @@ class Plan:
         return self.weights + self.adapter + self.activations + self.logits
 
 
-def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
+def make(args, *, base: str, adapter: str | None, tokens_per_batch: int, copies: int) -> Plan:
     """Plan of a run from the base's config alone.
 
     Args:
@@ -37,35 +39,35 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
         InputError: the config cannot be read, or no target module is in the model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{base}: no model config can be read ({str(error).splitlines()[0]})") from None
+    config = model_config(base)
+    rank, names = args.lora_r, args.lora_target_modules
+    if adapter:  # its shape is given; the --lora_* flags are for a fresh one
+        given = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, names = given["r"], given["target_modules"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     targets = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in args.lora_target_modules
+        if isinstance(module, torch.nn.Linear)
+        and (re.fullmatch(names, name) if isinstance(names, str) else name.rpartition(".")[2] in names)
     ]
     if not targets:
-        raise InputError(
-            f"--lora_target_modules: {base} has no linear layer named {' '.join(args.lora_target_modules)}"
-        )
+        wanted = names if isinstance(names, str) else " ".join(names)
+        raise InputError(f"--lora_target_modules: {base} has no linear layer named {wanted}")
     gpu = torch.cuda.is_available()
     width = 4 if args.dtype == "float32" or (args.dtype == "auto" and not gpu) else 2
     text = config.get_text_config()
     parameters = sum(weight.numel() for weight in model.parameters())
-    rank_parameters = sum(args.lora_r * (module.in_features + module.out_features) for module in targets)
+    rank_parameters = sum(rank * (module.in_features + module.out_features) for module in targets)
     checkpointing = gpu if args.gradient_checkpointing is None else args.gradient_checkpointing
     # One hidden state a layer with checkpointing; without it about 16 of them, and the MLP's three.
     per_token = text.hidden_size * (1 if checkpointing else 16) + (0 if checkpointing else 3 * text.intermediate_size)
     return Plan(
         parameters=parameters,
         adapter_parameters=rank_parameters,
-        max_seq_length=min(args.max_seq_length, getattr(text, "max_position_embeddings", args.max_seq_length)),
         weights=parameters * width * args.bits // 16,
         adapter=rank_parameters * 4 * (3 + copies),
         activations=tokens_per_batch * text.num_hidden_layers * per_token * width,
@@ -77,10 +79,21 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
 
 def max_length(args, base: str) -> int:
     """--max_seq_length, capped by the positions that the model has."""
+    text = model_config(base).get_text_config()
+    return min(args.max_seq_length, getattr(text, "max_position_embeddings", None) or args.max_seq_length)
+
+
+def model_config(base: str):
+    """The base's config; InputError where there is none, as in a Hub repository that holds only an adapter."""
     from transformers import AutoConfig
 
-    text = AutoConfig.from_pretrained(base).get_text_config()
-    return min(args.max_seq_length, getattr(text, "max_position_embeddings", None) or args.max_seq_length)
+    try:
+        return AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{base}: no model config can be read ({str(error).splitlines()[0]}); an adapter on the Hub has to be "
+            "downloaded first, and named by its folder"
+        ) from None
 
 
 def show(plan: Plan, rows: list[tuple[str, str]]) -> str:

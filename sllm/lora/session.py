@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sllm import chat, checkpoint, cli, monitor
 
+ARGUMENTS = checkpoint.UNFINISHED  # what an unfinished run was started with
+
 
 def say(what: str, value: str) -> None:
     print(f"{what:<20}{value}")
@@ -18,18 +20,65 @@ def check_output(args) -> Path:
     """The output folder may be written; with --resume there is something to go on from. Touches nothing."""
     if args.preview:
         return Path(args.output_dir)
+    if args.resume and args.overwrite:
+        raise cli.InputError("--resume goes on with what is there and --overwrite removes it; choose one")
+    if args.resume and not Path(args.output_dir).is_dir():
+        raise cli.InputError(f"{args.output_dir} is missing, so there is nothing to resume; leave out --resume")
     out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if args.resume and checkpoint.read_run(out):
         raise cli.InputError(f"{out} is complete (it has run.json), so there is nothing to resume")
     if args.resume and not monitor.last_complete(out):
         raise cli.InputError(f"{out} has no complete checkpoint to resume from; start over with --overwrite")
+    if args.resume:
+        before = json.loads((out / ARGUMENTS).read_text(encoding="utf-8"))
+        now = _what_decides(args)
+        changed = [f"--{name} was {before[name]}, now {now[name]}" for name in now if now[name] != before.get(name)]
+        if changed:
+            raise cli.InputError(
+                f"{out} was started otherwise ({'; '.join(changed)}); resume with the same flags, or start over "
+                "with --overwrite"
+            )
     return out
+
+
+def _what_decides(args) -> dict:
+    """The arguments and the inputs' hashes: what has to be the same for a resumed run to be the same run."""
+    free = {"overwrite", "resume", "preview", "dry_run", "report_to", "output_dir", "logging_steps"}
+    decides = {name: value for name, value in vars(args).items() if name not in free}
+    for name in ("trainset_path", "validation_path", "model_id"):
+        decides[name] = decides[name] and [decides[name], checkpoint.folder_hash(decides[name])]
+    return json.loads(json.dumps(decides))
+
+
+def check_names(args) -> None:
+    """Names that the trainer would refuse only after an older run was cleared away."""
+    import importlib.util
+
+    import torch
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    problems = []
+    if args.lr_scheduler_type not in list(SchedulerType):
+        problems.append(f"--lr_scheduler_type {args.lr_scheduler_type}: choose one of {', '.join(SchedulerType)}")
+    if args.optim != "auto" and args.optim not in list(OptimizerNames):
+        problems.append(f"--optim {args.optim} is unknown; such as adamw_torch, adamw_8bit, paged_adamw_8bit")
+    for name in args.report_to:
+        if name in ("tensorboard", "wandb", "mlflow", "swanlab") and importlib.util.find_spec(name) is None:
+            problems.append(f"--report_to {name}: it is not installed (pip install {name})")
+    if args.dtype == "float16" and not torch.cuda.is_available():
+        problems.append("--dtype float16 trains on a GPU only; leave it out, or use bfloat16")
+    if args.max_steps == 0 or args.max_steps < -1:
+        problems.append(f"--max_steps {args.max_steps}: -1, or at least 1")
+    if problems:
+        raise cli.InputError(problems)
 
 
 def prepare_output(args) -> str | None:
     """Make the output folder. Returns the checkpoint to resume from; half-written later ones are removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if not args.resume:
+        checkpoint.write_atomically(out / ARGUMENTS, json.dumps(_what_decides(args), ensure_ascii=False))
         return None
     last = monitor.last_complete(out)
     for path in out.glob("checkpoint-*"):
@@ -131,9 +180,14 @@ def optimizer(args) -> str:
     return "adamw_8bit" if torch.cuda.is_available() else "adamw_torch"
 
 
-def precision(model, args) -> dict[str, bool]:
-    """bf16 and fp16 autocast, as the weights were loaded."""
-    return {"bf16": str(model.dtype) == "torch.bfloat16", "fp16": str(model.dtype) == "torch.float16"}
+def precision(args) -> dict[str, bool]:
+    """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell."""
+    import torch
+
+    from sllm.lora.with_peft import resolve_dtype
+
+    chosen = resolve_dtype(args.dtype)
+    return {"bf16": chosen == torch.bfloat16, "fp16": chosen == torch.float16}
 
 
 def samples(lora, model, tokenizer, conversations: list[list[dict]]):
@@ -146,8 +200,8 @@ def samples(lora, model, tokenizer, conversations: list[list[dict]]):
         try:
             return answer()
         finally:
-            if was_training:
-                lora.for_training(model)
+            lora.for_training(model)  # inside an evaluation too: unsloth puts gradient checkpointing back
+            model.train(was_training)
 
     return shown
 
@@ -168,9 +222,13 @@ def set_up_logging(out: Path) -> None:
 
 def train(trainer, resume_from: str | None) -> float:
     """Run the trainer; returns its seconds. A signal ends it with a checkpoint and cli.Interrupted."""
-    seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
+    hint = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    try:
+        seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
+    except KeyboardInterrupt:  # the second one, while the first was being heeded
+        raise (cli.Interrupted(hint) if monitor.last_complete(trainer.args.output_dir) else KeyboardInterrupt) from None
     if monitor.was_stopped(trainer):
-        raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"]))
+        raise cli.Interrupted(hint)
     return seconds
 
 

@@ -5,11 +5,16 @@ The same functions with the same signatures as `with_peft`. The calls are bound 
 by tests/with_unsloth/; unsloth's defaults differ between releases, so every argument that matters is given.
 """
 
+import json
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # no usage pings from a training run
 
-from unsloth import FastLanguageModel  # noqa: E402
+from unsloth import FastLanguageModel  # noqa: E402, I001
+
+import torch  # noqa: E402
 
 
 def load_arguments(
@@ -19,7 +24,7 @@ def load_arguments(
     return {
         "model_name": model_name,
         "max_seq_length": max_seq_length,
-        "dtype": None if dtype == "auto" else dtype,
+        "dtype": None if dtype == "auto" else getattr(torch, dtype),
         "load_in_4bit": bits == 4,
         "load_in_8bit": bits == 8,
         "fix_tokenizer": False,  # the tokenizer and its template are ours (sllm.chat)
@@ -62,16 +67,29 @@ def load_model(
     gradient_checkpointing: bool,
 ):
     """The base model, with `adapter` on it where one is given (trainable, as unsloth loads it)."""
-    model, _ = FastLanguageModel.from_pretrained(
-        **load_arguments(
-            adapter or base,
-            dtype=dtype,
-            bits=bits,
-            max_seq_length=max_seq_length,
-            gradient_checkpointing=gradient_checkpointing,
+    with tempfile.TemporaryDirectory() as folder:
+        model, _ = FastLanguageModel.from_pretrained(
+            **load_arguments(
+                _naming(adapter, base, folder) if adapter else base,
+                dtype=dtype,
+                bits=bits,
+                max_seq_length=max_seq_length,
+                gradient_checkpointing=gradient_checkpointing,
+            )
         )
-    )
     return model
+
+
+def _naming(adapter: str, base: str, folder: str) -> str:
+    """The adapter, in `folder`, naming `base`: unsloth takes the base from the adapter's config alone."""
+    for path in Path(adapter).resolve().iterdir():
+        if path.is_file() and path.name != "adapter_config.json":
+            (Path(folder) / path.name).symlink_to(path)
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    named = str(Path(base).resolve()) if Path(base).exists() else base
+    config["base_model_name_or_path"] = named
+    (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def add_lora(

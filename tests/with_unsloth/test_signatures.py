@@ -7,7 +7,9 @@ GPU. It also leaves TRL unpatched, so the patch is applied here by hand.
 import ast
 import dataclasses
 import inspect
+import json
 import os
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -51,6 +53,7 @@ def test_from_pretrained():
     sixteen = with_unsloth.load_arguments(
         "m", dtype="bfloat16", bits=16, max_seq_length=1, gradient_checkpointing=False
     )
+    assert given["dtype"] is None and str(sixteen["dtype"]) == "torch.bfloat16"
     assert given["load_in_4bit"] and not sixteen["load_in_4bit"] and not sixteen["load_in_8bit"]
     assert not {"load_in_four_bits"} <= accepted(FastLanguageModel.from_pretrained)  # the check can fail
 
@@ -109,7 +112,7 @@ def test_pairs_bypass_the_trainers_own_rendering(patched_trl):
     assert "_prepare_dataset" in inspect.getsource(inspect.getmodule(patched_trl.DPOTrainer))
 
 
-def test_our_load_and_lora_calls_build_these_arguments(monkeypatch):
+def test_our_load_and_lora_calls_build_these_arguments(monkeypatch, tmp_path):
     """load_model and add_lora really pass what was bound above."""
     seen = {}
 
@@ -117,6 +120,8 @@ def test_our_load_and_lora_calls_build_these_arguments(monkeypatch):
         @staticmethod
         def from_pretrained(**given):
             seen["load"] = given
+            config = json.loads((Path(given["model_name"]) / "adapter_config.json").read_text())
+            seen["named"] = config["base_model_name_or_path"]
             return "model", "tokenizer"
 
         @staticmethod
@@ -125,9 +130,26 @@ def test_our_load_and_lora_calls_build_these_arguments(monkeypatch):
             return model
 
     monkeypatch.setattr(with_unsloth, "FastLanguageModel", Fake)
+    base, adapter = tmp_path / "base", tmp_path / "sft"
+    base.mkdir()
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "/where/it/was"}')
     loaded = with_unsloth.load_model(
-        "base", adapter="sft", dtype="auto", bits=16, max_seq_length=8192, train=True, gradient_checkpointing=True
+        str(base),
+        adapter=str(adapter),
+        dtype="auto",
+        bits=16,
+        max_seq_length=8192,
+        train=True,
+        gradient_checkpointing=True,
     )
     with_unsloth.add_lora(loaded, **LORA)
-    assert seen["load"]["model_name"] == "sft" and seen["load"]["dtype"] is None
+    assert seen["named"] == str(base.resolve()) and seen["load"]["dtype"] is None  # where the base is now
     assert seen["lora"] == with_unsloth.lora_arguments(**LORA)
+
+
+@pytest.mark.parametrize("script", ["train_LoRA_SFT.py", "train_LoRA_DPO.py"])
+def test_unsloth_is_imported_before_what_it_patches(script):
+    text = (ROOT / script).read_text(encoding="utf-8")
+    first = text.index("choice.module()")
+    assert all(first < text.index(name) for name in ("load_tokenizer(", "plan.max_length(", "import datasets"))
