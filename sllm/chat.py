@@ -70,7 +70,7 @@ def install_template(tokenizer, name: str = "auto") -> str:
             known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
             raise InputError(f"chat template {chosen!r} is unknown; choose auto, one of {known}, or a .jinja file")
         tokenizer.chat_template = _fit(path.read_text(encoding="utf-8"), tokenizer)
-    if "strftime_now" in tokenizer.chat_template and not tokenizer.chat_template.startswith(_FIXED_DATE):
+    if "strftime_now" in tokenizer.chat_template and _FIXED_DATE not in tokenizer.chat_template:
         tokenizer.chat_template = _FIXED_DATE + tokenizer.chat_template
     try:
         if _adds_bos(tokenizer) and tokenizer.bos_token not in render(tokenizer, PROBE_MESSAGES[1:2]):

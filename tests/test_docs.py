@@ -38,3 +38,12 @@ def test_every_script_has_a_section_and_a_working_example():
     for path in ROOT.glob("*.py"):
         assert path.name in readme
         assert commands(path.read_text(encoding="utf-8").split('"""')[1]), f"{path.name}: no command in its docstring"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md", "benchmarks/README.md", "templates/README.md"])
+def test_links_lead_somewhere_and_nothing_is_left_open(name):
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    assert "@@" not in text
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (path.parent / target).exists(), target
