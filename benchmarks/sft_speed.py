@@ -28,7 +28,9 @@ def build_parser():
     p.add_argument("--chatbot", required=True, help="a CSV with columns Q and A")
     p.add_argument("--long_rows", required=True, help="task rows in the original's format")
     p.add_argument("--model_id", default=str(ROOT / "sample_data" / "tiny_base"))
-    p.add_argument("--limit", type=int, help="use this many of the short rows (default: all)")
+    p.add_argument(
+        "--limit", type=int, help="use this many of the short rows (default: all), and as much less of the long ones"
+    )
     p.add_argument("--held_out", type=int, default=300, help="rows kept out of training")
     p.add_argument("--flags", nargs="*", default=[], help="further flags for train_LoRA_SFT.py, without their --")
     p.add_argument("--only", choices=("ours", "plain"), help="measure one side")
