@@ -76,13 +76,8 @@ def main(args) -> dict | None:
         session.preview(tokenizer, encode.as_sequences(columns), args.preview)
         return None
     sequences = encode.as_sequences(columns)
-    needs = plan.make(
-        args,
-        base=base,
-        adapter=adapter,
-        copies=2,
-        tokens_per_batch=2 * session.batch_tokens(args, sequences, max_length, False),
-    )
+    tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
+    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),

@@ -71,13 +71,9 @@ def main(args) -> dict | None:
         return None
     padding_free = args.padding_free if args.padding_free is not None else choice.name == "peft"
     flat = padding_free or args.packing
-    needs = plan.make(
-        args,
-        base=base,
-        adapter=adapter,
-        copies=1,
-        tokens_per_batch=session.batch_tokens(args, columns, max_length, flat),
-    )
+    batch_size, accumulation = session.micro_batches(args, columns, flat)
+    tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
+    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -128,7 +124,6 @@ def main(args) -> dict | None:
         dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
     valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
     every = session.save_interval(args, len(dataset))
-    batch_size, accumulation = session.micro_batches(args, columns, flat)
     config = SFTConfig(
         output_dir=str(out),
         per_device_train_batch_size=batch_size,

@@ -129,11 +129,11 @@ def preview(tokenizer, columns: dict, count: int) -> None:
         print(f"── row {i + 1}: {len(ids)} tokens, {supervised} supervised " + "─" * 30 + f"\n{text}\n")
 
 
-def batch_tokens(args, columns: dict, max_length: int, flat: bool) -> int:
-    """Tokens of the largest forward pass that these rows can make."""
-    if getattr(args, "packing", False):
-        return args.batch_size * max_length
-    lengths = sorted(map(len, columns["input_ids"]), reverse=True)[: args.batch_size]
+def batch_tokens(batch_size: int, columns: dict, *, flat: bool, packed_to: int | None = None) -> int:
+    """Tokens of the largest forward pass of `batch_size` rows that these rows can make; packed rows are all full."""
+    if packed_to:
+        return batch_size * packed_to
+    lengths = sorted(map(len, columns["input_ids"]), reverse=True)[:batch_size]
     return sum(lengths) if flat else lengths[0] * len(lengths)
 
 
