@@ -44,7 +44,7 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import backend, checks, plan, session
+    from sllm.lora import backend, checks, flat_attention, plan, session
 
     # ── inputs ──
     validation = session.validation_path(args)
@@ -117,6 +117,9 @@ def main(args) -> dict | None:
             max_seq_length=max_length,
             gradient_checkpointing=checkpointing,
         )
+
+    if flat and choice.name == "peft":
+        flat_attention.use(model)
 
     # ── work ──
     dataset = datasets.Dataset.from_dict(columns)

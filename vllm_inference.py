@@ -44,13 +44,13 @@ def build_parser():
     group.add_argument(
         "--max_tokens", type=cli.positive_int, default=1024, help="of an answer; less where a row is long"
     )
-    group.add_argument("--temperature", type=between(0, 2), default=0.0, help="0: greedy")
-    group.add_argument("--top_p", type=between(1e-6, 1), default=1.0, help="1: all tokens")
+    group.add_argument("--temperature", type=cli.between(0, 2), default=0.0, help="0: greedy")
+    group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
     group.add_argument("--top_k", type=int, default=0, help="0: all tokens")
-    group.add_argument("--min_p", type=between(0, 1), default=0.0, help="0: all tokens")
-    group.add_argument("--presence_penalty", type=between(-2, 2), default=0.0, help="0: none")
-    group.add_argument("--frequency_penalty", type=between(-2, 2), default=0.0, help="0: none")
-    group.add_argument("--repetition_penalty", type=between(0.01, 100), default=1.0, help="1: none")
+    group.add_argument("--min_p", type=cli.between(0, 1), default=0.0, help="0: all tokens")
+    group.add_argument("--presence_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
+    group.add_argument("--frequency_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
+    group.add_argument("--repetition_penalty", type=cli.between(0.01, 100), default=1.0, help="1: none")
     group.add_argument("--stop", nargs="+", metavar="TEXT", help="texts that end an answer, beside the end of turn")
     group.add_argument("--ignore_eos", action="store_true", help="run to --max_tokens, for measurements")
     group.add_argument(
@@ -59,24 +59,16 @@ def build_parser():
     group.add_argument("--use_beam_search", action="store_true", help="the best of --num_beams beams; no sampling")
     group.add_argument("--num_beams", type=cli.positive_int, default=4, help="width of the beam search")
     group.add_argument(
-        "--length_penalty", type=between(-10, 10), default=1.0, help="above 1: longer beams; vLLM counts the prompt too"
+        "--length_penalty",
+        type=cli.between(-10, 10),
+        default=1.0,
+        help="above 1: longer beams; vLLM counts the prompt too",
     )
     group = p.add_argument_group("output")
     group.add_argument("--output_path", default="outputs.jsonl", help="file to write")
     cli.add_overwrite_flag(group)
     group.add_argument("--resume", action="store_true", help="answer only the rows that --output_path lacks")
     return p
-
-
-def between(low: float, high: float):
-    def number(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    number.__name__ = f"number from {low:g} to {high:g}"  # argparse: "invalid number from 0 to 2 value: '3'"
-    return number
 
 
 def main(args) -> dict:
@@ -230,12 +222,13 @@ def render(tokenizer, rows: list[dict], path: str, longest: int) -> list[list[in
     prompts, problems = [], []
     for number, row in enumerate(rows, 1):
         try:
+            chat.refuse_special_tokens(tokenizer, row["messages"])
             ids = chat.prompt_ids(tokenizer, row["messages"])
             prompts.append(ids)
             if len(ids) >= longest:
                 problem = f"its prompt has {len(ids)} tokens, prompt and answer together may have {longest}"
                 problems.append(f"{path}: row {number} ({row['id']}): {problem}; shorten it or see --max_seq_length")
-        except InputError as error:
+        except (InputError, ValueError) as error:
             problems.append(f"{path}: row {number} ({row['id']}): {error}")
     if problems:
         more = [f"{path}: {len(problems) - SHOWN} more such rows"] if len(problems) > SHOWN else []

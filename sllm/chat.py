@@ -148,7 +148,7 @@ def encode(tokenizer, messages: list[dict]) -> list[Example]:
     Raises:
         ValueError: no assistant turn, or a content that holds a special token of this model.
     """
-    _refuse_special_tokens(tokenizer, messages)
+    refuse_special_tokens(tokenizer, messages)
     end_text = end_of_turn(tokenizer)[0]
     turns: list[Example] = []
     for i, message in enumerate(messages):
@@ -165,6 +165,14 @@ def encode(tokenizer, messages: list[dict]) -> list[Example]:
     for turn in turns:
         mask[: len(turn.input_ids)] = [a | b for a, b in zip(mask, turn.completion_mask, strict=False)]
     return [Example(whole.input_ids, mask)]
+
+
+def refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
+    """ValueError for a control token inside a content: it ends the turn there, which its author never meant."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for token in special.union(tokenizer.all_special_tokens):
+        if len(token) > 3 and any(token in message["content"] for message in messages):
+            raise ValueError(f"a content holds the special token {token}")
 
 
 def end_of_turn(tokenizer) -> tuple[str, int]:
@@ -194,13 +202,6 @@ def _completion(tokenizer, messages: list[dict], end_text: str) -> str:
     else:  # a generation prompt that history does not show, such as an opened thinking block
         answer = messages[-1]["content"].strip()
     return answer + end_text
-
-
-def _refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
-    """A control token inside a content would end the turn there; it is never what the row's author meant."""
-    for token in tokenizer.all_special_tokens:
-        if len(token) > 3 and any(token in message["content"] for message in messages):
-            raise ValueError(f"a content holds the special token {token}")
 
 
 def _ids(tokenizer, text: str) -> list[int]:

@@ -175,9 +175,34 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
         base, adapter = base_model or config.get("base_model_name_or_path") or "", model_id
         if (base.startswith(("/", ".")) or len(Path(base).parts) != 2) and not (Path(base) / "config.json").is_file():
             problems.append(f"adapter {folder}: its base model {base or '(none named)'} is gone; name it: --base_model")
+        if not problems and base_model is None and _base_hash(folder) not in (None, folder_hash(base)):
+            problems.append(f"adapter {folder}: its base model {base} has changed since; train again, or restore it")
     if problems:
         raise InputError(problems)
     return base, adapter
+
+
+def require_base(adapter: str | Path, base: str) -> None:
+    """InputError unless the adapter was trained on `base`: by what its stage recorded, else by its config."""
+    named = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    recorded, given = _base_hash(adapter), folder_hash(base)
+    if recorded and given:
+        same = recorded == given
+    else:
+        same = named == base or (given is not None and folder_hash(named or "") == given)
+    if not same:
+        raise InputError(f"adapter {adapter} was trained on {named}, which is not {base}; serve it on its own base")
+
+
+def _base_hash(adapter: str | Path) -> str | None:
+    """Hash of the base that an adapter of ours was trained on, found through the adapters it went on from."""
+    record = read_run(adapter) or {"parents": []}
+    for parent in record["parents"]:
+        if parent["stage"] in ("sft", "dpo"):
+            return _base_hash(parent["path"])
+        if parent["stage"] in ("base", "merged", "model"):
+            return parent["hash"]
+    return None
 
 
 def describe(folder: str | Path) -> dict:

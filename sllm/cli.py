@@ -189,6 +189,19 @@ def fraction(text: str) -> float:
     return value
 
 
+def between(low: float, high: float) -> Callable[[str], float]:
+    """An argument type: a number from `low` to `high`."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    number.__name__ = f"number from {low:g} to {high:g}"  # argparse: "invalid number from 0 to 2 value: '3'"
+    return number
+
+
 def gather(*checks: Callable[[], object]) -> list:
     """Run every check, so that all that is wrong is said at once; returns their results.
 

@@ -114,33 +114,56 @@ def load(
         InputError: what vLLM refuses to load, or a model that does not fit in memory.
     """
     set_environment(tensor_parallel_size)
-    dtype = resolve_dtype(dtype)
-    options = {}
-    if adapter:
-        options = {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(adapter)}
-    if on_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        options["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, max_model_len, kv_tokens)
+    settings = options(
+        model,
+        adapters=[adapter] if adapter else [],
+        dtype=dtype,
+        max_model_len=max_model_len,
+        enforce_eager=enforce_eager,
+        kv_tokens=kv_tokens,
+    )
     if num_beams:
-        options["max_logprobs"] = 2 * num_beams
+        settings["max_logprobs"] = 2 * num_beams
     from vllm import LLM
 
-    if adapter and on_cpu():
-        _group_lora_by_adapter()
     try:
         return LLM(
-            model,
-            dtype=dtype,
-            max_model_len=max_model_len,
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             seed=seed,
-            enforce_eager=on_cpu() if enforce_eager is None else enforce_eager,
-            generation_config="vllm",  # generation_config.json sets no sampling; its EOS ids come by `stop_ids`
-            use_tqdm_on_load=False,
-            **options,
+            **settings,
         )
     except ValueError as error:
         raise InputError(f"vLLM does not load {model}: {error}") from error
+
+
+def options(
+    model: str,
+    *,
+    adapters: list[str],
+    dtype: str,
+    max_model_len: int,
+    enforce_eager: bool | None = None,
+    kv_tokens: int | None = None,
+) -> dict:
+    """Engine arguments that the offline engine and the server share; see `load`."""
+    dtype = resolve_dtype(dtype)
+    settings = {
+        "model": model,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "enforce_eager": on_cpu() if enforce_eager is None else enforce_eager,
+        "use_tqdm_on_load": False,
+        "generation_config": "vllm",  # generation_config.json sets no sampling; its EOS ids come by `stop_ids`
+    }
+    if adapters:
+        rank = max(_lora_rank(adapter) for adapter in adapters)
+        settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
+        if on_cpu():
+            settings["worker_cls"] = "sllm.serve.cpu_lora.Worker"
+    if on_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        settings["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, max_model_len, kv_tokens)
+    return settings
 
 
 def sampling_params(args, *, stop_token_ids: list[int], max_tokens: int, seed: int | None = None):
@@ -192,7 +215,7 @@ def generate(
     """
     first = llm.request_counter.counter
     llm.enqueue(
-        [{"prompt_token_ids": ids} for ids in prompts], params, lora_request=_lora_request(adapter), use_tqdm=False
+        [{"prompt_token_ids": ids} for ids in prompts], params, lora_request=lora_request(adapter), use_tqdm=False
     )
     while llm.llm_engine.has_unfinished_requests():
         for output in llm.llm_engine.step():
@@ -217,7 +240,7 @@ def beam_search(
             batch = prompts[at : min(at + BEAM_ROWS, end)]
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
             found = llm.beam_search(
-                [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=_lora_request(adapter)
+                [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=lora_request(adapter)
             )
             tokenizer.eos_token = own_eos
             for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
@@ -228,14 +251,22 @@ def beam_search(
 
 
 def text(tokenizer, answer: Answer, stop_token_ids: list[int]) -> str:
-    """The answer as text: without its ending token, and without the bytes of a syllable that `max_tokens` cut."""
+    """The answer as text: without its ending token, and without bytes that form no character, such as those of a
+    syllable that `max_tokens` cut."""
     ids = answer.token_ids
     if ids and ids[-1] in stop_token_ids:
         ids = ids[:-1]
     written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     if answer.stop_text is not None:
         written = written.partition(answer.stop_text)[0]
-    return written.rstrip("\ufffd")
+    return written.replace("\ufffd", "")
+
+
+def lora_request(adapter: str | None, name: str | None = None, number: int = 1):
+    """The adapter as a request names it to vLLM, which tells adapters apart by name and by number (from 1)."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(name or Path(adapter).name, number, str(Path(adapter).resolve())) if adapter else None
 
 
 # ── what vLLM needs to know of a model ─────────────────────────────────────────────────────────────────────
@@ -245,12 +276,6 @@ def _text_config(model: str):
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model).get_text_config()
-
-
-def _lora_request(adapter: str | None):
-    from vllm.lora.request import LoRARequest
-
-    return LoRARequest(Path(adapter).name, 1, str(Path(adapter).resolve())) if adapter else None
 
 
 def _lora_rank(adapter: str) -> int:
@@ -283,41 +308,3 @@ def _kv_bytes(model: str, dtype: str, max_model_len: int, kv_tokens: int | None)
         )
     wanted = per_token * (kv_tokens or MAX_ROWS * max_model_len)
     return int(max(least, min(wanted, free // 2)))
-
-
-def _group_lora_by_adapter() -> None:
-    """Replace vLLM's CPU kernels for LoRA by one matrix product for each adapter in the batch. Its own copy the
-    adapter's matrices once for every token (slow on a 4M model, gigabytes on an 8B one), and take the index -1, a
-    row without an adapter, for the last adapter: base rows in a mixed batch get the adapter's answers (0.29.0)."""
-    import torch
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    def product(inputs, weights, indices, dtype):  # (tokens, in), (adapters, 1, out, in), (tokens,) → (tokens, out)
-        weights, inputs = weights.flatten(0, -3).to(dtype), inputs.to(dtype)
-        used = torch.unique(indices).tolist()
-        if len(used) == 1 and used[0] >= 0:
-            return inputs @ weights[used[0]].T
-        out = inputs.new_zeros(inputs.shape[0], weights.shape[1])
-        for adapter in used:
-            if adapter >= 0:  # -1: a row without an adapter
-                rows = indices == adapter
-                out[rows] = inputs[rows] @ weights[adapter].T
-        return out
-
-    def bgmv_shrink(inputs, weights, output, indices, scaling=1.0):
-        found = product(inputs, weights, indices, output.dtype)
-        output[:, : found.shape[1]] = scaling * found
-
-    def bgmv_expand(inputs, weights, output, indices, add_inputs=True):
-        width = min(weights.shape[-2], output.shape[1])
-        bgmv_expand_slice(inputs, weights[..., :width, :], output, indices, 0, width, add_inputs)
-
-    def bgmv_expand_slice(inputs, weights, output, indices, offset, size, add_inputs=True):
-        found = product(inputs, weights, indices, output.dtype)
-        part = output[:, offset : offset + size]
-        part.add_(found) if add_inputs else part.copy_(found)
-
-    for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
-        for module in (lora_ops, punica_cpu):
-            setattr(module, function.__name__, function)

@@ -1,0 +1,197 @@
+"""api_server.py beside vLLM's own OpenAI server: request throughput and time to first token, under vLLM's own load
+generator (`vllm.benchmarks.serve`), streaming.
+
+Both servers are up, with the same engine flags; only one is asked at a time. The turns alternate, and each figure is
+the median of --rounds turns.
+
+    python benchmarks/serve_speed.py
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUESTS = {1: 60, 8: 240, 32: 480, 128: 960}
+
+
+def build_parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--model_id", default=str(ROOT / "sample_data" / "tiny_base"))
+    p.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32, 128])
+    p.add_argument("--rounds", type=int, default=3, help="turns of each server at each concurrency")
+    p.add_argument("--input_tokens", type=int, default=64)
+    p.add_argument("--output_tokens", type=int, default=32)
+    p.add_argument("--backend", choices=("openai", "openai-chat"), default="openai", help="completions, or chat")
+    p.add_argument("--only", choices=("ours", "theirs"))
+    p.add_argument("--cold", action="store_true", help="show each server's first load of 8 streams too")
+    p.add_argument("--profile", metavar="FILE", help="py-spy record of our process at the last concurrency")
+    return p
+
+
+def start(name: str, port: int, model: str, log) -> subprocess.Popen:
+    shared = {"VLLM_LOGGING_LEVEL": "ERROR"}
+    if name == "ours":
+        words = [
+            "api_server.py",
+            "--model_id",
+            model,
+            "--served_model_name",
+            "m",
+            "--port",
+            port,
+            "--max_waiting",
+            4096,
+        ]
+        words += ["--max_running", 256, "--max_seq_length", 2048]
+    else:
+        words = [
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            model,
+            "--served-model-name",
+            "m",
+            "--port",
+            port,
+        ]
+        words += ["--max-num-seqs", 256, "--max-model-len", 2048, "--dtype", "float32", "--enforce-eager"]
+        words += ["--kv-cache-memory-bytes", kv_bytes(model), "--generation-config", "vllm", "--no-enable-log-requests"]
+        words += ["--disable-uvicorn-access-log"]
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, **shared}, stdout=log, stderr=log
+    )
+
+
+def kv_bytes(model: str) -> int:
+    """What api_server.py gives its own engine."""
+    code = f"""
+from sllm.serve import engine
+engine.set_environment()
+settings = engine.options({model!r}, adapters=[], dtype="auto", max_model_len=2048, kv_tokens=256 * 2048)
+print(settings["kv_cache_memory_bytes"])
+"""
+    return int(
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
+
+
+def wait(port: int, path: str, process: subprocess.Popen) -> float:
+    started = time.monotonic()
+    while True:
+        if process.poll() is not None:
+            raise SystemExit(f"the server on port {port} ended with {process.returncode}")
+        with contextlib.suppress(OSError):
+            if urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).status == 200:
+                return time.monotonic() - started
+        time.sleep(0.5)
+
+
+def load(args, port: int, concurrency: int, seed: int, requests: int | None = None) -> dict:
+    """One turn of vLLM's load generator; its own figures."""
+    from vllm.benchmarks import serve
+
+    parser = argparse.ArgumentParser()
+    serve.add_cli_args(parser)
+    endpoint = "/v1/completions" if args.backend == "openai" else "/v1/chat/completions"
+    words = ["--backend", args.backend, "--base-url", f"http://127.0.0.1:{port}", "--endpoint", endpoint]
+    words += ["--model", args.model_id, "--served-model-name", "m", "--dataset-name", "random", "--ignore-eos"]
+    words += ["--random-input-len", args.input_tokens, "--random-output-len", args.output_tokens]
+    words += ["--num-prompts", requests or REQUESTS.get(concurrency, 8 * concurrency), "--max-concurrency", concurrency]
+    words += [
+        "--seed",
+        seed,
+        "--disable-tqdm",
+        "--percentile-metrics",
+        "ttft,tpot,e2el",
+        "--metric-percentiles",
+        "50,99",
+    ]
+    words += ["--num-warmups", "0", "--ready-check-timeout-sec", "0", "--temperature", "0"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = asyncio.run(serve.main_async(parser.parse_args([str(word) for word in words])))
+    if found["failed"]:
+        raise SystemExit(f"{found['failed']} requests failed on port {port}")
+    return found
+
+
+def main(args) -> None:
+    names = [args.only] if args.only else ["theirs", "ours"]
+    ports = {name: 18100 + number for number, name in enumerate(names)}
+    folder = Path(tempfile.mkdtemp())
+    processes = {}
+    try:
+        for name in names:
+            with open(folder / f"{name}.log", "w") as log:
+                processes[name] = start(name, ports[name], args.model_id, log)
+            seconds = wait(ports[name], "/ready" if name == "ours" else "/health", processes[name])
+            print(f"{name}: ready after {seconds:.0f} s, log in {folder / name}.log", flush=True)
+        if args.cold:
+            for name in names:
+                cold = load(args, ports[name], 8, 999, 40)
+                print(
+                    f"{name}: first load of 8 streams: p99 TTFT {cold['p99_ttft_ms']:,.0f} ms, "
+                    f"{cold['request_throughput']:.1f} req/s",
+                    flush=True,
+                )
+        for name in names:
+            load(args, ports[name], 32, 998, 128)  # not counted
+        rows = []
+        for concurrency in args.concurrency:
+            found = {name: [] for name in names}
+            if args.profile and concurrency == args.concurrency[-1]:
+                subprocess.Popen(
+                    [
+                        "py-spy",
+                        "record",
+                        "-p",
+                        str(processes["ours"].pid),
+                        "-d",
+                        "8",
+                        "-r",
+                        "500",
+                        "-f",
+                        "raw",
+                        "-o",
+                        args.profile,
+                    ]
+                )
+            for turn in range(args.rounds):
+                for name in names if turn % 2 == 0 else reversed(names):
+                    found[name].append(load(args, ports[name], concurrency, turn))
+            for name in names:
+                keys = ("request_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms")
+                rows.append([concurrency, name, *(statistics.median(run[key] for run in found[name]) for key in keys)])
+                print(json.dumps(rows[-1]), flush=True)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.wait(60)
+    print(
+        "\n| concurrency | server | req/s | p50 TTFT ms | p99 TTFT ms | time per token ms |\n|---|---|---|---|---|---|"
+    )
+    by = {(row[0], row[1]): row for row in rows}
+    for concurrency in args.concurrency:
+        for name in names:
+            row = by[concurrency, name]
+            base = by.get((concurrency, "theirs")) if name == "ours" else None
+            cells = [
+                f"{value:,.1f}" + (f" ({value / other:.2f}×)" if base else "")
+                for value, other in zip(row[2:], base[2:] if base else row[2:], strict=True)
+            ]
+            print(f"| {concurrency} | {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(build_parser().parse_args())

@@ -1,0 +1,292 @@
+"""The endpoints. Each turns a request into a job for the `Service`, or answers from what it knows."""
+
+import json
+from pathlib import Path as File
+from typing import Annotated
+
+from fastapi import Body, FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from sllm import tasks
+from sllm.serve import schemas, wire
+from sllm.serve.errors import ApiError, shape
+from sllm.serve.gate import log
+from sllm.serve.service import Reply, Service
+from sllm.tasks.table import FIELDS
+
+SAMPLES = File(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
+ABOUT = """
+OpenAI-compatible server for Korean models tuned with this project, over vLLM. Point any OpenAI client at `/v1`.
+`/v1/tasks` answers the 23 task types that the models are trained for: send the fields of a task, get the answer and
+whether it keeps the task's rules.
+"""
+
+
+def json_response(value: dict, status: int = 200, headers: dict | None = None) -> Response:
+    return Response(wire.body(value), status, headers, media_type="application/json")
+
+
+def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
+    app = FastAPI(
+        title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, separate_input_output_schemas=False
+    )
+    errors = {
+        status: {"model": schemas.Error, "description": what}
+        for status, what in {
+            400: "the request is wrong; `param` names the field",
+            401: "no API key, or a wrong one",
+            404: "no such model, task or path",
+            405: "another method",
+            413: "the body is too large",
+            429: "every place is taken, or too many requests a minute; see Retry-After",
+            500: "a bug",
+            503: "loading, draining, or the engine is gone",
+            504: "no whole answer within --request_timeout",
+        }.items()
+    }
+    some = {status: errors[status] for status in (401, 404, 405, 413)}
+    state = {405: errors[405], 503: {"model": schemas.Status, "description": "not now"}}
+    busy = {status: errors[status] for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)}
+    events = {"text/event-stream": {"schema": {"type": "string"}}}
+
+    def answers(model) -> dict:
+        return {200: {"model": model, "content": events, "description": "the answer, or a stream of chunks"}} | busy
+
+    # ── answers ──
+
+    @app.post("/v1/chat/completions", responses=answers(schemas.ChatCompletion), tags=["OpenAI"])
+    async def chat_completions(body: schemas.ChatRequest, request: Request) -> Response:
+        """Answer a conversation, rendered with the chat template that the model was trained with."""
+        messages = [message.model_dump() for message in body.messages]
+        return await chat(
+            body, messages, request, n=body.n or 1, top_logprobs=(body.top_logprobs or 0) if body.logprobs else None
+        )
+
+    async def chat(body, conversation: list[dict], request: Request, *, n: int = 1, **job) -> Response:
+        model = service.model(body.model)
+        service.room(n)
+        record = request.scope["state"]["record"]
+        if log_prompts:
+            record.prompt = conversation
+        ids = await service.prompt_ids(model, conversation)
+        prefix = "task" if job.get("task") else "chatcmpl"
+        return Reply(service, service.job(body, [ids], model, chat=True, id=f"{prefix}-{record.id}", **job))
+
+    @app.post("/v1/completions", responses=answers(schemas.TextCompletion), tags=["OpenAI"])
+    async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
+        """Continue a text as it is, without a chat template."""
+        model = service.model(body.model)
+        service.room(len(body.prompt) * (body.n or 1))
+        record = request.scope["state"]["record"]
+        if log_prompts:
+            record.prompt = body.prompt
+        prompts = [
+            prompt if isinstance(prompt, list) else await service.text_ids(model, prompt) for prompt in body.prompt
+        ]
+        return Reply(
+            service,
+            service.job(body, prompts, model, chat=False, id=f"cmpl-{record.id}", top_logprobs=body.logprobs),
+        )
+
+    @app.get("/v1/tasks", response_model=schemas.TaskList, responses=some, tags=["tasks"])
+    async def list_tasks():
+        """The 23 task types: their fields, rules, and a real request of each to start from."""
+        return listed
+
+    listed = json_response({"object": "list", "data": task_entries()})
+
+    @app.post("/v1/tasks/{task_id}", responses=answers(schemas.TaskAnswer), tags=["tasks"])
+    async def answer_task(
+        task_id: Annotated[str, Path(examples=["task08_02"])],
+        body: Annotated[schemas.TaskRequest, Body(openapi_examples=task_examples())],
+        request: Request,
+    ) -> Response:
+        """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
+        verdict of the task's rules. Streams like a chat, with the verdict in a chunk of its own before `[DONE]`."""
+        if task_id not in tasks.TASKS:
+            known = ", ".join(tasks.TASKS)
+            raise ApiError(
+                404, f"task {task_id[:40]!r} does not exist; there are {known}", param="task_id", code="task_not_found"
+            )
+        fields = body.fields()
+        try:
+            messages = tasks.build_messages(task_id, fields)
+        except ValueError as error:
+            raise ApiError(400, str(error), code="task_fields") from None
+        return await chat(body, messages, request, task=task_id, fields=fields, messages=messages)
+
+    # ── what there is ──
+
+    @app.get("/v1/models", response_model=schemas.ModelList, responses=some, tags=["OpenAI"])
+    async def list_models():
+        return json_response({"object": "list", "data": [card(model) for model in service.models.values()]})
+
+    @app.get("/v1/models/{model}", response_model=schemas.ModelCard, responses=some, tags=["OpenAI"])
+    async def one_model(model: str):
+        return json_response(card(service.model(model)))
+
+    def card(model) -> dict:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": service.started,
+            "owned_by": "local",
+            "kind": model.kind,
+            "parent": model.parent,
+            "max_model_len": service.context,
+        }
+
+    @app.post("/v1/tokenize", response_model=schemas.Tokens, responses=busy, tags=["OpenAI"])
+    async def tokenize(body: schemas.TokenizeRequest) -> Response:
+        """How a text, or a conversation with its chat template, is read: the same ids that the engine gets."""
+        model = service.model(body.model)
+        if body.messages is not None:
+            ids = await service.prompt_ids(model, [message.model_dump() for message in body.messages])
+        else:
+            ids = await service.text_ids(model, body.text)
+        return json_response({"count": len(ids), "tokens": ids, "max_model_len": service.context})
+
+    # ── how it is ──
+
+    @app.get(
+        "/health",
+        response_model=schemas.Status,
+        responses=state,
+        tags=["state"],
+    )
+    async def health():
+        """200 while the process and its engine live; 503 once the engine is gone."""
+        return json_response({"status": "dead"}, 503) if service.state == "dead" else json_response({"status": "ok"})
+
+    @app.get(
+        "/ready",
+        response_model=schemas.Status,
+        responses=state,
+        tags=["state"],
+    )
+    async def ready():
+        """200 when requests are answered at once; 503 while loading, draining or dead."""
+        return json_response({"status": service.state}, 200 if service.state == "ready" else 503)
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses=some | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        tags=["state"],
+    )
+    async def metrics():
+        """Prometheus: the server's (`sllm_…`) and the engine's (`vllm:…`)."""
+        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    # ── errors ──
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if isinstance(error, ApiError):
+            return json_response(error.body(), error.status_code, error.headers)
+        said = {404: "there is no such path", 405: f"{request.method} is not for this path"}
+        message = said.get(error.status_code, str(error.detail))
+        return json_response(shape(error.status_code, message), error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_request(request: Request, error: RequestValidationError) -> Response:
+        param, message = explain(error.errors())
+        return json_response(shape(400, message, param, "invalid_request"), 400)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        record = request.scope["state"]["record"]
+        log.error("bug", exc_info=error, extra={"fields": {"request_id": record.id}})
+        return json_response(shape(500, f"a bug in the server; its log says more under request id {record.id}"), 500)
+
+    document(app, errors[400])
+    return app
+
+
+def explain(errors: list[dict]) -> tuple[str | None, str]:
+    """The first field that is wrong, and everything that is wrong in one sentence."""
+    said: dict[str, str] = {}
+    for error in errors:
+        place = ".".join(str(part) for part in error["loc"][1:] if not _is_tag(part))
+        if error["type"] == "json_invalid":
+            place, text = "", f"the body is not JSON: {error['ctx']['error']}"
+        elif error["type"] == "extra_forbidden":
+            reason = schemas.REFUSED.get(str(error["loc"][-1]), (None, "this server does not have it"))[1]
+            text = f"not supported: {reason}"
+        elif error["type"] == "missing" and len(error["loc"]) == 1:
+            text = "a JSON body is missing"
+        else:
+            text = error["msg"][:300]
+        said.setdefault(place, text)
+    parts = [f"{place[:100]}: {text}" if place else text for place, text in list(said.items())[:8]]
+    return next((place[:100] for place in said if place), None), "; ".join(parts)
+
+
+def _is_tag(part) -> bool:
+    """pydantic names the branches of a union in the path of an error."""
+    return isinstance(part, str) and (not part.isidentifier() or part in ("str", "int"))
+
+
+def task_entries() -> list[dict]:
+    examples = {}
+    if SAMPLES.is_file():
+        for line in SAMPLES.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["task"] not in examples:
+                examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
+    entries = []
+    for task in tasks.TASKS.values():
+        fields = [{"name": name, "description": FIELDS[name][1], "required": True} for name in task.fields]
+        if "question" not in task.fields:
+            fields.append({"name": "question", "description": FIELDS["question"][1], "required": False})
+        ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
+        entries.append(
+            {
+                "id": task.id,
+                "name_ko": task.name_ko,
+                "name_en": task.name_en,
+                "style": task.style,
+                "fields": fields,
+                "question": task.question,
+                "rules": list(task.rules),
+                "length_ratio": ratio,
+                "system_prompt": task.system_prompt,
+                "example": examples.get(task.id),
+            }
+        )
+    return entries
+
+
+def task_examples() -> dict:
+    """For the documentation page: the example of each task, ready to send."""
+    return {
+        entry["id"]: {
+            "summary": f"{entry['id']} {entry['name_ko']}",
+            "value": (entry["example"] or {}) | {"temperature": 0, "max_tokens": 128},
+        }
+        for entry in task_entries()
+    }
+
+
+def document(app: FastAPI, wrong: dict) -> None:
+    """Complete the OpenAPI document: 422 is never sent, and a key can be given."""
+    plain = app.openapi
+
+    def openapi() -> dict:
+        if app.openapi_schema:
+            return app.openapi_schema
+        schema = plain()
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        schemes = schema["components"].setdefault("securitySchemes", {})
+        schemes["key"] = {"type": "http", "scheme": "bearer"}
+        schema["security"] = [{}, {"key": []}]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema["components"]["schemas"].pop(name, None)
+        return schema
+
+    app.openapi = openapi

@@ -1,0 +1,109 @@
+"""vLLM's async engine, in a process of its own: token ids in, pieces of text out as they come.
+
+The server's half of `engine`, which says how vLLM is set up; like it, imports vLLM inside its functions only.
+"""
+
+import signal
+from collections.abc import AsyncIterator
+
+from sllm.cli import InputError
+from sllm.serve import engine
+
+
+def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gpu_memory_utilization: float, **how):
+    """Start the engine's process and wait until it has loaded the model (half a minute on two cores).
+
+    Args:
+        adapters: folder of each adapter by the name that it is served under.
+        parallel: vLLM's own arguments that spread a model over devices and machines, as they are.
+        how: `max_running`, and what `engine.options` takes.
+    Returns:
+        (vllm.AsyncLLM, {name: the LoRA request that chooses this adapter})
+    Raises:
+        InputError: what vLLM refuses to load.
+    """
+    max_running = how.pop("max_running")
+    settings = engine.options(model, adapters=list(adapters.values()), **how)
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(
+        max_num_seqs=max_running,
+        max_logprobs=20,
+        seed=seed,
+        gpu_memory_utilization=gpu_memory_utilization,
+        enable_log_requests=False,
+        # Compact JSON: where any white space is allowed, small models write line breaks until their tokens run out.
+        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
+        **parallel,
+        **settings,
+    )
+    # Ctrl-C in a terminal reaches every process of the group: the engine has to outlive it, until this process has
+    # finished what runs. A blocked signal stays blocked in the processes started from here.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        llm = AsyncLLM.from_engine_args(arguments)
+    except ValueError as error:
+        raise InputError(f"vLLM does not load {model}: {error}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return llm, {
+        name: engine.lora_request(folder, name, number) for number, (name, folder) in enumerate(adapters.items(), 1)
+    }
+
+
+def sampling_params(settings: dict, *, stop_token_ids: list[int], stream: bool, json_schema: dict | str | None = None):
+    """`SamplingParams` of one request.
+
+    Args:
+        settings: vLLM's own names, each with the value that is in force.
+        stop_token_ids: what ends an answer of this model, beside those in `settings`.
+        json_schema: the answer has to be JSON of this schema; "object": any JSON object.
+    Raises:
+        ValueError: vLLM refuses a value.
+    """
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    structured = None
+    if json_schema is not None:
+        structured = (
+            StructuredOutputsParams(json_object=True)
+            if json_schema == "object"
+            else StructuredOutputsParams(json=json_schema)
+        )
+    ends = [] if settings["ignore_eos"] else stop_token_ids
+    return SamplingParams(
+        **(settings | {"stop_token_ids": [*ends, *(settings["stop_token_ids"] or [])]}),
+        structured_outputs=structured,
+        output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+    )
+
+
+async def generate(llm, ids: list[int], params, request_id: str, lora=None) -> AsyncIterator:
+    """Yield vLLM's `RequestOutput`s: with `stream` the new pieces, else one with whole answers.
+
+    Leaving the iteration early aborts the request in the engine.
+    Raises:
+        ValueError: vLLM refuses the request.
+        EngineDied: the engine's process is gone.
+    """
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    # A prompt with a "type" is ready for the engine: vLLM then takes no detour over a thread.
+    prompt = {"type": "token", "prompt_token_ids": ids}
+    checked = False
+    try:
+        async for output in llm.generate(prompt, params, request_id, lora_request=lora):
+            if not checked and output.prompt_token_ids != ids:  # guarantee 1, at the last possible place
+                raise RuntimeError("the engine was fed other token ids than the prompt has")
+            checked = True
+            yield output
+    except EngineDeadError:
+        raise EngineDied from None
+    except VLLMClientError as error:
+        raise ValueError(str(error)) from None
+
+
+class EngineDied(Exception):
+    """The engine's process is gone; this server cannot answer any more."""

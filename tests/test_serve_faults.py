@@ -1,0 +1,177 @@
+"""What goes wrong around a server: too many clients, clients that leave or do not read, signals, a dead engine."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+from serving import Running
+
+pytestmark = pytest.mark.torch
+SLOW = {"prompt": "옛날에", "max_tokens": 400, "ignore_eos": True, "stream": True}
+SMALL = ["--max_running", 8, "--max_waiting", 50, "--max_seq_length", 512]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base):
+    running = Running("--model_id", tiny_base, *SMALL, "--request_timeout", 20)
+    yield running
+    assert running.stop() == 0
+
+
+def many(server, count: int, body: dict) -> list[httpx.Response | Exception]:
+    """The same request `count` times at once."""
+
+    async def ask() -> list:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            asked = (client.post("/v1/completions", json=body) for _ in range(count))
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    return asyncio.run(ask())
+
+
+def open_stream(server, body: dict, receive_buffer: int | None = None) -> socket.socket:
+    """A raw connection whose answer has begun."""
+    sock = socket.socket()
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(30)
+    sock.connect(("127.0.0.1", server.port))
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    sock.sendall(head.encode() + data)
+    return sock
+
+
+def test_five_hundred_clients_get_an_answer_or_a_429(server):
+    before = server.metric("sllm_requests_total")
+    done = many(server, 500, {"prompt": "옛날에", "max_tokens": 40, "ignore_eos": True})
+    assert all(isinstance(answer, httpx.Response) for answer in done), done
+    answered = [answer for answer in done if answer.status_code == 200]
+    refused = [answer for answer in done if answer.status_code == 429]
+    assert len(answered) + len(refused) == 500 and len(answered) >= 58 and len(refused) > 100
+    assert all(answer.json()["usage"]["completion_tokens"] == 40 for answer in answered)
+    for answer in refused:
+        assert int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["code"] == "server_busy"
+    server.wait_for(server.idle, 5)
+    assert httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 2}).status_code == 200
+    counted = [line for line in server.wait_for(lambda: server.log) if line.get("path") == "/v1/completions"]
+    assert len(counted) == 501 and server.metric("sllm_requests_total") - before >= 501
+
+
+def test_clients_that_leave_are_aborted_in_the_engine(server):
+    streams = [open_stream(server, SLOW) for _ in range(50)]
+    server.wait_for(lambda: server.metric("vllm:num_requests_running") >= 8, 20)
+    streams[0].recv(10)
+    for sock in streams:
+        sock.close()
+    left = time.monotonic()
+    server.wait_for(lambda: server.metric("sllm_sequences_in_flight") == 0, 1)
+    whole = [httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 1}) for _ in range(2)]
+    server.wait_for(server.idle, 2)
+    assert time.monotonic() - left < 3 and all(answer.status_code == 200 for answer in whole)
+    statuses = [line["status"] for line in server.log[-60:] if line.get("stream")]
+    assert statuses.count(499) >= 50
+
+
+def test_hundred_clients_that_leave_in_the_middle(server):
+    async def leave(client: httpx.AsyncClient) -> None:
+        async with client.stream("POST", "/v1/completions", json=SLOW) as answer:
+            if answer.status_code == 200:
+                async for _ in answer.aiter_bytes():
+                    return  # closes the connection
+            else:
+                assert answer.status_code == 429
+
+    async def all_of_them() -> None:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)
+        ) as client:
+            await asyncio.gather(*(leave(client) for _ in range(100)))
+
+    asyncio.run(all_of_them())
+    server.wait_for(server.idle, 2)
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(server):
+    body = SLOW | {"prompt": ["가"] * 8, "logprobs": 20, "max_tokens": 300}  # megabytes of chunks
+    stuck = open_stream(server, body, receive_buffer=4096)
+    server.wait_for(lambda: server.metric("vllm:num_requests_running") >= 8, 20)
+    started = time.monotonic()
+    answer = httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 5}, timeout=30)
+    assert answer.status_code == 200 and time.monotonic() - started < 15
+    # its time runs out (--request_timeout), though its connection is still open
+    server.wait_for(server.idle, 30)
+    last = server.wait_for(lambda: [line for line in server.log if line.get("stream")][-1])
+    assert last["status"] in (504, 499, 200)
+    stuck.close()
+
+
+def test_what_takes_too_long_is_a_504(tiny_base):
+    running = Running("--model_id", tiny_base, *SMALL, "--request_timeout", 0.05)
+    try:
+        answer = httpx.post(running.url + "/v1/completions", json=SLOW | {"stream": False}, timeout=30)
+        assert answer.status_code == 504 and "--request_timeout" in answer.json()["error"]["message"]
+        events = httpx.post(running.url + "/v1/completions", json=SLOW, timeout=30)
+        if events.status_code == 200:  # the first piece was out already
+            assert (
+                json.loads(events.text.split("\n\n")[-3].removeprefix("data: "))["error"]["code"] == "gateway_timeout"
+            )
+        else:
+            assert events.status_code == 504
+        running.wait_for(running.idle, 2)
+        # and the death of the engine, on the same server
+        workers = running.engine_pids()
+        assert workers
+        killed = time.monotonic()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        statuses = set()
+        while running.process.poll() is None and time.monotonic() - killed < 10:
+            statuses.add(running.status("/health"))
+            time.sleep(0.05)
+        assert running.process.wait(1) == 1 and time.monotonic() - killed < 5
+        assert 503 in statuses
+    finally:
+        running.process.kill()
+
+
+def test_sigterm_lets_running_streams_finish(tiny_base):
+    running = Running("--model_id", tiny_base, *SMALL, "--drain_seconds", 30)
+    try:
+        streams = [open_stream(running, SLOW) for _ in range(6)]
+        running.wait_for(lambda: running.metric("vllm:num_requests_running") >= 6, 20)
+        running.process.send_signal(signal.SIGTERM)
+        running.wait_for(lambda: running.status("/ready") == 503, 2)
+        assert running.status("/health") == 200
+        late = httpx.post(running.url + "/v1/completions", json={"prompt": "가"})
+        assert late.status_code == 503 and late.json()["error"]["code"] == "draining"
+        for sock in streams:
+            text = b""
+            while piece := sock.recv(65536):
+                text += piece
+            assert text.count(b'"finish_reason":"length"') == 1 and b"data: [DONE]" in text
+        assert running.process.wait(20) == 0
+    finally:
+        running.process.kill()
+
+
+def test_what_does_not_finish_in_time_is_told_so(tiny_base):
+    running = Running("--model_id", tiny_base, *SMALL, "--drain_seconds", 0.3)
+    try:
+        stream = open_stream(running, SLOW)
+        running.wait_for(lambda: running.metric("vllm:num_requests_running") >= 1, 20)
+        running.process.send_signal(signal.SIGTERM)
+        text = b""
+        while piece := stream.recv(65536):
+            text += piece
+        assert b'"code":"draining"' in text.replace(b'": "', b'":"') and text.rstrip().endswith(b"0")
+        assert running.process.wait(20) == 0
+    finally:
+        running.process.kill()
