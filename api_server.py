@@ -83,7 +83,7 @@ def build_parser():
 def main(args) -> dict | None:
     from sllm.serve import engine
 
-    engine.set_environment(args.tensor_parallel_size)
+    engine.set_environment(args.tensor_parallel_size, server=True)
     keys, base, adapters = inputs(args)
 
     from sllm.serve import life, limits, online

