@@ -50,7 +50,8 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
     some = {status: errors[status] for status in (401, 404, 405, 413)}
     state = {405: errors[405], 503: {"model": schemas.Status, "description": "not now"}}
     busy = {status: errors[status] for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)}
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
+    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    events = {"text/event-stream": {"schema": event}}
 
     def answers(model) -> dict:
         return {200: {"model": model, "content": events, "description": "the answer, or a stream of chunks"}} | busy

@@ -77,21 +77,20 @@ def sampling_params(settings: dict, *, stop_token_ids: list[int], stream: bool, 
     Raises:
         ValueError: vLLM refuses a value.
     """
+    from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-    structured = None
-    if json_schema is not None:
-        structured = (
-            StructuredOutputsParams(json_object=True)
-            if json_schema == "object"
-            else StructuredOutputsParams(json=json_schema)
-        )
     ends = [] if settings["ignore_eos"] else stop_token_ids
-    return SamplingParams(
-        **(settings | {"stop_token_ids": [*ends, *(settings["stop_token_ids"] or [])]}),
-        structured_outputs=structured,
-        output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
-    )
+    settings = settings | {"stop_token_ids": [*ends, *(settings["stop_token_ids"] or [])]}
+    try:
+        if json_schema is not None:
+            how = {"json_object": True} if json_schema == "object" else {"json": json_schema}
+            settings["structured_outputs"] = StructuredOutputsParams(**how)
+        return SamplingParams(
+            **settings, output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        )
+    except VLLMClientError as error:
+        raise ValueError(str(error)) from None
 
 
 async def generate(llm, ids: list[int], params, request_id: str, lora=None) -> AsyncIterator:

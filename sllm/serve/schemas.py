@@ -135,7 +135,7 @@ class Sampling(Strict):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     min_tokens: int | None = Field(None, ge=0, description="before an answer may end")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed and request give the same answer")
     stop: Stop | None = Field(None, description="texts that end an answer and are left out of it")

@@ -209,34 +209,38 @@ class Service:
     async def outputs(self, job: Job) -> AsyncIterator:
         """(choice, piece of an answer) as the engine hands them over; in whole answers when the job is no stream."""
         adapter = self.adapters.get(job.model.name)
+        one = len(job.prompts) == 1
         try:
-            if len(job.prompts) == 1:
-                async for output in online.generate(self.llm, job.prompts[0], job.params, job.id, adapter):
-                    for piece in output.outputs:
-                        yield piece.index, piece
-                return
-            async for item in self._side_by_side(job, adapter):
-                yield item
+            async for index, piece in self._one(job, 0, adapter) if one else self._side_by_side(job, adapter):
+                if piece.finish_reason not in (None, "stop", "length"):
+                    raise ApiError(500, f"the engine gave this answer up ({piece.finish_reason})", code="engine_error")
+                yield index, piece
         except ValueError as error:
             raise ApiError(400, str(error)) from None
         except online.EngineDied:
             self.state = "dead"
             raise ApiError(503, "the engine is gone; the server restarts", code="engine_dead") from None
 
+    async def _one(self, job: Job, number: int, adapter) -> AsyncIterator:
+        name = job.id if number == 0 else f"{job.id}-{number}"
+        params = job.params if number == 0 else job.params.clone()
+        async for output in online.generate(self.llm, job.prompts[number], params, name, adapter):
+            for piece in output.outputs:
+                yield number * job.n + piece.index, piece
+
     async def _side_by_side(self, job: Job, adapter) -> AsyncIterator:
         """Several prompts of one request, as their pieces come."""
         pieces: asyncio.Queue = asyncio.Queue()
 
-        async def answer(number: int, ids: list[int]) -> None:
-            async for output in online.generate(self.llm, ids, job.params.clone(), f"{job.id}-{number}", adapter):
-                for piece in output.outputs:
-                    pieces.put_nowait((number * job.n + piece.index, piece))
+        async def answer(number: int) -> None:
+            async for item in self._one(job, number, adapter):
+                pieces.put_nowait(item)
 
         async def all_of_them() -> None:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for number, ids in enumerate(job.prompts):
-                        group.create_task(answer(number, ids))
+                    for number in range(len(job.prompts)):
+                        group.create_task(answer(number))
             except ExceptionGroup as errors:
                 pieces.put_nowait((-1, errors.exceptions[0]))
             else:
