@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -140,6 +141,24 @@ def test_what_takes_too_long_is_a_504(tiny_base):
         assert 503 in statuses
     finally:
         running.process.kill()
+
+
+def test_an_engine_does_not_outlive_a_server_that_was_killed(tiny_base):
+    running = Running("--model_id", tiny_base, *SMALL)
+    engines = running.engine_pids()
+    running.process.kill()
+    running.process.wait()
+    end = time.monotonic() + 5
+    while alive := [pid for pid in engines if state(pid) not in ("gone", "Z")]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.05)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "gone"
 
 
 def test_sigterm_lets_running_streams_finish(tiny_base):

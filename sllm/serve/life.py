@@ -7,6 +7,7 @@ balancer that asks is told 503 and not left to guess.
 import asyncio
 import errno
 import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -39,6 +40,13 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def end_now(code: int) -> None:
+    """End this process and the engine's, whatever they are doing."""
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(code)
+
+
 class Server(uvicorn.Server):
     """uvicorn, with our ending instead of its own.
 
@@ -65,12 +73,11 @@ class Server(uvicorn.Server):
         self.service, self.load, self.ready, self.drain_seconds = service, load, ready, drain_seconds
         self.problem: BaseException | None = None
         self.stopped_by: int | None = None
-        self._stop: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame) -> None:
-        if self.stopped_by is not None:  # a second Ctrl-C: now
-            self.should_exit = self.force_exit = True
-            os._exit(128 + sig) if self.service.llm is None else None
+        if self.stopped_by is not None or self._loop is None:  # a second time, or before anything began: now
+            end_now(128 + sig)
         self.stopped_by = sig
         self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -85,7 +92,7 @@ class Server(uvicorn.Server):
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait({loading, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():  # told to stop while loading: there is nothing to finish
-                os._exit(0 if self.stopped_by == signal.SIGTERM else 130)
+                end_now(0 if self.stopped_by == signal.SIGTERM else 130)
             await loading
             watching = asyncio.create_task(self._watch())
             await asyncio.wait({watching, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +119,7 @@ class Server(uvicorn.Server):
         while not self.service.llm.errored:
             await asyncio.sleep(WATCH_SECONDS)
         self.service.state = "dead"
-        deadline = threading.Timer(DEAD_SECONDS, os._exit, (1,))  # whatever hangs, a supervisor gets to restart us
+        deadline = threading.Timer(DEAD_SECONDS, end_now, (1,))  # whatever hangs, a supervisor gets to restart us
         deadline.daemon = True
         deadline.start()
         gate.log.error("the engine died")
@@ -124,7 +131,7 @@ class Server(uvicorn.Server):
         service.state = "draining"
         gate.log.info(f"draining: {len(service.running)} to finish within {self.drain_seconds:g} s")
         end = self._loop.time() + self.drain_seconds
-        while service.running and self._loop.time() < end and not watching.done() and not self.force_exit:
+        while service.running and self._loop.time() < end and not watching.done():
             await asyncio.sleep(0.05)
         await self._cancel()
 

@@ -4,7 +4,9 @@ The server's half of `engine`, which says how vLLM is set up; like it, imports v
 """
 
 import asyncio
+import multiprocessing
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 
 from sllm.cli import InputError
@@ -49,9 +51,21 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     llm.logger_manager = llm.logger_manager and _Later(llm.logger_manager)
+    _end_together()
     return llm, {
         name: engine.lora_request(folder, name, number) for number, (name, folder) in enumerate(adapters.items(), 1)
     }
+
+
+def _end_together() -> None:
+    """Should this process be killed outright, its engine must not stay behind with the accelerator's memory: a shell
+    waits for the end of a pipe that only this process holds open."""
+    engines = [str(process.pid) for process in multiprocessing.active_children()]
+    wait = ["sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *engines]
+    _watchers.append(subprocess.Popen(wait, stdin=subprocess.PIPE, start_new_session=True))
+
+
+_watchers: list[subprocess.Popen] = []  # kept, or the pipes would close
 
 
 class _Later:
