@@ -35,7 +35,7 @@ def build_parser():
     )
     group.add_argument("--max_seq_length", type=cli.positive_int, default=8192, help="tokens; capped by the model's")
     group.add_argument("--gpu_memory_utilization", type=cli.fraction, default=0.9, help="share of the GPU's memory")
-    group.add_argument("--enforce_eager", action="store_true", default=None, help="do not compile; always so on a CPU")
+    group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
     group.add_argument("--seed", type=int, default=0, help="of answers whose request has none")
     group = p.add_argument_group("more than one accelerator (vLLM's own)")
     for name, what in (
@@ -70,7 +70,9 @@ def build_parser():
     group.add_argument("--rate_limit_rpm", type=cli.positive_int, metavar="N", help="requests a minute for each key")
     group.add_argument("--max_body_mb", type=cli.positive_float, default=4.0, help="largest request")
     group = p.add_argument_group("load")
-    group.add_argument("--max_running", type=cli.positive_int, default=256, help="sequences in a batch")
+    group.add_argument(
+        "--max_running", type=cli.positive_int, default=256, help="sequences in a batch, for each copy of the model"
+    )
     group.add_argument("--max_waiting", type=int, default=256, help="sequences behind them; past both: 429")
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(
@@ -92,7 +94,7 @@ def main(args) -> dict | None:
     models, context = load_models(args, base, adapters)
     sock = life.bind(args.host, args.port)
     defaults = {name: getattr(args, name) for name in [*SAMPLING, "max_tokens"]}
-    seats = limits.Seats(args.max_running, args.max_waiting)
+    seats = limits.Seats(args.max_running * args.data_parallel_size, args.max_waiting)
     service = Service(models, defaults=defaults, context=context, seats=seats, timeout=args.request_timeout)
     address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{sock.getsockname()[1]}"
 
@@ -135,7 +137,13 @@ def main(args) -> dict | None:
     if args.allowed_origins:
         from starlette.middleware.cors import CORSMiddleware
 
-        app = CORSMiddleware(app, args.allowed_origins, allow_methods=["*"], allow_headers=["*"])
+        app = CORSMiddleware(
+            app,
+            args.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
     log = gate.start_log()
     server = life.Server(
         app, service, load=load, drain_seconds=args.drain_seconds,
@@ -178,6 +186,10 @@ def inputs(args):
         )
     if not 0 <= args.port < 65536:
         problems.append(f"--port {args.port} is not a port")
+    if args.max_seq_length < 16:
+        problems.append(f"--max_seq_length {args.max_seq_length} leaves no room for a prompt and an answer")
+    if args.top_k < -1:
+        problems.append(f"--top_k {args.top_k}: 0 or -1 for all tokens, or a number of them")
     if args.max_waiting < 0:
         problems.append(f"--max_waiting {args.max_waiting} is below 0")
     base, adapter = attempt(checkpoint.require_model, args.model_id) or (base, None)

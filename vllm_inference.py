@@ -35,7 +35,7 @@ def build_parser():
     group.add_argument("--max_seq_length", type=cli.positive_int, default=8192, help="tokens; capped by the model's")
     group.add_argument("--tensor_parallel_size", type=cli.positive_int, default=1, help="GPUs that share the model")
     group.add_argument("--gpu_memory_utilization", type=cli.fraction, default=0.9, help="share of the GPU's memory")
-    group.add_argument("--enforce_eager", action="store_true", default=None, help="do not compile; always so on a CPU")
+    group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
     group = p.add_argument_group("rows")
     group.add_argument("--testset_path", required=True, help="rows: .jsonl, .json, or a prepared folder")
     group.add_argument("--task", nargs="+", metavar="ID", help="only the rows of these tasks")

@@ -11,7 +11,7 @@ from conftest import SAMPLE_ROWS
 from serving import Running
 
 from sllm import chat, tasks
-from sllm.serve import schemas
+from sllm.serve import responses
 
 pytestmark = pytest.mark.torch
 MAX_TOKENS = 48
@@ -57,7 +57,7 @@ def post(server, path: str, body: dict, **how) -> httpx.Response:
 
 def refused(server, path: str, body: dict, param: str | None, status: int = 400) -> str:
     """The message of an error in OpenAI's shape."""
-    answer = post(server, path, body)
+    answer = httpx.post(server.url + path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -74,7 +74,7 @@ def test_models_are_listed_with_what_they_are(client, server):
     assert list(found) == ["base", "sft", "dpo"]
     assert [found[name].kind for name in found] == ["base", "sft", "dpo"] and found["sft"].parent == "base"
     assert client.models.retrieve("dpo").max_model_len == 1024
-    schemas.ModelList.model_validate(httpx.get(server.url + "/v1/models").json(), strict=True)
+    responses.ModelList.model_validate(httpx.get(server.url + "/v1/models").json(), strict=True)
     with pytest.raises(openai.NotFoundError) as error:
         client.chat.completions.create(model="gone", messages=QUESTION)
     assert error.value.body["code"] == "model_not_found" and "base, sft, dpo" in error.value.body["message"]
@@ -187,7 +187,7 @@ def test_answers_have_the_documented_shape(server):
         "seed": 1,
     }
     found = post(server, "/v1/chat/completions", body).json()
-    schemas.ChatCompletion.model_validate(found, strict=True)
+    responses.ChatCompletion.model_validate(found, strict=True)
     assert [choice["index"] for choice in found["choices"]] == [0, 1]
     assert found["choices"][0]["message"]["content"] != found["choices"][1]["message"]["content"]
     content = found["choices"][0]["logprobs"]["content"]
@@ -199,7 +199,7 @@ def test_answers_have_the_documented_shape(server):
 
     body = {"prompt": ["옛날에", [100, 101, 102]], "n": 2, "logprobs": 2, "max_tokens": 6, "temperature": 1}
     found = post(server, "/v1/completions", body).json()
-    schemas.TextCompletion.model_validate(found, strict=True)
+    responses.TextCompletion.model_validate(found, strict=True)
     assert [choice["index"] for choice in found["choices"]] == [0, 1, 2, 3]
     assert all(len(tops) <= 3 for tops in found["choices"][0]["logprobs"]["top_logprobs"])
 
@@ -292,10 +292,16 @@ REFUSALS = [
     ({"top_p": 0}, "top_p", "greater than 0"),
     ({"n": 0}, "n", "greater than or equal to 1"),
     ({"n": 128}, "n", "more than this server takes"),
-    ({"top_logprobs": 3}, None, "needs logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
-    ({"stream_options": {"include_usage": True}}, None, "stream: true"),
-    ({"max_tokens": 5, "max_completion_tokens": 6}, None, "differ"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "differ"),
+    ({"max-tokens": 5}, "max-tokens", "not supported"),
+    ({"str": 5}, "str", "not supported"),
+    ({"min_tokens": 20, "max_completion_tokens": 10}, "min_tokens", "above max_tokens 10"),
+    ({"min_tokens": 200}, "min_tokens", "above max_tokens"),
+    ({"n": 2, "temperature": 0}, None, "greedy"),
+    ({"messages": [{"role": "user", "content": "\ud83d"}]}, None, "surrogate"),
     ({"max_tokens": 4000}, "max_tokens", "1,024"),
     ({"logit_bias": {"가": 1}}, "logit_bias", "token ids"),
     ({"logit_bias": {"999999": 1}}, "logit_bias", "vocabulary"),
@@ -323,6 +329,66 @@ def test_what_cannot_be_honoured_is_refused_by_name(server, change, param, said)
     assert said in message
 
 
+def test_a_conversation_goes_on_with_the_message_that_was_got(client):
+    first = client.chat.completions.create(model="sft", messages=QUESTION, max_tokens=8)
+    second = [*QUESTION, first.choices[0].message, {"role": "user", "content": "그럼 얼음은?"}]
+    assert client.chat.completions.create(model="sft", messages=second, max_tokens=8).choices[0].message.content
+
+
+def test_half_an_emoji_is_a_400_in_either_spelling(server):
+    for raw in (rb'{"prompt": "\ud83d"}', b'{"prompt": "\xed\xa0\xbd"}', rb'{"prompt": ["a", "\ud83d"]}'):
+        answer = httpx.post(server.url + "/v1/completions", content=raw, headers={"content-type": "application/json"})
+        assert answer.status_code == 400 and "error" in answer.json(), raw
+
+
+def test_each_prompt_has_the_room_that_the_context_leaves_it(server):
+    body = {"prompt": [[100] * 1010, [100] * 5], "model": "base", "ignore_eos": True, "temperature": 0}
+    long, short = post(server, "/v1/completions", body | {"return_token_ids": True}).json()["choices"]
+    assert len(long["token_ids"]) == 14 and len(short["token_ids"]) == MAX_TOKENS
+
+
+def test_offsets_of_a_stream_are_those_of_the_whole(server):
+    body = {"prompt": "봄이", "model": "base", "temperature": 1, "seed": 4, "logprobs": 0, "max_tokens": 40}
+    whole = post(server, "/v1/completions", body).json()["choices"][0]
+    events = post(server, "/v1/completions", body | {"stream": True}).text.split("\n\n")[:-2]
+    pieces = [json.loads(event.removeprefix("data: "))["choices"][0]["logprobs"] for event in events]
+    offsets = [offset for piece in pieces for offset in piece["text_offset"]]
+    assert offsets == whole["logprobs"]["text_offset"] and offsets[0] == 0 and offsets == sorted(offsets)
+    for token, offset in zip(whole["logprobs"]["tokens"], offsets, strict=True):
+        assert token.startswith(("bytes:", "<|")) or whole["text"][offset:].startswith(token)
+
+
+def test_hundred_clients_that_leave_in_the_middle(server):
+    body = {"model": "base", "prompt": "옛날에", "max_tokens": 800, "ignore_eos": True, "stream": True}
+
+    async def leave(client: httpx.AsyncClient) -> int:
+        async with client.stream("POST", "/v1/completions", json=body) as answer:
+            async for _ in answer.aiter_bytes():
+                break  # closes the connection
+            return answer.status_code
+
+    async def all_of_them() -> list[int]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            return await asyncio.gather(*(leave(client) for _ in range(100)))
+
+    before = sum(line.get("status") == 499 for line in server.log)
+    assert asyncio.run(all_of_them()) == [200] * 100
+    server.wait_for(server.idle, 2)
+    server.wait_for(lambda: sum(line.get("status") == 499 for line in server.log) == before + 100, 2)
+
+
+async def stream_with_the_async_client(url: str) -> str:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-") as client:
+        ask = client.chat.completions.create(model="sft", messages=QUESTION, temperature=0, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in await ask])
+
+
+def test_the_async_client_streams(server, client):
+    whole = client.chat.completions.create(model="sft", messages=QUESTION, temperature=0)
+    assert asyncio.run(stream_with_the_async_client(server.url)) == whole.choices[0].message.content
+
+
 def test_a_prompt_too_long_names_both_numbers(server):
     message = refused(server, "/v1/completions", {"prompt": [100] * 1100, "model": "base"}, "prompt")
     assert "1,100" in message and "1,024" in message
@@ -345,13 +411,13 @@ def test_what_changes_nothing_is_let_through(server):
 
 def test_every_task_answers_its_own_example_with_a_verdict(server):
     listed = httpx.get(server.url + "/v1/tasks").json()
-    schemas.TaskList.model_validate(listed, strict=True)
+    responses.TaskList.model_validate(listed, strict=True)
     assert [entry["id"] for entry in listed["data"]] == list(tasks.TASKS)
     for entry in listed["data"]:
         assert {field["name"] for field in entry["fields"] if field["required"]} <= set(entry["example"])
         body = entry["example"] | {"model": "sft", "temperature": 0, "max_tokens": 24}
         found = post(server, f"/v1/tasks/{entry['id']}", body).json()
-        schemas.TaskAnswer.model_validate(found, strict=True)
+        responses.TaskAnswer.model_validate(found, strict=True)
         assert found["messages"] == tasks.build_messages(entry["id"], entry["example"])
         broken = tasks.check(entry["id"], found["messages"][1]["content"], found["answer"])
         assert {r["rule"]: r["reason"] for r in found["conformance"]["rules"] if not r["ok"]} == {
@@ -406,12 +472,17 @@ def test_a_twenty_megabyte_body_is_refused_at_once(server):
 
 def test_request_ids_are_honoured_and_logged_without_prompts(server):
     body = {"model": "sft", "messages": [{"role": "user", "content": "비밀문장입니다"}], "max_tokens": 5}
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    events = post(server, "/v1/chat/completions", body | usage, headers={"X-Request-ID": "my-id-8"}).text.split("\n\n")
+    streamed = json.loads(events[-3].removeprefix("data: "))["usage"]
     answer = post(server, "/v1/chat/completions", body, headers={"X-Request-ID": "my-id-7"})
     assert answer.headers["x-request-id"] == "my-id-7" and answer.json()["id"] == "chatcmpl-my-id-7"
     line = server.wait_for(lambda: next((line for line in server.log if line.get("request_id") == "my-id-7"), None))
     assert line["status"] == 200 and line["model"] == "sft" and line["path"] == "/v1/chat/completions"
-    assert line["completion_tokens"] == answer.json()["usage"]["completion_tokens"] and line["ttft_ms"] > 0
-    assert line["total_ms"] >= line["ttft_ms"] and "비밀" not in "".join(server.errors)
+    assert line["completion_tokens"] == answer.json()["usage"]["completion_tokens"] and line["ttft_ms"] is None
+    line = next(line for line in server.log if line.get("request_id") == "my-id-8")
+    assert line["completion_tokens"] == streamed["completion_tokens"]
+    assert line["total_ms"] >= line["ttft_ms"] > 0 and "비밀" not in "".join(server.errors)
     bad = post(server, "/v1/chat/completions", body, headers={"X-Request-ID": "a b" * 99})
     assert re.fullmatch(r"[0-9a-f]{32}", bad.headers["x-request-id"])
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sllm import chat
-from sllm.serve import schemas, wire
+from sllm.serve import responses, wire
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +27,7 @@ def test_fast_and_full_chunks_are_the_same_json():
             choice = fast["choices"][0]
             assert (choice["delta"]["content"] if is_chat else choice["text"]) == text
             last = event(chunks.last(wire.usage(3, 4)))
-            assert last["choices"] == [] and schemas.Usage.model_validate(last["usage"]).total_tokens == 7
+            assert last["choices"] == [] and responses.Usage.model_validate(last["usage"]).total_tokens == 7
     first = event(wire.Chunks(chat=True, id="x", created=1, model="m", with_usage=False).full(
         0, "", first=True, finish_reason="stop", logprobs=None, extra={"token_ids": [1]}
     ))  # fmt: skip
@@ -36,21 +36,30 @@ def test_fast_and_full_chunks_are_the_same_json():
 
 def test_bytes_of_tokens_join_to_the_text(tiny_base):
     tokenizer = chat.load_tokenizer(str(tiny_base))
+    vocabulary = wire.Vocabulary(tokenizer)
     for text in ("맑은 뷁 하늘", " a\n\t b", "é 😀 ½"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert b"".join(wire.token_bytes(tokenizer, token) for token in ids).decode() == text
+        assert b"".join(vocabulary.bytes(token) for token in ids).decode() == text
     ids = tokenizer("뷁", add_special_tokens=False)["input_ids"]
-    assert len(ids) > 1 and wire.spell(wire.token_bytes(tokenizer, ids[0])).startswith("bytes:\\xeb")
-    assert wire.token_bytes(tokenizer, tokenizer.eos_token_id).decode() == tokenizer.eos_token
+    assert len(ids) > 1 and wire.spell(vocabulary.bytes(ids[0])).startswith("bytes:\\xeb")
+    assert vocabulary.bytes(tokenizer.eos_token_id).decode() == tokenizer.eos_token
 
 
 def test_bytes_of_sentencepiece_tokens():
     pieces = ["<unk>", "▁가", "<0xEB>", "é", "<s>"]
     tokenizer = SimpleNamespace(
         convert_ids_to_tokens=lambda i: pieces[i] if i < len(pieces) else None,
-        convert_tokens_to_ids=lambda piece: pieces.index(piece) if piece in pieces else 0,
-        unk_token_id=0,
-        added_tokens_decoder={4: None},
+        added_tokens_decoder={4: SimpleNamespace(content="<s>")},
+        backend_tokenizer=SimpleNamespace(decoder="Sequence(decoders=[Replace(), ByteFallback(), Fuse()])"),
     )
-    found = [wire.token_bytes(tokenizer, token) for token in range(1, 6)]
-    assert found == [" 가".encode(), b"\xeb", "é".encode(), b"<s>", b""]
+    vocabulary = wire.Vocabulary(tokenizer)
+    assert [vocabulary.bytes(token) for token in range(1, 6)] == [" 가".encode(), b"\xeb", "é".encode(), b"<s>", b""]
+
+
+def test_offsets_count_whole_characters():
+    offset = wire.Offset()
+    found = []
+    for raw in (b"a", "가".encode()[:1], "가".encode()[1:], b"\xff", "나".encode()):
+        found.append(offset.characters)
+        offset.add(raw)
+    assert [*found, offset.characters] == [0, 1, 1, 2, 2, 3]

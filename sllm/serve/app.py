@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from sllm import tasks
-from sllm.serve import schemas, wire
+from sllm.serve import responses, schemas, wire
 from sllm.serve.errors import ApiError, shape
 from sllm.serve.gate import log
-from sllm.serve.service import Reply, Service
+from sllm.serve.reply import Reply
+from sllm.serve.service import Service
 from sllm.tasks.table import FIELDS
 
 SAMPLES = File(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
@@ -30,16 +31,15 @@ def json_response(value: dict, status: int = 200, headers: dict | None = None) -
 
 
 def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
-    app = FastAPI(
-        title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, separate_input_output_schemas=False
-    )
+    app = FastAPI(title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False)
     errors = {
-        status: {"model": schemas.Error, "description": what}
+        status: {"model": responses.Error, "description": what}
         for status, what in {
             400: "the request is wrong; `param` names the field",
             401: "no API key, or a wrong one",
             404: "no such model, task or path",
             405: "another method",
+            408: "the body did not come in time",
             413: "the body is too large",
             429: "every place is taken, or too many requests a minute; see Retry-After",
             500: "a bug",
@@ -48,8 +48,8 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         }.items()
     }
     some = {status: errors[status] for status in (401, 404, 405, 413)}
-    state = {405: errors[405], 503: {"model": schemas.Status, "description": "not now"}}
-    busy = {status: errors[status] for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)}
+    state = {405: errors[405], 503: {"model": responses.Status, "description": "not now"}}
+    busy = {status: errors[status] for status in (400, 401, 404, 405, 408, 413, 429, 500, 503, 504)}
     event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
     events = {"text/event-stream": {"schema": event}}
 
@@ -58,7 +58,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
 
     # ── answers ──
 
-    @app.post("/v1/chat/completions", responses=answers(schemas.ChatCompletion), tags=["OpenAI"])
+    @app.post("/v1/chat/completions", responses=answers(responses.ChatCompletion), tags=["OpenAI"])
     async def chat_completions(body: schemas.ChatRequest, request: Request) -> Response:
         """Answer a conversation, rendered with the chat template that the model was trained with."""
         messages = [message.model_dump() for message in body.messages]
@@ -67,39 +67,39 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         )
 
     async def chat(body, conversation: list[dict], request: Request, *, n: int = 1, **job) -> Response:
-        model = service.model(body.model)
-        service.room(n)
-        record = request.scope["state"]["record"]
+        model, record = service.model(body.model), request.scope["state"]["record"]
         if log_prompts:
             record.prompt = conversation
-        ids = await service.prompt_ids(model, conversation)
         prefix = "task" if job.get("task") else "chatcmpl"
-        return Reply(service, service.job(body, [ids], model, chat=True, id=f"{prefix}-{record.id}", **job))
 
-    @app.post("/v1/completions", responses=answers(schemas.TextCompletion), tags=["OpenAI"])
+        async def prepare():
+            ids = await service.prompt_ids(model, conversation)
+            return service.job(body, [ids], model, chat=True, id=f"{prefix}-{record.id}", **job)
+
+        return Reply(service, n, prepare)
+
+    @app.post("/v1/completions", responses=answers(responses.TextCompletion), tags=["OpenAI"])
     async def completions(body: schemas.CompletionRequest, request: Request) -> Response:
         """Continue a text as it is, without a chat template."""
-        model = service.model(body.model)
-        service.room(len(body.prompt) * (body.n or 1))
-        record = request.scope["state"]["record"]
+        model, record = service.model(body.model), request.scope["state"]["record"]
         if log_prompts:
             record.prompt = body.prompt
-        prompts = [
-            prompt if isinstance(prompt, list) else await service.text_ids(model, prompt) for prompt in body.prompt
-        ]
-        return Reply(
-            service,
-            service.job(body, prompts, model, chat=False, id=f"cmpl-{record.id}", top_logprobs=body.logprobs),
-        )
 
-    @app.get("/v1/tasks", response_model=schemas.TaskList, responses=some, tags=["tasks"])
+        async def prepare():
+            read = iter(await service.text_ids(model, [prompt for prompt in body.prompt if isinstance(prompt, str)]))
+            prompts = [next(read) if isinstance(prompt, str) else prompt for prompt in body.prompt]
+            return service.job(body, prompts, model, chat=False, id=f"cmpl-{record.id}", top_logprobs=body.logprobs)
+
+        return Reply(service, len(body.prompt) * (body.n or 1), prepare)
+
+    @app.get("/v1/tasks", response_model=responses.TaskList, responses=some, tags=["tasks"])
     async def list_tasks():
         """The 23 task types: their fields, rules, and a real request of each to start from."""
         return listed
 
     listed = json_response({"object": "list", "data": task_entries()})
 
-    @app.post("/v1/tasks/{task_id}", responses=answers(schemas.TaskAnswer), tags=["tasks"])
+    @app.post("/v1/tasks/{task_id}", responses=answers(responses.TaskAnswer), tags=["tasks"])
     async def answer_task(
         task_id: Annotated[str, Path(examples=["task08_02"])],
         body: Annotated[schemas.TaskRequest, Body(openapi_examples=task_examples())],
@@ -121,11 +121,11 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
 
     # ── what there is ──
 
-    @app.get("/v1/models", response_model=schemas.ModelList, responses=some, tags=["OpenAI"])
+    @app.get("/v1/models", response_model=responses.ModelList, responses=some, tags=["OpenAI"])
     async def list_models():
         return json_response({"object": "list", "data": [card(model) for model in service.models.values()]})
 
-    @app.get("/v1/models/{model}", response_model=schemas.ModelCard, responses=some, tags=["OpenAI"])
+    @app.get("/v1/models/{model:path}", response_model=responses.ModelCard, responses=some, tags=["OpenAI"])
     async def one_model(model: str):
         return json_response(card(service.model(model)))
 
@@ -140,21 +140,21 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
             "max_model_len": service.context,
         }
 
-    @app.post("/v1/tokenize", response_model=schemas.Tokens, responses=busy, tags=["OpenAI"])
+    @app.post("/v1/tokenize", response_model=responses.Tokens, responses=busy, tags=["OpenAI"])
     async def tokenize(body: schemas.TokenizeRequest) -> Response:
         """How a text, or a conversation with its chat template, is read: the same ids that the engine gets."""
         model = service.model(body.model)
         if body.messages is not None:
             ids = await service.prompt_ids(model, [message.model_dump() for message in body.messages])
         else:
-            ids = await service.text_ids(model, body.text)
+            (ids,) = await service.text_ids(model, [body.text])
         return json_response({"count": len(ids), "tokens": ids, "max_model_len": service.context})
 
     # ── how it is ──
 
     @app.get(
         "/health",
-        response_model=schemas.Status,
+        response_model=responses.Status,
         responses=state,
         tags=["state"],
     )
@@ -164,7 +164,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
 
     @app.get(
         "/ready",
-        response_model=schemas.Status,
+        response_model=responses.Status,
         responses=state,
         tags=["state"],
     )
@@ -211,7 +211,13 @@ def explain(errors: list[dict]) -> tuple[str | None, str]:
     """The first field that is wrong, and everything that is wrong in one sentence."""
     said: dict[str, str] = {}
     for error in errors:
-        place = ".".join(str(part) for part in error["loc"][1:] if not _is_tag(part))
+        *inner, last = error["loc"][1:] or [""]
+        keep = error["type"] == "extra_forbidden" or not _is_tag(last)  # a field of the client's may have any name
+        place = ".".join(
+            str(part) for part in [*(part for part in inner if not _is_tag(part)), *([last] if keep else [])]
+        )
+        if error["type"] in schemas.ChatRequest.model_fields:  # a rule between fields, called by the one to mend
+            place = error["type"]
         if error["type"] == "json_invalid":
             place, text = "", f"the body is not JSON: {error['ctx']['error']}"
         elif error["type"] == "extra_forbidden":

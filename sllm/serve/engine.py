@@ -52,7 +52,8 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if tensor_parallel_size == 1:
-        # A second process for the engine fights this one for the cores, and imports everything once more.
+        # A second process for the engine fights this one for the cores, and imports everything once more. The server's
+        # async engine has one all the same; there this keeps the engine's worker from having a third.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if server:  # an OpenMP thread too many waits in a loop for the others, and takes the core from this process
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))

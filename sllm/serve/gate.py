@@ -3,6 +3,7 @@
 Pure ASGI: Starlette's BaseHTTPMiddleware would put a task and a queue between the engine and every piece of a stream.
 """
 
+import asyncio
 import json
 import logging
 import logging.handlers
@@ -22,12 +23,12 @@ PROBES = (*OPEN, "/metrics")  # asked every few seconds: neither logged nor coun
 ROUTES = {  # with a label of their own in the metrics; others share one, or a scanner could make thousands
     "/v1/models", "/v1/tasks", "/v1/chat/completions", "/v1/completions", "/v1/tokenize",
 }  # fmt: skip
+BODY_SECONDS = 60
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 REQUESTS = Counter("sllm_requests_total", "Requests answered", ["path", "status"])
-REFUSED = Counter("sllm_refused_total", "Requests refused before the engine", ["status"])
 TOKENS = Counter("sllm_tokens_total", "Tokens", ["model", "kind"])
-FIRST = Histogram("sllm_first_token_seconds", "Arrival to the first piece sent", ["model"])
+FIRST = Histogram("sllm_first_token_seconds", "Arrival of a streamed request to its first piece", ["model"])
 TOTAL = Histogram("sllm_request_seconds", "Arrival to the end of the answer", ["path"])
 HERE = Gauge("sllm_requests_in_flight", "Requests that have not been answered to their end")
 SEATS = Gauge("sllm_sequences_in_flight", "Sequences that run or wait in the engine")
@@ -74,7 +75,6 @@ class Gate:
         try:
             problem = self._refusal(scope, headers, record)
             if problem:
-                REFUSED.labels(problem.status_code).inc()
                 await respond(reply, problem)
             else:
                 await self.app(scope, self._counted(receive), reply)
@@ -114,13 +114,19 @@ class Gate:
         return None
 
     def _counted(self, receive):
-        """Bodies without a Content-Length are measured as they come."""
-        size = 0
+        """Bodies without a Content-Length are measured as they come, and all of them have to come in time."""
+        size, whole, end = 0, False, time.monotonic() + BODY_SECONDS
 
         async def counted():
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:
+                return await receive()  # waits for the client to leave
+            try:
+                message = await asyncio.wait_for(receive(), end - time.monotonic())
+            except TimeoutError:
+                raise ApiError(408, f"the body did not come within {BODY_SECONDS} s") from None
             size += len(message.get("body", b""))
+            whole = not message.get("more_body")
             if size > self.max_body:
                 raise self._too_large()
             return message
@@ -165,6 +171,8 @@ def start_log() -> logging.handlers.QueueListener:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    # what uvicorn says of a stream that was cut short; the line of the request says it better
+    handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
     listener.start()
     return listener
 

@@ -19,9 +19,11 @@ import uvicorn
 
 from sllm.cli import InputError
 from sllm.serve import gate, schemas
-from sllm.serve.service import Reply, Service
+from sllm.serve.reply import Reply
+from sllm.serve.service import Service
 
 WATCH_SECONDS = 0.25
+UNREAD_SECONDS = 120
 DEAD_SECONDS = 4.0  # from the engine's death to the end of this process, at the most
 
 
@@ -36,6 +38,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.close()
         why = "is in use; stop what runs there" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
         raise InputError(f"{host}:{port} {why}, or choose another --host or --port") from None
+    # A client that stops reading is cut off by the kernel, or its unsent answer would keep the connection for ever.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
     sock.listen(2048)
     return sock
 
@@ -76,9 +80,9 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def handle_exit(self, sig: int, frame) -> None:
-        if self.stopped_by is not None or self._loop is None:  # a second time, or before anything began: now
-            end_now(128 + sig)
-        self.stopped_by = sig
+        if self._loop is None or (self.stopped_by is not None and sig == signal.SIGINT):
+            end_now(128 + sig)  # nothing has begun, or Ctrl-C once more: now
+        self.stopped_by = self.stopped_by or sig
         self._loop.call_soon_threadsafe(self._stop.set)
 
     async def startup(self, sockets=None) -> None:
@@ -145,14 +149,19 @@ class Server(uvicorn.Server):
 
 
 async def warm_up(service: Service) -> None:
-    """Answer made-up requests through the same code as real ones, few and many at once and with each adapter, so that
-    the first real ones cost what later ones do: kernels compile, buffers grow and imports happen on first use."""
+    """Answer made-up requests through the same code as real ones, so that the first real ones cost what later ones do:
+    kernels compile, grammars load and buffers grow on first use. Few and many at once, each model alone and all in one
+    batch, with JSON and with log-probabilities."""
 
     async def ask(model, number: int, **extra) -> None:
         messages = [{"role": "user", "content": f"{number} 안녕하세요. " * (1 + number % 4)}]
+        most = max(1, service.context - 9)
         body = schemas.ChatRequest(messages=messages, max_tokens=8, ignore_eos=True, stream=number % 2 == 0, **extra)
-        ids = await service.prompt_ids(model, messages)
-        job = service.job(body, [ids[: service.context - 9]], model, chat=True, warm_up=True, id=f"warm-{number}")
+
+        async def prepare():
+            ids = (await service.prompt_ids(model, messages))[:most]
+            top = 1 if extra.get("logprobs") else None
+            return service.job(body, [ids], model, chat=True, id=f"warm-{number}", top_logprobs=top)
 
         async def nothing(*_):
             await asyncio.Event().wait()
@@ -161,9 +170,12 @@ async def warm_up(service: Service) -> None:
             pass
 
         scope = {"state": {"record": SimpleNamespace(completion_tokens=0, finish=None)}}
-        await Reply(service, job)(scope, nothing, ignore)
+        await Reply(service, 1, prepare, warm_up=True)(scope, nothing, ignore)
 
-    for model in service.models.values():
+    models = list(service.models.values())
+    for model in models:
         for count in (1, 2, min(32, service.seats.running), 1):
             await asyncio.gather(*(ask(model, number, temperature=number % 3 / 2) for number in range(count)))
-    await ask(service.first, 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1)
+    await asyncio.gather(*(ask(model, number) for number, model in enumerate(models)))
+    await ask(models[0], 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1, logprobs=True)
+    await ask(models[0], 1, response_format={"type": "json_object"})

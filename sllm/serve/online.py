@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from multiprocessing import resource_tracker
 
 from sllm.cli import InputError
 from sllm.serve import engine
@@ -28,6 +29,7 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
     max_running = how.pop("max_running")
     settings = engine.options(model, adapters=list(adapters.values()), **how)
     from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = AsyncEngineArgs(
@@ -41,13 +43,21 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
         **parallel,
         **settings,
     )
-    # Ctrl-C in a terminal reaches every process of the group: the engine has to outlive it, until this process has
-    # finished what runs. A blocked signal stays blocked in the processes started from here.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Ctrl-C in a terminal, and SIGTERM from systemd, reach every process of the group: the engine has to outlive them,
+    # until this process has finished what runs. A blocked signal stays blocked in the processes started from here.
+    resource_tracker.ensure_running()  # which unblocks them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        llm = AsyncLLM.from_engine_args(arguments)
+        llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
     except ValueError as error:
         raise InputError(f"vLLM does not load {model}: {error}") from error
+    except RuntimeError as error:
+        if "initialization failed" not in str(error):
+            raise
+        raise InputError(
+            f"vLLM's engine does not start with {model} (it said why, above); where memory is short try a smaller "
+            "--max_seq_length, --max_running or --dtype, or another --gpu_memory_utilization"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     llm.logger_manager = llm.logger_manager and _Later(llm.logger_manager)
@@ -89,7 +99,7 @@ def sampling_params(settings: dict, *, stop_token_ids: list[int], stream: bool, 
         stop_token_ids: what ends an answer of this model, beside those in `settings`.
         json_schema: the answer has to be JSON of this schema; "object": any JSON object.
     Raises:
-        ValueError: vLLM refuses a value.
+        Refused: vLLM does not take a value.
     """
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -101,10 +111,12 @@ def sampling_params(settings: dict, *, stop_token_ids: list[int], stream: bool, 
             how = {"json_object": True} if json_schema == "object" else {"json": json_schema}
             settings["structured_outputs"] = StructuredOutputsParams(**how)
         return SamplingParams(
-            **settings, output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+            **settings,
+            output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for this request alone
         )
-    except VLLMClientError as error:
-        raise ValueError(str(error)) from None
+    except (VLLMClientError, ValueError) as error:
+        raise Refused(error) from None
 
 
 async def generate(llm, ids: list[int], params, request_id: str, lora=None) -> AsyncIterator:
@@ -112,7 +124,7 @@ async def generate(llm, ids: list[int], params, request_id: str, lora=None) -> A
 
     Leaving the iteration early aborts the request in the engine.
     Raises:
-        ValueError: vLLM refuses the request.
+        Refused: vLLM does not take the request.
         EngineDied: the engine's process is gone.
     """
     from vllm.exceptions import VLLMClientError
@@ -129,8 +141,16 @@ async def generate(llm, ids: list[int], params, request_id: str, lora=None) -> A
             yield output
     except EngineDeadError:
         raise EngineDied from None
-    except VLLMClientError as error:
-        raise ValueError(str(error)) from None
+    except (VLLMClientError, ValueError) as error:
+        raise Refused(error) from None
+
+
+class Refused(Exception):
+    """vLLM does not take a request; `param` names the field, where it says so."""
+
+    def __init__(self, error: Exception):
+        self.param = getattr(error, "parameter", None)
+        super().__init__(str(error).splitlines()[0][:500])
 
 
 class EngineDied(Exception):

@@ -1,9 +1,10 @@
-"""What requests and answers look like: OpenAI's fields, vLLM's extras, and the task endpoints.
+"""What requests look like: OpenAI's fields, vLLM's extras, and the task endpoints.
 
 A field that is not listed here is refused, with the reason where there is one: nothing that would change an answer is
 ignored in silence. Fields that change nothing at the value given (`tools: []`, `best_of: 1`) are let through.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -36,6 +37,9 @@ REFUSED = {
     "truncate_prompt_tokens": ((), "a prompt too long is refused, never cut"),
     "service_tier": (("auto", "default"), "there is one tier"),
     "store": ((False,), "this server stores nothing"),
+    # of a message that a client appends as it got it
+    "tool_calls": (([],), "these models are not trained to call tools"),
+    "annotations": (([],), "these models do not cite"),
 }
 _HARMLESS = {"metadata", "safety_identifier", "prompt_cache_key"}  # of OpenAI; change no answer
 
@@ -49,12 +53,29 @@ class Strict(BaseModel):
         if not isinstance(data, dict):
             return data
 
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+
         def changes_nothing(name, value) -> bool:
-            if name in cls.model_fields:
+            if name in known:
                 return False
-            return name in _HARMLESS or (name in REFUSED and (value is None or value in REFUSED[name][0]))
+            return value is None or name in _HARMLESS or (name in REFUSED and value in REFUSED[name][0])
 
         return {name: value for name, value in data.items() if not changes_nothing(name, value)}
+
+
+class Top(Strict):
+    """A whole body. JSON can hold half of a surrogate pair (a client that cut an emoji in two), which is no text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, data: Any) -> Any:
+        try:
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError("unicode", "a text holds half of a surrogate pair") from None
+        except (TypeError, ValueError, RecursionError):
+            pass  # no JSON: the validation that follows says so
+        return data
 
 
 def _texts(value: Any) -> Any:
@@ -124,7 +145,7 @@ class ResponseFormat(Strict):
         return self
 
 
-class Sampling(Strict):
+class Sampling(Top):
     """How an answer is sampled. What a request leaves out is set by the server's flags of the same names."""
 
     model: str | None = Field(None, description="a name of GET /v1/models; left out: the first of them")
@@ -155,8 +176,6 @@ class Sampling(Strict):
     def _agree(self):
         if self.stream_options and not self.stream:
             raise PydanticCustomError("stream_options", "stream_options is only for stream: true")
-        if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
-            raise PydanticCustomError("min_tokens", "min_tokens is above max_tokens")
         return self
 
 
@@ -165,6 +184,8 @@ class Many(Sampling):
 
 
 class Message(Strict):
+    """A message; an assistant's may be sent back as the client got it, with its null fields."""
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
 
@@ -255,7 +276,7 @@ class TaskRequest(Sampling):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(Top):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "안녕하세요"}]})
     model: str | None = None
     messages: list[Message] | None = Field(None, min_length=1, max_length=2048)
@@ -266,172 +287,3 @@ class TokenizeRequest(Strict):
         if (self.messages is None) == (self.text is None):
             raise PydanticCustomError("one_of", "give messages (with the chat template around them) or text")
         return self
-
-
-# ── answers ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class ErrorBody(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class Error(BaseModel):
-    error: ErrorBody
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class AnswerMessage(BaseModel):
-    role: Literal["assistant"]
-    content: str
-    refusal: None = None
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: AnswerMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
-    token_ids: list[int] | None = None
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    prompt_token_ids: list[int] | None = None
-
-
-class TextLogprobs(BaseModel):
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
-
-
-class TextChoice(BaseModel):
-    index: int
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: FinishReason
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class TextCompletion(BaseModel):
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    choices: list[TextChoice]
-    usage: Usage
-
-
-class Verdict(BaseModel):
-    """One rule of the task."""
-
-    rule: str
-    ok: bool
-    reason: str | None = Field(description="왜 어겼는지")
-
-
-class Conformance(BaseModel):
-    ok: bool
-    rules: list[Verdict]
-
-
-class AnyMessage(BaseModel):
-    role: str
-    content: str
-
-
-class TaskAnswer(BaseModel):
-    id: str
-    object: Literal["task.answer"]
-    created: int
-    model: str
-    task: str
-    answer: str
-    finish_reason: FinishReason
-    conformance: Conformance
-    messages: list[AnyMessage] = Field(description="the prompt that was built from the fields")
-    usage: Usage
-    prompt_token_ids: list[int] | None = None
-    token_ids: list[int] | None = None
-
-
-class TaskField(BaseModel):
-    name: str
-    description: str
-    required: bool
-
-
-class TaskEntry(BaseModel):
-    id: str
-    name_ko: str
-    name_en: str
-    style: str
-    fields: list[TaskField]
-    question: str | None = Field(description="the instruction that is used when the request gives none")
-    rules: list[str]
-    length_ratio: list[float | None] | None = Field(description="least and greatest length relative to the context")
-    system_prompt: str
-    example: dict[str, Any] | None = Field(description="fields of a real request, to start from")
-
-
-class TaskList(BaseModel):
-    object: Literal["list"]
-    data: list[TaskEntry]
-
-
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    kind: Literal["base", "sft", "dpo", "merged", "model", "adapter"]
-    parent: str | None
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    object: Literal["list"]
-    data: list[ModelCard]
-
-
-class Tokens(BaseModel):
-    count: int
-    tokens: list[int]
-    max_model_len: int
-
-
-class Status(BaseModel):
-    status: Literal["ok", "loading", "ready", "draining", "dead"]

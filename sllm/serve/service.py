@@ -1,25 +1,21 @@
-"""What the server is made of between HTTP and the engine: the models, the state, and one request's way through.
-
-A request becomes a `Job`: prompts as token ids, and how to answer them. `Reply` answers it, as one JSON object or as a
-stream, and sees to it that the engine works only for clients that are still there.
+"""What the server is made of between HTTP and the engine: the models, the state, and how a request becomes a `Job`,
+prompts as token ids and how to answer them, and a job the engine's output. `reply.Reply` answers it.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from starlette.responses import Response
-
-from sllm import chat, tasks
+from sllm import chat
 from sllm.cli import InputError
-from sllm.serve import engine, limits, online, wire
+from sllm.serve import limits, online, wire
 from sllm.serve.errors import ApiError, too_busy
 
 LONG_TEXT = 20_000  # characters; longer prompts are tokenized in a thread, so that streams go on meanwhile
+MOST_LONG = 64  # of them that wait for the thread
 # vLLM's SamplingParams that a request may set; what it leaves out comes from the flags, or is vLLM's neutral value.
 NEUTRAL = {
     "n": 1, "seed": None, "min_tokens": 0, "stop": None, "stop_token_ids": None, "ignore_eos": False,
@@ -39,6 +35,9 @@ class Model:
     chat_template: str
     parent: str | None = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "vocabulary", wire.Vocabulary(self.tokenizer))
+
 
 @dataclass
 class Job:
@@ -54,7 +53,7 @@ class Job:
     include_usage: bool = False
     top_logprobs: int | None = None
     token_ids: bool = False
-    warm_up: bool = False
+    open_ended: bool = False  # no max_tokens was asked for: each prompt has what the flag and the context leave
     task: str | None = None
     messages: list[dict] | None = None
     fields: dict = field(default_factory=dict)
@@ -79,7 +78,7 @@ class Service:
         self.llm = None
         self.adapters: dict = {}
         self.running: set[asyncio.Task] = set()
-        self._thread = ThreadPoolExecutor(1, "tokenize")
+        self._thread, self._long = ThreadPoolExecutor(1, "tokenize"), 0
         self._copies = {model.name: deepcopy(model.tokenizer) for model in models}  # a tokenizer serves one thread
 
     # ── a request becomes a job ──
@@ -111,18 +110,28 @@ class Service:
 
         return await self._tokenize(model, render, sum(len(m["content"]) for m in messages))
 
-    async def text_ids(self, model: Model, text: str) -> list[int]:
-        """A plain text, with BOS in front where the model was trained so."""
-        return await self._tokenize(model, lambda tokenizer: tokenizer(text)["input_ids"], len(text))
+    async def text_ids(self, model: Model, texts: list[str]) -> list[list[int]]:
+        """Plain texts, with BOS in front where the model was trained so."""
+        return await self._tokenize(
+            model, lambda tokenizer: [tokenizer(text)["input_ids"] for text in texts], sum(map(len, texts))
+        )
 
-    async def _tokenize(self, model: Model, function, characters: int) -> list[int]:
+    async def _tokenize(self, model: Model, function, characters: int):
         if characters <= LONG_TEXT:
             return function(model.tokenizer)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, self._copies[model.name])
+        if self._long >= MOST_LONG:
+            raise too_busy(5)
+        self._long += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, self._copies[model.name])
+        finally:
+            self._long -= 1
 
     def job(self, request, prompts: list[list[int]], model: Model, **job) -> Job:
         """Everything that can be wrong with a request is said here, before the engine hears of it."""
         longest = max(len(ids) for ids in prompts)
+        if not all(prompts):
+            raise ApiError(400, "a prompt has no tokens", param="prompt")
         if longest >= self.context:
             raise ApiError(
                 400,
@@ -146,7 +155,9 @@ class Service:
         settings = self.settings(request, model) | {
             "max_tokens": request.max_tokens or min(self.defaults["max_tokens"], self.context - longest)
         }
-        settings["min_tokens"] = min(settings["min_tokens"], settings["max_tokens"])
+        if settings["min_tokens"] > settings["max_tokens"]:
+            message = f"min_tokens {settings['min_tokens']} is above max_tokens {settings['max_tokens']}"
+            raise ApiError(400, message, param="min_tokens")
         if job.get("top_logprobs") is not None:
             settings["logprobs"] = job["top_logprobs"]
         form = request.response_format
@@ -158,13 +169,14 @@ class Service:
                 stream=bool(request.stream),
                 json_schema=schema if schema in (None, "object") else schema.schema_,
             )
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
+        except online.Refused as error:
+            raise ApiError(400, str(error), param=error.param) from None
         return Job(
             model=model,
             prompts=prompts,
             params=params,
             n=settings["n"],
+            open_ended=request.max_tokens is None,
             stream=bool(request.stream),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
             token_ids=bool(request.return_token_ids),
@@ -215,16 +227,20 @@ class Service:
                 if piece.finish_reason not in (None, "stop", "length"):
                     raise ApiError(500, f"the engine gave this answer up ({piece.finish_reason})", code="engine_error")
                 yield index, piece
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
+        except online.Refused as error:
+            raise ApiError(400, str(error), param=error.param) from None
         except online.EngineDied:
             self.state = "dead"
             raise ApiError(503, "the engine is gone; the server restarts", code="engine_dead") from None
 
     async def _one(self, job: Job, number: int, adapter) -> AsyncIterator:
         name = job.id if number == 0 else f"{job.id}-{number}"
-        params = job.params if number == 0 else job.params.clone()
-        async for output in online.generate(self.llm, job.prompts[number], params, name, adapter):
+        ids, params = job.prompts[number], job.params
+        if len(job.prompts) > 1:
+            params = params.clone()
+            if job.open_ended:
+                params.max_tokens = min(self.defaults["max_tokens"], self.context - len(ids))
+        async for output in online.generate(self.llm, ids, params, name, adapter):
             for piece in output.outputs:
                 yield number * job.n + piece.index, piece
 
@@ -258,196 +274,3 @@ class Service:
                     raise piece
         finally:
             work.cancel()
-
-
-class Reply(Response):
-    """Answers one job. Aborted in the engine when the client goes away, when it takes too long, and when the server
-    stops; the places it takes are given back whatever happens."""
-
-    def __init__(self, service: Service, job: Job):
-        self.service, self.job = service, job
-        self.background = None
-        self.status_code = 200
-
-    async def __call__(self, scope, receive, send) -> None:
-        service, job, record = self.service, self.job, scope["state"]["record"]
-        record.model, record.stream = job.model.name, job.stream
-        record.prompt_tokens = sum(len(ids) for ids in job.prompts)
-        task, gone, self.sent = asyncio.current_task(), False, False
-
-        async def watch() -> None:
-            nonlocal gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            gone = True
-            task.cancel()
-
-        async def send_and_note(message) -> None:
-            self.sent = True
-            await send(message)
-
-        count = len(job.prompts) * job.n
-        if not job.warm_up:
-            service.room(count)
-        service.running.add(task)
-        watcher = asyncio.create_task(watch())
-        problem = None
-        try:
-            with service.seats.take(count):
-                async with asyncio.timeout(None if job.warm_up else service.timeout):
-                    await (self._stream if job.stream else self._whole)(send_and_note, record)
-        except ApiError as error:
-            problem = error
-        except TimeoutError:
-            seconds = f"{service.timeout:g}"
-            problem = ApiError(504, f"no whole answer within {seconds} s; ask for less, or raise --request_timeout")
-        except asyncio.CancelledError:
-            task.uncancel()
-            if gone:
-                record.status = 499
-            elif service.state in ("draining", "dead"):
-                problem = ApiError(503, "the server is stopping", code=service.state)
-            else:
-                raise
-        finally:
-            watcher.cancel()
-            service.running.discard(task)
-        if problem and not self.sent:
-            raise problem
-        if problem:
-            record.status = problem.status_code
-            async with asyncio.timeout(1):  # a client that does not read does not get to read this either
-                await send({"type": "http.response.body", "body": wire.error_event(problem.body()), "more_body": True})
-                await send({"type": "http.response.body", "body": wire.DONE})
-
-    async def _stream(self, send, record) -> None:
-        job = self.job
-        chunks = wire.Chunks(
-            chat=job.chat, id=job.id, created=job.created, model=job.model.name, with_usage=job.include_usage
-        )
-        begun: dict[int, list[str]] = {}
-        pieces = []
-        async for index, piece in self.service.outputs(job):
-            if not self.sent:
-                record.first = time.monotonic()
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": 200,
-                        "headers": [
-                            (b"content-type", b"text/event-stream; charset=utf-8"),
-                            (b"cache-control", b"no-cache"),
-                            (b"x-accel-buffering", b"no"),
-                        ],
-                    }
-                )
-            record.completion_tokens += len(piece.token_ids)
-            text = _clean(piece.text)
-            first = index not in begun
-            if first:
-                begun[index] = []
-            if first or piece.finish_reason or piece.logprobs or job.token_ids:
-                extra = {"token_ids": list(piece.token_ids)} if job.token_ids else {}
-                if job.token_ids and first:
-                    extra["prompt_token_ids"] = job.prompts[index // job.n]
-                data = chunks.full(
-                    index,
-                    text,
-                    first=first,
-                    finish_reason=piece.finish_reason,
-                    logprobs=self._logprobs(piece, "".join(begun[index])),
-                    extra=extra,
-                )
-            elif text:
-                data = chunks.chunk(index, text)
-            else:
-                continue  # part of a syllable: the next token brings the rest
-            if job.task or job.top_logprobs is not None:
-                begun[index].append(text)
-            record.finish = piece.finish_reason or record.finish
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        if job.task:
-            verdict = conformance(job.task, job.fields, "".join(begun[0]))
-            pieces.append(chunks.last(conformance=verdict, task=job.task))
-        if job.include_usage:
-            pieces.append(chunks.last(wire.usage(record.prompt_tokens, record.completion_tokens)))
-        pieces.append(wire.DONE)
-        await send({"type": "http.response.body", "body": b"".join(pieces)})
-
-    async def _whole(self, send, record) -> None:
-        job = self.job
-        answers = {}
-        async for index, piece in self.service.outputs(job):
-            answers[index] = piece
-        record.first = time.monotonic()
-        record.completion_tokens = sum(len(piece.token_ids) for piece in answers.values())
-        record.finish = answers[0].finish_reason
-        value = self._value(answers, wire.usage(record.prompt_tokens, record.completion_tokens))
-        data = wire.body(value)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": data})
-
-    def _value(self, answers: dict, usage: dict) -> dict:
-        """The whole answer as OpenAI shapes it, or, of a task, with its verdict."""
-        job = self.job
-        head = {"id": job.id, "created": job.created, "model": job.model.name}
-        if job.task:
-            piece = answers[0]
-            text = _clean(piece.text)
-            return (
-                {"object": "task.answer"}
-                | head
-                | {"task": job.task, "answer": text, "finish_reason": piece.finish_reason}
-                | {"conformance": conformance(job.task, job.fields, text), "messages": job.messages, "usage": usage}
-                | ({"prompt_token_ids": job.prompts[0], "token_ids": list(piece.token_ids)} if job.token_ids else {})
-            )
-        choices = []
-        for index, piece in sorted(answers.items()):
-            text = _clean(piece.text)
-            choice: dict = {"index": index}
-            if job.chat:
-                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-            else:
-                choice["text"] = text
-            choice |= {"logprobs": self._logprobs(piece, ""), "finish_reason": piece.finish_reason}
-            if job.token_ids:
-                choice["token_ids"] = list(piece.token_ids)
-                if not job.chat:
-                    choice["prompt_token_ids"] = job.prompts[index // job.n]
-            choices.append(choice)
-        value = {"object": "chat.completion" if job.chat else "text_completion"} | head
-        value |= {"choices": choices, "usage": usage}
-        return value | ({"prompt_token_ids": job.prompts[0]} if job.chat and job.token_ids else {})
-
-    def _logprobs(self, piece, before: str) -> dict | None:
-        job = self.job
-        if job.top_logprobs is None or piece.logprobs is None:
-            return None
-        ids, entries = list(piece.token_ids), list(piece.logprobs)
-        if job.chat:
-            return wire.chat_logprobs(job.model.tokenizer, ids, entries, job.top_logprobs)
-        return wire.text_logprobs(job.model.tokenizer, ids, entries, job.top_logprobs, len(before))
-
-
-def conformance(task: str, fields: dict, answer: str) -> dict:
-    """Every rule of the task with its verdict."""
-    question = {"question": tasks.get(task).question} | fields
-    broken = {failure.rule: failure.reason for failure in tasks.check(task, question, answer)}
-    rules = [*broken, *(rule for rule in tasks.get(task).rules if rule not in broken and answer.strip())]
-    return {
-        "ok": not broken,
-        "rules": [{"rule": rule, "ok": rule not in broken, "reason": broken.get(rule)} for rule in rules],
-    }
-
-
-def _clean(text: str) -> str:
-    """Bytes that form no character (a model may write any) are left out, as `engine.text` leaves them out."""
-    return text.replace("\ufffd", "") if "\ufffd" in text else text
-
-
-def in_force(service: Service) -> dict:
-    return json.loads(json.dumps({**service.defaults, "context": service.context}))
-
-
-__all__ = ["Job", "Model", "Reply", "Service", "conformance", "engine", "in_force"]

@@ -4,6 +4,7 @@ What does not change from chunk to chunk of a stream is put together once; a chu
 shapes are those of `schemas`, and a test holds every one against them.
 """
 
+import codecs
 import json
 import re
 
@@ -80,11 +81,52 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict:
 # ── log-probabilities ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def chat_logprobs(tokenizer, token_ids: list[int], entries: list[dict], top: int) -> dict:
+class Vocabulary:
+    """The bytes that each token of a tokenizer stands for, in byte-level BPE and in SentencePiece vocabularies."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items()}
+        self._byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+        self._known: dict[int, bytes] = {}
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special
+
+    def bytes(self, token: int) -> bytes:
+        if token not in self._known:
+            self._known[token] = self._bytes(token)
+        return self._known[token]
+
+    def _bytes(self, token: int) -> bytes:
+        if token in self._special:
+            return self._special[token].encode()
+        piece = self._tokenizer.convert_ids_to_tokens(token)
+        if piece is None:  # the model's head may have more rows than the tokenizer has tokens
+            return b""
+        if self._byte_level:
+            return bytes(_BYTES[character] for character in piece)
+        if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
+            return bytes([int(byte[1], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+
+class Offset:
+    """How many characters of an answer its tokens so far have made; half a syllable makes none."""
+
+    def __init__(self):
+        self.characters = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+
+    def add(self, raw: bytes) -> None:
+        self.characters += len(self._decoder.decode(raw))
+
+
+def chat_logprobs(vocabulary: Vocabulary, token_ids: list[int], entries: list[dict], top: int) -> dict:
     """OpenAI's `logprobs` of chat. `entries`: vLLM's, {token id: Logprob} for each of `token_ids`."""
 
     def named(token: int, logprob: float) -> dict:
-        raw = token_bytes(tokenizer, token)
+        raw = vocabulary.bytes(token)
         return {"token": spell(raw), "logprob": _finite(logprob), "bytes": list(raw)}
 
     content = []
@@ -95,16 +137,17 @@ def chat_logprobs(tokenizer, token_ids: list[int], entries: list[dict], top: int
     return {"content": content, "refusal": None}
 
 
-def text_logprobs(tokenizer, token_ids: list[int], entries: list[dict], top: int, offset: int) -> dict:
-    """OpenAI's older `logprobs` of completions. `offset`: characters of the answer before these tokens."""
+def text_logprobs(vocabulary: Vocabulary, token_ids: list[int], entries: list[dict], top: int, offset: Offset) -> dict:
+    """OpenAI's older `logprobs` of completions. `offset`: where these tokens begin; moved on."""
     tokens, values, tops, offsets = [], [], [], []
     for token, found in zip(token_ids, entries, strict=True):
-        tokens.append(spell(token_bytes(tokenizer, token)))
+        tokens.append(spell(vocabulary.bytes(token)))
         values.append(_finite(found[token].logprob))
         best = sorted(found.items(), key=lambda item: item[1].rank)[:top]
-        tops.append({spell(token_bytes(tokenizer, other)): _finite(entry.logprob) for other, entry in best})
-        offsets.append(offset)
-        offset += len(tokens[-1])
+        tops.append({spell(vocabulary.bytes(other)): _finite(entry.logprob) for other, entry in best})
+        offsets.append(offset.characters)
+        if not vocabulary.is_special(token):
+            offset.add(vocabulary.bytes(token))
     return {
         "tokens": tokens,
         "token_logprobs": values,
@@ -123,21 +166,6 @@ def spell(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-def token_bytes(tokenizer, token: int) -> bytes:
-    """The bytes that a token stands for, in byte-level BPE and in SentencePiece vocabularies."""
-    piece = tokenizer.convert_ids_to_tokens(token)
-    if piece is None:
-        return b""
-    if token in tokenizer.added_tokens_decoder:
-        return piece.encode()
-    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
-        return bytes([int(byte[1], 16)])
-    space = "\u0120"  # the blank of byte-level vocabularies, which all have it
-    if tokenizer.convert_tokens_to_ids(space) not in (None, tokenizer.unk_token_id):
-        return bytes(_BYTES[character] for character in piece)
-    return piece.replace("\u2581", " ").encode()
 
 
 def _byte_alphabet() -> dict[str, int]:
