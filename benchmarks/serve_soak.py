@@ -2,7 +2,8 @@
 
 Eight clients ask for streams and whole answers, of chats, completions and tasks, one after the other; some leave in the
 middle. Resident memory of the server and its engine is sampled every second; growth is the median of the last minute
-over the median of the first one after the warm-up.
+over the median of the first one after the warm-up. The KV cache is reserved at the start and becomes resident as it is
+first used; it is kept small here, so that the warm-up fills it and what grows afterwards is a leak.
 
     python benchmarks/serve_soak.py --minutes 10
 """
@@ -94,7 +95,7 @@ async def load(args, url: str, pids: list[int]) -> tuple[list[float], Counter]:
 def main(args) -> None:
     from serving import Running
 
-    server = Running("--model_id", args.model_id, "--max_running", 64)
+    server = Running("--model_id", args.model_id, "--max_running", 16, "--max_seq_length", 1024)
     try:
         samples, counts = asyncio.run(load(args, server.url, [server.process.pid, *server.engine_pids()]))
         server.wait_for(server.idle, 5)

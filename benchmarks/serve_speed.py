@@ -35,42 +35,20 @@ def build_parser():
     p.add_argument("--backend", choices=("openai", "openai-chat"), default="openai", help="completions, or chat")
     p.add_argument("--only", choices=("ours", "theirs"))
     p.add_argument("--cold", action="store_true", help="show each server's first load of 8 streams too")
-    p.add_argument("--profile", metavar="FILE", help="py-spy record of our process at the last concurrency")
     return p
 
 
 def start(name: str, port: int, model: str, log) -> subprocess.Popen:
-    shared = {"VLLM_LOGGING_LEVEL": "ERROR"}
     if name == "ours":
-        words = [
-            "api_server.py",
-            "--model_id",
-            model,
-            "--served_model_name",
-            "m",
-            "--port",
-            port,
-            "--max_waiting",
-            4096,
-        ]
-        words += ["--max_running", 256, "--max_seq_length", 2048]
+        flags = f"--model_id {model} --served_model_name m --port {port} --max_running 256 --max_waiting 4096"
+        words = ["api_server.py", *flags.split(), "--max_seq_length", "2048"]
     else:
-        words = [
-            "-m",
-            "vllm.entrypoints.openai.api_server",
-            "--model",
-            model,
-            "--served-model-name",
-            "m",
-            "--port",
-            port,
-        ]
-        words += ["--max-num-seqs", 256, "--max-model-len", 2048, "--dtype", "float32", "--enforce-eager"]
-        words += ["--kv-cache-memory-bytes", kv_bytes(model), "--generation-config", "vllm", "--no-enable-log-requests"]
-        words += ["--disable-uvicorn-access-log"]
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, **shared}, stdout=log, stderr=log
-    )
+        flags = f"--model {model} --served-model-name m --port {port} --max-num-seqs 256 --max-model-len 2048"
+        flags += f" --dtype float32 --enforce-eager --generation-config vllm --kv-cache-memory-bytes {kv_bytes(model)}"
+        flags += " --no-enable-log-requests --disable-uvicorn-access-log"
+        words = ["-m", "vllm.entrypoints.openai.api_server", *flags.split()]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def kv_bytes(model: str) -> int:
@@ -104,22 +82,14 @@ def load(args, port: int, concurrency: int, seed: int, requests: int | None = No
     parser = argparse.ArgumentParser()
     serve.add_cli_args(parser)
     endpoint = "/v1/completions" if args.backend == "openai" else "/v1/chat/completions"
-    words = ["--backend", args.backend, "--base-url", f"http://127.0.0.1:{port}", "--endpoint", endpoint]
-    words += ["--model", args.model_id, "--served-model-name", "m", "--dataset-name", "random", "--ignore-eos"]
-    words += ["--random-input-len", args.input_tokens, "--random-output-len", args.output_tokens]
-    words += ["--num-prompts", requests or REQUESTS.get(concurrency, 8 * concurrency), "--max-concurrency", concurrency]
-    words += [
-        "--seed",
-        seed,
-        "--disable-tqdm",
-        "--percentile-metrics",
-        "ttft,tpot,e2el",
-        "--metric-percentiles",
-        "50,99",
-    ]
-    words += ["--num-warmups", "0", "--ready-check-timeout-sec", "0", "--temperature", "0"]
+    requests = requests or REQUESTS.get(concurrency, 8 * concurrency)
+    flags = f"--backend {args.backend} --base-url http://127.0.0.1:{port} --endpoint {endpoint} --model {args.model_id}"
+    flags += f" --served-model-name m --dataset-name random --random-input-len {args.input_tokens} --ignore-eos"
+    flags += f" --random-output-len {args.output_tokens} --num-prompts {requests} --max-concurrency {concurrency}"
+    flags += f" --seed {seed} --temperature 0 --num-warmups 0 --ready-check-timeout-sec 0 --disable-tqdm"
+    flags += " --percentile-metrics ttft,tpot,e2el --metric-percentiles 50,99"
     with contextlib.redirect_stdout(io.StringIO()):
-        found = asyncio.run(serve.main_async(parser.parse_args([str(word) for word in words])))
+        found = asyncio.run(serve.main_async(parser.parse_args(flags.split())))
     if found["failed"]:
         raise SystemExit(f"{found['failed']} requests failed on port {port}")
     return found
@@ -149,23 +119,6 @@ def main(args) -> None:
         rows = []
         for concurrency in args.concurrency:
             found = {name: [] for name in names}
-            if args.profile and concurrency == args.concurrency[-1]:
-                subprocess.Popen(
-                    [
-                        "py-spy",
-                        "record",
-                        "-p",
-                        str(processes["ours"].pid),
-                        "-d",
-                        "8",
-                        "-r",
-                        "500",
-                        "-f",
-                        "raw",
-                        "-o",
-                        args.profile,
-                    ]
-                )
             for turn in range(args.rounds):
                 for name in names if turn % 2 == 0 else reversed(names):
                     found[name].append(load(args, ports[name], concurrency, turn))
