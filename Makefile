@@ -16,7 +16,7 @@ TORCH := torch==2.13.0
 setup: $(VENV)/.done
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no Python 3.11 with venv; apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no Python 3.11 with venv; apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 2; }
 
 $(VENV)/.torch: | $(BIN)/python
 	$(BIN)/pip install -q --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || $(BIN)/pip install -q $(TORCH)

@@ -61,3 +61,8 @@ fi
 stage "the same prompts, answered by each stage"
 python -m sllm.side_by_side base=$out/compare/base.jsonl SFT=$out/compare/sft.jsonl DPO=$out/compare/dpo.jsonl \
   merged=$out/answers.jsonl --equal DPO merged --run $out/sft $out/dpo $out/merged
+
+stage "what next"
+echo "talk to base, SFT and DPO model over HTTP (README.md says how):"
+echo "  . .venv/bin/activate"
+echo "  python api_server.py --model_id $out/base --lora_modules sft=$out/sft dpo=$out/dpo"

@@ -246,6 +246,15 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
     except (KeyboardInterrupt, Interrupted) as stop:
         print(f"interrupted{f'; to go on: {stop.hint}' if isinstance(stop, Interrupted) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "sllm":
+            raise
+        print(
+            f"error: {sys.executable} has no {error.name}; after `make setup` type `. .venv/bin/activate` first, or "
+            "pip install -r requirements.txt",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None

@@ -5,6 +5,7 @@ transformers is imported by the functions that need it, so that importing this m
 """
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -123,7 +124,8 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
-            print("\nstopping after this step; a checkpoint is saved first (again to stop at once)")
+            # Not print: the signal may have come in the middle of one, which Python forbids to begin anew.
+            os.write(1, b"\nstopping after this step; a checkpoint is saved first (again to stop at once)\n")
 
         def on_step_end(self, args, state, control, **kwargs):
             if self.asked:

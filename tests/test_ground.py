@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SAMPLE_ROWS, assert_refused, run_script
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
@@ -142,3 +142,10 @@ def test_disk_preflight_says_both_numbers(tmp_path):
 def test_table_aligns_hangul():
     lines = cli.table(["이름", "n"], [["가나다", 1], ["ab", 22]]).splitlines()
     assert lines[2] == "가나다  1" and lines[3] == "ab      22"
+
+
+def test_a_python_without_the_packages_is_told_where_they_are():
+    done = run_script(
+        "-S", "vllm_inference.py", "--model_id", SAMPLE_ROWS.parent / "tiny_base", "--testset_path", SAMPLE_ROWS
+    )
+    assert_refused(done, "has no", ".venv/bin/activate")

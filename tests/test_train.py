@@ -286,7 +286,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
             process.send_signal(signal.SIGINT)
             break
     _, errors = process.communicate()
-    assert process.returncode == 130 and "--resume" in errors
+    assert process.returncode == 130 and "--resume" in errors, errors
     assert monitor.last_complete(out) and not (out / "run.json").exists()
     other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
     assert_refused(script(*other), "--seed was 42, now 7")
