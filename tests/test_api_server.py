@@ -329,6 +329,13 @@ def test_what_cannot_be_honoured_is_refused_by_name(server, change, param, said)
     assert said in message
 
 
+def test_a_misspelt_field_is_answered_with_the_one_that_was_meant(server):
+    message = refused(server, "/v1/chat/completions", {"messages": QUESTION, "max_token": 8}, "max_token")
+    assert "max_tokens?" in message
+    message = refused(server, "/v1/tasks/task08_02", {"question": "높이는?"}, "context")
+    assert "missing field 'context'" in message
+
+
 def test_a_conversation_goes_on_with_the_message_that_was_got(client):
     first = client.chat.completions.create(model="sft", messages=QUESTION, max_tokens=8)
     second = [*QUESTION, first.choices[0].message, {"role": "user", "content": "그럼 얼음은?"}]
@@ -436,9 +443,9 @@ def test_a_streamed_task_ends_with_its_verdict(server):
 
 
 def test_fields_of_a_task_are_checked(server):
-    assert "missing field 'question'" in refused(server, "/v1/tasks/task08_01", {"context": "글"}, None)
-    assert "unknown field 'table'" in refused(server, "/v1/tasks/task02", {"context": "글", "table": "x"}, None)
-    assert "2 to 5" in refused(server, "/v1/tasks/task03_01", {"question": "?", "choices": ["하나"]}, None)
+    assert "missing field 'question'" in refused(server, "/v1/tasks/task08_01", {"context": "글"}, "question")
+    assert "unknown field 'table'" in refused(server, "/v1/tasks/task02", {"context": "글", "table": "x"}, "table")
+    assert "2 to 5" in refused(server, "/v1/tasks/task03_01", {"question": "?", "choices": ["하나"]}, "choices")
     assert "task08_01" in refused(server, "/v1/tasks/task99", {"context": "글"}, "task_id", 404)
 
 
@@ -491,7 +498,13 @@ def test_state_and_metrics(server):
     assert httpx.get(server.url + "/health").json() == {"status": "ok"}
     assert httpx.get(server.url + "/ready").json() == {"status": "ready"}
     assert server.metric("sllm_requests_total") > 0 and server.metric("vllm:generation_tokens_total") > 0
-    assert httpx.get(server.url + "/docs").status_code == 200
+
+
+def test_the_documentation_page_needs_no_other_host(server):
+    page = httpx.get(server.url + "/docs").text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) >= 2 and all(link.startswith("/") for link in links)
+    assert all(httpx.get(server.url + link).status_code == 200 for link in links)
 
 
 def test_examples_of_the_documentation_work(server):

@@ -1,15 +1,18 @@
 """The endpoints. Each turns a request into a job for the `Service`, or answers from what it knows."""
 
+import difflib
 import json
 from pathlib import Path as File
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from sllm import chat as template
 from sllm import tasks
 from sllm.serve import responses, schemas, wire
 from sllm.serve.errors import ApiError, shape
@@ -31,7 +34,9 @@ def json_response(value: dict, status: int = 200, headers: dict | None = None) -
 
 
 def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
-    app = FastAPI(title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False)
+    app = FastAPIOffline(
+        title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False
+    )
     errors = {
         status: {"model": responses.Error, "description": what}
         for status, what in {
@@ -101,7 +106,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
 
     @app.post("/v1/tasks/{task_id}", responses=answers(responses.TaskAnswer), tags=["tasks"])
     async def answer_task(
-        task_id: Annotated[str, Path(examples=["task08_02"])],
+        task_id: Annotated[str, Path(examples=[next(iter(tasks.TASKS))])],
         body: Annotated[schemas.TaskRequest, Body(openapi_examples=task_examples())],
         request: Request,
     ) -> Response:
@@ -115,8 +120,8 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         fields = body.fields()
         try:
             messages = tasks.build_messages(task_id, fields)
-        except ValueError as error:
-            raise ApiError(400, str(error), code="task_fields") from None
+        except tasks.WrongFields as error:
+            raise ApiError(400, str(error), param=error.field, code="task_fields") from None
         return await chat(body, messages, request, task=task_id, fields=fields, messages=messages)
 
     # ── what there is ──
@@ -137,6 +142,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
             "owned_by": "local",
             "kind": model.kind,
             "parent": model.parent,
+            "chat_template_sha256": template.template_hash(model.tokenizer),
             "max_model_len": service.context,
         }
 
@@ -221,8 +227,7 @@ def explain(errors: list[dict]) -> tuple[str | None, str]:
         if error["type"] == "json_invalid":
             place, text = "", f"the body is not JSON: {error['ctx']['error']}"
         elif error["type"] == "extra_forbidden":
-            reason = schemas.REFUSED.get(str(error["loc"][-1]), (None, "this server does not have it"))[1]
-            text = f"not supported: {reason}"
+            text = f"not supported: {_why_refused(str(error['loc'][-1]))}"
         elif error["type"] == "missing" and len(error["loc"]) == 1:
             text = "a JSON body is missing"
         else:
@@ -230,6 +235,13 @@ def explain(errors: list[dict]) -> tuple[str | None, str]:
         said.setdefault(place, text)
     parts = [f"{place[:100]}: {text}" if place else text for place, text in list(said.items())[:8]]
     return next((place[:100] for place in said if place), None), "; ".join(parts)
+
+
+def _why_refused(field: str) -> str:
+    if field in schemas.REFUSED:
+        return schemas.REFUSED[field][1]
+    near = difflib.get_close_matches(field, schemas.FIELDS, 1)
+    return "this server does not have it" + (f"; {near[0]}?" if near else "")
 
 
 def _is_tag(part) -> bool:

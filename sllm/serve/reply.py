@@ -137,7 +137,7 @@ class Reply(Response):
             await send({"type": "http.response.body", "body": data, "more_body": True})
         if job.task:
             verdict = conformance(job.task, job.fields, "".join(begun[0]))
-            pieces.append(chunks.last(conformance=verdict, task=job.task))
+            pieces.append(chunks.last(conformance=verdict, task=job.task, messages=job.messages))
         if job.include_usage:
             pieces.append(chunks.last(wire.usage(record.prompt_tokens, record.completion_tokens)))
         pieces.append(wire.DONE)

@@ -153,6 +153,7 @@ class ModelCard(BaseModel):
     owned_by: str
     kind: Literal["base", "sft", "dpo", "merged", "model", "adapter"]
     parent: str | None
+    chat_template_sha256: str
     max_model_len: int
 
 

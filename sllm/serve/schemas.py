@@ -287,3 +287,6 @@ class TokenizeRequest(Top):
         if (self.messages is None) == (self.text is None):
             raise PydanticCustomError("one_of", "give messages (with the chat template around them) or text")
         return self
+
+
+FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *TaskRequest.model_fields})

@@ -187,6 +187,14 @@ _ALL = [
 TASKS: dict[str, Task] = {task.id: task for task in _ALL}
 
 
+class WrongFields(ValueError):
+    """The fields given for a task are not its own; `field` is the first that is wrong."""
+
+    def __init__(self, message: str, field: str):
+        super().__init__(message)
+        self.field = field
+
+
 def get(task_id: str) -> Task:
     """The task of this id; ValueError naming the known ids otherwise."""
     if task_id not in TASKS:
@@ -202,19 +210,20 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
             may replace the default instruction of a task that has one.
 
     Raises:
-        ValueError: naming every missing, unknown, empty or misshapen field at once.
+        WrongFields: naming every missing, unknown, empty or misshapen field at once.
     """
     task = get(task_id)
-    problems = [f"unknown field {name!r}" for name in fields if name not in {*task.fields, "question"}]
+    problems = {name: f"unknown field {name!r}" for name in fields if name not in {*task.fields, "question"}}
     for name in task.fields:
         value = fields.get(name)
         if name == "choices" and value:
             if not isinstance(value, list) or not 2 <= len(value) <= 5 or not all(str(v).strip() for v in value):
-                problems.append("choices must be a list of 2 to 5 non-empty texts")
+                problems[name] = "choices must be a list of 2 to 5 non-empty texts"
         elif not value or not str(value).strip():
-            problems.append(f"missing field {name!r} ({FIELDS[name][1]})")
+            problems[name] = f"missing field {name!r} ({FIELDS[name][1]})"
     if problems:
-        raise ValueError(f"{task_id} wants {', '.join(task.fields)}: {'; '.join(problems)}")
+        said = f"{task_id} wants {', '.join(task.fields)}: {'; '.join(problems.values())}"
+        raise WrongFields(said, next(iter(problems)))
     question = str(fields.get("question") or task.question).strip()
     if "choices" in task.fields:
         choices = (f"{label}) {text.strip()}" for label, text in zip(CHOICE_LABELS, fields["choices"], strict=False))
