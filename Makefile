@@ -1,4 +1,5 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
+# make serve     the demo's models: API and chat page together, until Ctrl-C
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (seconds)
 # `make setup` needs Python 3.11 and a C compiler on Debian or Ubuntu; no GPU.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo clean-demo tiny-base test test-fast test-unsloth lint lock
+.PHONY: setup demo serve clean-demo tiny-base test test-fast test-unsloth lint lock
 
 setup: $(VENV)/.done
 
@@ -29,6 +30,9 @@ $(VENV)/.done: requirements-cpu.txt requirements-dev.txt $(VENV)/.torch
 
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo_cpu.sh
+
+serve: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
 
 clean-demo:
 	rm -rf outputs/demo

@@ -1,0 +1,111 @@
+"""Votes and thumbs of the chat page → preference rows for train_LoRA_DPO.py, and who wins.
+
+Reads the database of chainlit_app.py. Arena votes, and up and down thumbs under answers to the same prompt, become
+rows {"id", "task", "prompt", "chosen", "rejected"}; whole conversations stay in the prompt. Ties and both-bad are
+dropped and counted, equal judgements are merged, contradicting ones are reported and decided by majority.
+
+Writes train.jsonl, ratings.json and ratings.png (win rates and Bradley–Terry ratings with 95 % intervals), report.json
+(every row's origin, what was dropped and why), with --kto also kto.jsonl, and run.json into --output_dir.
+
+    python build_preferences.py --from_chat outputs/chat/chat.db --output_dir outputs/preferences
+    python train_LoRA_DPO.py --model_id outputs/demo/sft --trainset_path outputs/preferences/train.jsonl
+"""
+
+import json
+import time
+from pathlib import Path
+
+from sllm import checkpoint, cli
+from sllm.cli import InputError
+
+
+def build_parser():
+    p = cli.parser(__doc__, __file__)
+    group = p.add_argument_group("sources")
+    group.add_argument(
+        "--from_chat", required=True, metavar="DB", help="the chat page's database: a SQLite file or a SQLAlchemy URL"
+    )
+    group.add_argument("--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves")
+    group = p.add_argument_group("ratings")
+    group.add_argument("--bootstrap", type=cli.positive_int, default=1000, help="resamples behind the intervals")
+    group.add_argument("--seed", type=int, default=42, help="of the resamples")
+    p.add_argument("--kto", action="store_true", help="write unpaired rows for KTO too: kto.jsonl")
+    cli.add_output_flags(p, "outputs/preferences")
+    return p
+
+
+def main(args) -> dict:
+    started = time.monotonic()
+    checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
+    from sllm.chatstore import ChatStore
+    from sllm.data import preferences, ratings
+
+    store = ChatStore(args.from_chat if "://" in args.from_chat else f"sqlite:///{args.from_chat}", must_exist=True)
+    # Each source adds its pairs to `found.pairs`; from here on they are all alike.
+    found = preferences.from_chat(store, keep_cut=args.keep_cut)
+    judged = len(found.pairs) + sum(found.dropped.values())
+    entries = preferences.merge(found)
+    votes = [(c.left.model, c.right.model, c.choice) for c in store.comparisons() if c.choice]
+    rated = ratings.rate(votes, samples=args.bootstrap, seed=args.seed)
+    kto, kto_dropped = preferences.unpaired(store, keep_cut=args.keep_cut) if args.kto else ([], {})
+    store.close()
+    if not entries and not kto:
+        why = "; ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "nobody has voted yet"
+        raise InputError(f"{args.from_chat} has no preference in it: {why}")
+
+    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+    write_rows(out / "train.jsonl", [entry["row"] for entry in entries])
+    if args.kto:
+        write_rows(out / "kto.jsonl", kto)
+    write_json(out / "ratings.json", rated)
+    if rated["models"]:
+        ratings.plot(rated, str(out / "ratings.png"))
+    report = {
+        "judgements": judged,
+        "rows": len(entries),
+        "dropped": dict(found.dropped),
+        "contradictions": found.contradictions,
+        "votes": len(votes),
+        "kto": {"rows": len(kto), "dropped": dict(kto_dropped)} if args.kto else None,
+        "origin": [{"id": entry["row"]["id"]} | {k: v for k, v in entry.items() if k != "row"} for entry in entries],
+    }
+    write_json(out / "report.json", report)
+    data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
+    checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
+    show(report, rated)
+    return {"stage": "data", "output_dir": str(out), "rows": len(entries), "judgements": judged, "kto_rows": len(kto)}
+
+
+def show(report: dict, rated: dict) -> None:
+    dropped = sum(report["dropped"].values())
+    print(f"{report['judgements']} judgements → {report['rows']} rows, {dropped} dropped or merged")
+    for reason, count in report["dropped"].items():
+        print(f"  {count:>5} {reason}")
+    for entry in report["contradictions"]:
+        question = entry["prompt"][-1]["content"][:40]
+        print(f"  both ways: “{question}” {', '.join(entry['for'])} against {', '.join(entry['against'])}")
+    if rated["models"]:
+        shown = [
+            [m["model"], f"{m['rating']:.0f}", f"{m['low']:.0f}–{m['high']:.0f}", m["votes"], m["wins"], m["losses"],
+             m["ties"]]
+            for m in rated["models"]
+        ]  # fmt: skip
+        print("\n" + cli.table(["model", "rating", "95 %", "votes", "won", "lost", "neither"], shown))
+        shown = [
+            [f"{p['a']} over {p['b']}", f"{p['a_rate']:.0%}", f"{p['low']:.0%}–{p['high']:.0%}", p["votes"],
+             p["a_wins"], p["b_wins"], p["ties"], p["both_bad"]]
+            for p in rated["pairs"]
+        ]  # fmt: skip
+        print("\n" + cli.table(["pair", "win rate", "95 %", "votes", "won", "lost", "ties", "both bad"], shown))
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    checkpoint.write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: Path, value) -> None:
+    checkpoint.write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())

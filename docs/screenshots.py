@@ -1,0 +1,93 @@
+"""The pictures of the chat page in README.md, from the demo's models: `make demo`, then python docs/screenshots.py."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from paging import Browser, chat_page  # noqa: E402
+from serving import Running  # noqa: E402
+
+DEMO, DOCS = ROOT / "outputs" / "demo", ROOT / "docs"
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    api = Running(
+        "--model_id", DEMO / "base", "--lora_modules", f"sft={DEMO / 'sft'}", f"dpo={DEMO / 'dpo'}",
+        "--max_running", 8, "--max_seq_length", 1024,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page = chat_page(f"{api.url}/v1", f"sqlite:///{folder}/chat.db")
+        browser = Browser(playwright)
+        try:
+            pictures(browser, page.url)
+        finally:
+            browser.close()
+            page.stop()
+            api.stop()
+
+
+def settings(tab, temperature_steps_down: int) -> None:
+    tab.page.click("#chat-settings-open-modal")
+    tab.page.focus("[role=slider] >> nth=0")
+    for _ in range(temperature_steps_down):
+        tab.page.keyboard.press("ArrowLeft")
+
+
+def pictures(browser: Browser, url: str) -> None:
+    tab = browser.open(url, height=760)
+    tab.shot(DOCS / "page_welcome.png")
+    settings(tab, 14)
+    tab.shot(DOCS / "page_settings.png")
+    tab.page.click("#confirm")
+    tab.page.wait_for_timeout(6000)  # the toast goes
+    tab.page.click("text=과제 고르기")
+    tab.page.wait_for_selector(".task-form")
+    tab.page.select_option("#task-picker", "task04_02")
+    tab.page.click("#task-example")
+    tab.shot(DOCS / "page_task_form.png")
+    tab.page.click("#task-send")
+    tab.page.wait_for_selector("[data-verdict]")
+    tab.idle()
+    tab.page.click(".positive-feedback-off >> visible=true")
+    tab.page.fill("[role=dialog] textarea", "핵심을 잘 짚었다")
+    tab.shot(DOCS / "page_thumb.png")
+    tab.page.click("#submit-feedback")
+    tab.page.wait_for_timeout(6000)
+    tab.shot(DOCS / "page_task_answer.png")
+    tab.page.click("#new-chat-button")
+    tab.ready()
+    tab.profile("arena")
+    settings(tab, 14)
+    tab.page.focus("[role=slider] >> nth=3")
+    for _ in range(25):
+        tab.page.keyboard.press("ArrowLeft")
+    tab.page.click("#confirm")
+    tab.page.wait_for_timeout(6000)
+    tab.send("수출이 늘어난 까닭을 한 문장으로 말해 주세요.")
+    tab.page.wait_for_selector("[data-arena=vote]")
+    tab.page.set_viewport_size({"width": 1200, "height": 1000})
+    tab.page.locator("[data-vote=tie]").scroll_into_view_if_needed()
+    tab.shot(DOCS / "page_arena.png")
+    tab.page.click("[data-vote=right]")
+    tab.page.wait_for_selector("[data-arena=voted]")
+    tab.shot(DOCS / "page_arena_voted.png")
+
+    dark = browser.open(url, locale="en-US", height=760)
+    dark.page.click("#theme-toggle")
+    dark.page.click("[role=menuitem] >> nth=1")
+    dark.shot(DOCS / "page_english_dark.png")
+
+    phone = browser.open(url, width=390, height=844)
+    phone.profile("arena")
+    phone.send("바다가 파란 까닭은?")
+    phone.page.wait_for_selector("[data-arena=vote]")
+    phone.shot(DOCS / "page_phone.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The demo's models behind the API, and the chat page in front of it: `make serve`. Ctrl-C stops both.
+# Ports: API_PORT (8000) and PAGE_PORT (8501). The conversations and votes go to outputs/chat/chat.db.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=outputs/demo
+api_port=${API_PORT:-8000}
+page_port=${PAGE_PORT:-8501}
+api="http://127.0.0.1:$api_port"
+page="http://127.0.0.1:$page_port"
+pids=()
+
+for stage in base sft dpo; do
+  [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; make demo" >&2; exit 2; }
+done
+
+stop() {
+  trap - INT TERM EXIT
+  [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null
+  wait
+}
+trap 'stop; exit 130' INT
+trap 'stop; exit 143' TERM
+trap stop EXIT
+
+mkdir -p outputs/chat
+python api_server.py --port "$api_port" --model_id "$out/base" \
+  --lora_modules "sft=$out/sft" "dpo=$out/dpo" 2>outputs/chat/api.log &
+pids+=($!)
+python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" >outputs/chat/page.log 2>&1 &
+pids+=($!)
+
+# An address counts when it answers; a process that ends before is an error.
+await() {
+  until python -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)" "$1" 2>/dev/null; do
+    kill -0 "$2" 2>/dev/null || { echo "error: $3 ended before it answered; outputs/chat/$4.log says why" >&2; tail -3 "outputs/chat/$4.log" >&2; exit 1; }
+    sleep 1
+  done
+}
+await "$api/ready" "${pids[0]}" api_server.py api
+await "$page/health" "${pids[1]}" chainlit_app.py page
+printf '\n  API    %s/v1   (%s/docs)\n  chat   %s\n\nCtrl-C stops both.\n' "$api" "$api" "$page"
+wait -n

@@ -1,0 +1,169 @@
+"""Votes and thumbs of the chat page → preference pairs, each with where it comes from, and what became of the rest.
+
+Other sources of pairs (several samples of one model, a teacher's judgement) yield `Pair`s too, and meet in `merge`.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import product
+
+from sllm.chatstore import Answer, ChatStore
+
+CUT = ("length", "stopped", "broken")  # answers that did not end by themselves
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One judgement: of two answers to a prompt, `chosen` is the better one. `source`: vote or thumbs."""
+
+    chosen: Answer
+    rejected: Answer
+    rater: str
+    source: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The prompt and both texts: equal judgements have equal keys."""
+        return _prompt(self.chosen), self.chosen.text, self.rejected.text
+
+
+@dataclass
+class Found:
+    """`pairs`; `dropped`: how many judgements for which reason; `contradictions`: pairs judged both ways, by whom."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    dropped: Counter = field(default_factory=Counter)
+    contradictions: list[dict] = field(default_factory=list)
+
+
+def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
+    """Pairs of the arena's votes, and of up and down thumbs under answers to the same prompt.
+
+    Args:
+        keep_cut: chosen answers that were cut off count too; training on them teaches to stop in mid-sentence.
+    """
+    found = Found()
+
+    def judge(chosen: Answer, rejected: Answer, rater: str, source: str) -> None:
+        if chosen.text == rejected.text:
+            found.dropped["both answers are the same"] += 1
+        elif not chosen.text.strip() or not rejected.text.strip():
+            found.dropped["an answer is empty"] += 1
+        elif chosen.finish_reason in CUT and not keep_cut:
+            found.dropped["the chosen answer was cut off"] += 1
+        else:
+            found.pairs.append(Pair(chosen, rejected, rater, source))
+
+    for comparison in store.comparisons():
+        left, right = comparison.left, comparison.right
+        if comparison.choice == "left":
+            judge(left, right, left.rater, "vote")
+        elif comparison.choice == "right":
+            judge(right, left, left.rater, "vote")
+        else:
+            found.dropped[{"tie": "tie", "both_bad": "both bad", None: "no vote"}[comparison.choice]] += 1
+    by_prompt: dict[str, dict[int, list[Answer]]] = defaultdict(lambda: {0: [], 1: []})
+    for thumb in store.thumbs():
+        by_prompt[_prompt(thumb.answer)][thumb.value].append(thumb.answer)
+    for thumbs in by_prompt.values():
+        for up, down in product(thumbs[1], thumbs[0]):
+            judge(up, down, up.rater if up.rater == down.rater else f"{up.rater}, {down.rater}", "thumbs")
+        if not (thumbs[0] and thumbs[1]):
+            found.dropped["a thumb without its opposite"] += len(thumbs[0]) + len(thumbs[1])
+    return found
+
+
+def merge(found: Found) -> list[dict]:
+    """One entry for every pair of answers: {"row", "source", "judgements", "raters", "models"}.
+
+    Equal judgements become one row. Where a pair was judged both ways, the majority decides, and an even split drops
+    it; both are noted in `found.contradictions`.
+    """
+    groups: dict[tuple, list[Pair]] = defaultdict(list)
+    for pair in found.pairs:
+        prompt, *texts = pair.key
+        groups[(prompt, *sorted(texts))].append(pair)
+    entries = []
+    for pairs in groups.values():
+        ways = Counter(pair.key for pair in pairs)
+        best, votes = ways.most_common(1)[0]
+        against = len(pairs) - votes
+        if against:
+            found.contradictions.append(
+                {
+                    "prompt": pairs[0].chosen.prompt,
+                    "for": sorted(pair.rater for pair in pairs if pair.key == best),
+                    "against": sorted(pair.rater for pair in pairs if pair.key != best),
+                    "kept": votes > against,
+                }
+            )
+        if votes == against:
+            found.dropped["judged both ways alike"] += len(pairs)
+            continue
+        agreeing = [pair for pair in pairs if pair.key == best]
+        found.dropped["the same judgement again"] += votes - 1
+        found.dropped["outvoted"] += against
+        chosen, rejected = agreeing[0].chosen, agreeing[0].rejected
+        entries.append(
+            {
+                "row": {
+                    "id": _id(best),
+                    "task": chosen.task,
+                    "prompt": chosen.prompt,
+                    "chosen": [{"role": "assistant", "content": chosen.text}],
+                    "rejected": [{"role": "assistant", "content": rejected.text}],
+                },
+                "source": agreeing[0].source,
+                "judgements": votes,
+                "raters": sorted({pair.rater for pair in agreeing}),
+                "models": {"chosen": chosen.model, "rejected": rejected.model},
+            }
+        )
+    found.dropped = +found.dropped  # without the zeros
+    return entries
+
+
+def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], Counter]:
+    """KTO's rows, {"id", "task", "prompt", "completion", "label"}: answers that were liked or not, by thumb or vote; of
+    two bad answers, both. An answer that was judged both ways is dropped and counted."""
+    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    answers: dict[tuple[str, str], Answer] = {}
+
+    def judge(answer: Answer, good: bool) -> None:
+        key = (_prompt(answer), answer.text)
+        labels[key].add(good)
+        answers[key] = answer
+
+    for thumb in store.thumbs():
+        judge(thumb.answer, bool(thumb.value))
+    for comparison in store.comparisons():
+        if comparison.choice in ("left", "right"):
+            judge(comparison.left, comparison.choice == "left")
+            judge(comparison.right, comparison.choice == "right")
+        elif comparison.choice == "both_bad":
+            judge(comparison.left, False)
+            judge(comparison.right, False)
+    rows, dropped = [], Counter()
+    for key, answer in answers.items():
+        good = labels[key]
+        if len(good) == 2:
+            dropped["judged both ways"] += 1
+        elif not answer.text.strip():
+            dropped["an answer is empty"] += 1
+        elif good == {True} and answer.finish_reason in CUT and not keep_cut:
+            dropped["a liked answer was cut off"] += 1
+        else:
+            completion = [{"role": "assistant", "content": answer.text}]
+            row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
+            rows.append(row | {"label": good == {True}})
+    return rows, dropped
+
+
+def _prompt(answer: Answer) -> str:
+    return json.dumps(answer.prompt, ensure_ascii=False, sort_keys=True)
+
+
+def _id(key: tuple) -> str:
+    return "chat-" + hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:12]

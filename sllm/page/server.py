@@ -1,0 +1,171 @@
+"""The server that the page talks to, over HTTP: models, tasks, and answers as they come.
+
+Any OpenAI-compatible server will do; `/v1/tasks`, and what a model is, only ours says. Everything that goes wrong
+becomes a `Problem` of a few kinds, each of which the page has words for.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+from httpx_sse import SSEError, aconnect_sse
+
+KINDS = ("merged", "dpo", "sft", "base")  # the last stage first: that is the model to greet people with
+KEEP_SECONDS = 5.0
+RETRIED = ("down", "loading", "full")
+TURNS = 3  # that a request is tried again before the page gives up
+LONGEST_WAIT = 10.0
+
+
+class Problem(Exception):
+    """The server did not answer as it should. `kind` names the words; `detail` is the server's own sentence."""
+
+    def __init__(self, kind: str, detail: str = "", retry_after: float | None = None):
+        super().__init__(detail or kind)
+        self.kind, self.detail, self.retry_after = kind, detail, retry_after
+
+    def wait(self, turn: int) -> float | None:
+        """Seconds before trying again, or None: that would change nothing, or the server asks for too much patience."""
+        if self.kind not in RETRIED or turn >= TURNS:
+            return None
+        seconds = self.retry_after if self.retry_after is not None else 2.0**turn
+        return seconds if seconds <= LONGEST_WAIT else None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of /v1/models. `kind`: one of KINDS where the server says so; `template_hash`: of its chat template."""
+
+    id: str
+    kind: str | None = None
+    template_hash: str | None = None
+
+
+@dataclass
+class Piece:
+    """Some of an answer: text, why it ended, and, of a task, the verdict and the messages that it was asked with."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    conformance: dict | None = None
+    messages: list[dict] | None = None
+
+
+class Server:
+    """
+    Args:
+        base_url: with the /v1.
+        timeout: seconds until the first piece of an answer, and between two pieces.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None, *, timeout: float):
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/") + "/",
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=5.0, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            trust_env=False,
+        )
+        self._models: tuple[float, list[Model]] = (0.0, [])
+        self._tasks: list[dict] | None = None
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    async def models(self) -> list[Model]:
+        """As the server lists them; asked at most every few seconds. Problem where it cannot be asked."""
+        asked, models = self._models
+        if time.monotonic() - asked > KEEP_SECONDS or not models:
+            data = (await self._get("models")).get("data")
+            if not isinstance(data, list):
+                raise Problem("bug", "/v1/models has no list")
+            models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+            self._models = (time.monotonic(), models)
+        return models
+
+    async def tasks(self) -> list[dict]:
+        """The task table; empty where the server has none."""
+        if self._tasks is None:
+            try:
+                self._tasks = (await self._get("tasks")).get("data") or []
+            except Problem as problem:
+                if problem.kind != "missing":
+                    raise
+                self._tasks = []
+        return self._tasks
+
+    async def _get(self, path: str) -> dict:
+        try:
+            answer = await self.client.get(path, timeout=10.0)
+        except httpx.HTTPError as error:
+            raise _problem(error) from None
+        if answer.status_code != 200:
+            raise _refusal(answer.status_code, answer.content, answer.headers)
+        try:
+            return answer.json()
+        except ValueError:
+            raise Problem("bug", f"{path} is no JSON") from None
+
+    async def answer(self, path: str, body: dict) -> AsyncIterator[Piece]:
+        """Pieces of an answer as they come. Leaving the iteration closes the connection, at which the server aborts.
+
+        Args:
+            path: "chat/completions", or "tasks/{id}".
+        Raises:
+            Problem: "broken" where some of the answer may have come already.
+        """
+        ended = False
+        try:
+            async with aconnect_sse(self.client, "POST", path, json=body | {"stream": True}) as source:
+                if source.response.status_code != 200:
+                    raise _refusal(source.response.status_code, await source.response.aread(), source.response.headers)
+                async for event in source.aiter_sse():
+                    if event.data == "[DONE]":
+                        return
+                    piece = _read(event.data)
+                    ended = ended or bool(piece.finish_reason)
+                    yield piece
+        except (httpx.HTTPError, SSEError) as error:
+            raise _problem(error) from None
+        if not ended:
+            raise Problem("broken", "the stream ended without an end")
+
+
+def _read(data: str) -> Piece:
+    try:
+        chunk = json.loads(data)
+        if error := chunk.get("error"):
+            raise Problem("broken", str(error.get("message", error))[:300])
+        piece = Piece(conformance=chunk.get("conformance"), messages=chunk.get("messages"))
+        for choice in chunk.get("choices") or []:
+            piece.text += (choice.get("delta") or {}).get("content") or ""
+            piece.finish_reason = choice.get("finish_reason") or piece.finish_reason
+        return piece
+    except (ValueError, AttributeError, TypeError):
+        raise Problem("broken", "the server sent what is no chunk of an answer") from None
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
+        return Problem("slow")
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        return Problem("down")
+    return Problem("broken", str(error)[:300])
+
+
+def _refusal(status: int, body: bytes, headers: httpx.Headers) -> Problem:
+    detail, code = "", None
+    try:
+        error = json.loads(body)["error"]
+        detail, code = str(error["message"])[:500], error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    after = headers.get("retry-after", "")
+    after = float(after) if after.isdigit() else None
+    if code == "context_length_exceeded":
+        return Problem("too_long", detail)
+    kind = {401: "key", 403: "key", 404: "missing", 408: "slow", 429: "full", 503: "loading", 504: "slow"}.get(status)
+    return Problem(kind or ("bug" if status >= 500 else "refused"), detail, after)

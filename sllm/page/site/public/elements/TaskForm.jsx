@@ -1,0 +1,77 @@
+import { Button } from '@/components/ui/button';
+import { useState } from 'react';
+
+const asText = (value) => (Array.isArray(value) ? value.join('\n') : value || '');
+
+export default function TaskForm() {
+  const { tasks, words } = props;
+  const holds = (task) => task.fields.some((field) => field.name === 'context');
+  const first = (props.values && props.values.context && tasks.find(holds)) || tasks[0];
+  const [id, setId] = useState(first.id);
+  const [values, setValues] = useState(props.values || {});
+  const [missing, setMissing] = useState([]);
+  const [sent, setSent] = useState(props.sent);
+  const task = tasks.find((entry) => entry.id === id) || first;
+
+  if (sent) return <div data-sent className="text-muted-foreground text-sm">{words.task_sent}</div>;
+
+  const set = (name, value) => setValues({ ...values, [name]: value });
+  const example = () => {
+    const filled = {};
+    Object.entries(task.example).forEach(([name, value]) => { filled[name] = asText(value); });
+    setValues(filled);
+    setMissing([]);
+  };
+  const send = async () => {
+    const fields = {};
+    task.fields.forEach(({ name }) => {
+      const text = asText(values[name]).trim();
+      if (!text) return;
+      fields[name] = name === 'choices' ? text.split('\n').map((line) => line.trim()).filter(Boolean) : text;
+    });
+    const empty = task.fields.filter((field) => field.required && !fields[field.name]).map((field) => field.name);
+    setMissing(empty);
+    if (empty.length) return;
+    setSent(true);
+    await updateElement({ ...props, sent: true });
+    await callAction({ name: 'task_run', payload: { task: id, fields } });
+  };
+
+  return (
+    <div className="task-form">
+      <div>
+        <label htmlFor="task-picker">{words.task_picker}</label>
+        <select id="task-picker" value={id} onChange={(event) => { setId(event.target.value); setMissing([]); }}>
+          {tasks.map((entry) => (
+            <option key={entry.id} value={entry.id}>{`${entry.name}  (${entry.id})`}</option>
+          ))}
+        </select>
+      </div>
+      {task.fields.map((field) => (
+        <div key={field.name}>
+          <label htmlFor={`field-${field.name}`}>
+            {words[`field_${field.name}`] || field.name}
+            {field.required ? ' *' : null}
+          </label>
+          <textarea
+            id={`field-${field.name}`}
+            rows={['context', 'table', 'text'].includes(field.name) ? 6 : field.name === 'choices' ? 4 : 2}
+            placeholder={field.required ? '' : task.question || words.optional}
+            value={asText(values[field.name])}
+            onChange={(event) => set(field.name, event.target.value)}
+          />
+        </div>
+      ))}
+      <div className="buttons">
+        <Button size="sm" id="task-send" onClick={send}>{words.task_send}</Button>
+        <Button size="sm" id="task-example" variant="outline" onClick={example}>{words.task_example}</Button>
+        <Button size="sm" variant="ghost" onClick={() => setValues({})}>{words.task_clear}</Button>
+        {missing.length ? (
+          <span className="missing" role="alert">
+            {words.task_missing + missing.map((name) => words[`field_${name}`] || name).join(', ')}
+          </span>
+        ) : null}
+      </div>
+    </div>
+  );
+}

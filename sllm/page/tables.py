@@ -1,0 +1,132 @@
+"""HTML tables in answers, as Markdown tables: the page renders no HTML, so that no answer can bring a script along."""
+
+from html.parser import HTMLParser
+
+LONGEST = 200_000  # characters of a table that is waited for; a model that never closes one does not hide its text
+
+
+class Tables:
+    """Turns a stream of text with HTML tables into one with Markdown tables. A table shows when it is whole.
+
+    `feed` returns what can be shown; `close` the rest, as it is.
+    """
+
+    def __init__(self):
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        self._held += text
+        shown = ""
+        while self._held:
+            start = self._held.lower().find("<table")
+            if start < 0:
+                keep = _maybe_start(self._held)
+                shown, self._held = shown + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+                break
+            end = self._held.lower().find("</table>", start)
+            if end < 0:
+                shown, self._held = shown + self._held[:start], self._held[start:]
+                if len(self._held) > LONGEST:
+                    shown, self._held = shown + self._held, ""
+                break
+            end += len("</table>")
+            shown += self._held[:start] + markdown_table(self._held[start:end])
+            self._held = self._held[end:]
+        return shown
+
+    def close(self) -> str:
+        rest, self._held = self._held, ""
+        return rest
+
+
+def show(text: str) -> str:
+    """A whole text with its HTML tables as Markdown."""
+    tables = Tables()
+    return tables.feed(text) + tables.close()
+
+
+def _maybe_start(text: str) -> int:
+    """How many characters at the end may be the beginning of a table."""
+    lowered = text[-6:].lower()
+    return next((n for n in range(min(6, len(lowered)), 0, -1) if "<table".startswith(lowered[-n:])), 0)
+
+
+def markdown_table(html: str) -> str:
+    """One HTML table as a Markdown table between blank lines; cells that span others are repeated, as Markdown has no
+    spans. What is no table stays as it is."""
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    rows = _spread(reader.rows)
+    width = max((len(row) for row in rows), default=0)
+    if not width:
+        return html
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    head, *body = rows
+    lines = [head, ["---"] * width, *body]
+    caption = f"**{_escape(reader.caption)}**\n\n" if reader.caption.strip() else ""
+    return "\n\n" + caption + "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n\n"
+
+
+class _Reader(HTMLParser):
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.rows: list[list[tuple[str, int, int]]] = []
+        self.caption = ""
+        self._cell: list | None = None
+        self._in_caption = False
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self._end_cell()
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self._end_cell()
+            spans = dict(attributes)
+            self._cell = ["", _span(spans.get("rowspan")), _span(spans.get("colspan"))]
+        elif tag == "br" and self._cell:
+            self._cell[0] += " "
+        elif tag == "caption":
+            self._in_caption = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "tr", "table"):
+            self._end_cell()
+        elif tag == "caption":
+            self._in_caption = False
+
+    def handle_data(self, data):
+        if self._cell:
+            self._cell[0] += data
+        elif self._in_caption:
+            self.caption += data
+
+    def _end_cell(self):
+        if self._cell:
+            text, down, across = self._cell
+            if not self.rows:
+                self.rows.append([])
+            self.rows[-1].append((_escape(text), down, across))
+            self._cell = None
+
+
+def _span(value: str | None) -> int:
+    return min(int(value), 100) if value and value.isdigit() and value != "0" else 1
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _spread(rows: list[list[tuple[str, int, int]]]) -> list[list[str]]:
+    grid: list[dict[int, str]] = [{} for _ in rows]
+    for number, row in enumerate(rows):
+        column = 0
+        for text, down, across in row:
+            while column in grid[number]:
+                column += 1
+            for below in range(number, min(number + down, len(rows))):
+                for beside in range(column, column + across):
+                    grid[below].setdefault(beside, text)
+            column += across
+    return [[cells.get(column, "") for column in range(max(cells, default=-1) + 1)] for cells in grid if cells]

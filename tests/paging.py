@@ -1,0 +1,140 @@
+"""Starts chat pages, stand-in servers and a browser for the tests."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+from conftest import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium fonts-nanum")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+class Process:
+    """A process of ours with an address."""
+
+    def __init__(self, *command: object, url: str, **env: str):
+        self.url = url
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, **env},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True).start()
+        wait_for(self.answers, 90, lambda: "".join(self.lines))
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, "".join(self.lines)
+        try:
+            return httpx.get(self.url, timeout=5, trust_env=False).status_code < 500
+        except httpx.TransportError:
+            return False
+
+    def stop(self, how=None) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(how) if how else self.process.terminate()
+        return self.process.wait(30)
+
+
+def chat_page(api: str, database: str, *flags: object, port: int | None = None, **env: str) -> Process:
+    port = port or free_port()
+    return Process(
+        "chainlit_app.py", "--api_base_url", api, "--database_url", database, "--port", port, *flags,
+        url=f"http://127.0.0.1:{port}", **env,
+    )  # fmt: skip
+
+
+def stub(*models: str) -> Process:
+    port = free_port()
+    return Process("tests/stub_openai.py", port, *models, url=f"http://127.0.0.1:{port}/v1/models")
+
+
+def wait_for(what, seconds: float = 30, said=lambda: ""):
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, f"nothing within {seconds} s: {said()}"
+        time.sleep(0.05)
+    return value
+
+
+class Browser:
+    """Chromium, and what a person does in the page. `errors`: what its console complained about."""
+
+    def __init__(self, playwright):
+        self.chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        self.tabs: list[Tab] = []
+
+    def open(self, url: str, *, locale: str = "ko-KR", width: int = 1200, height: int = 860, dark: bool = False):
+        context = self.chromium.new_context(
+            locale=locale, viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
+            permissions=["clipboard-read", "clipboard-write"],
+        )  # fmt: skip
+        tab = Tab(context.new_page(), url)
+        self.tabs.append(tab)
+        return tab
+
+    def close(self) -> None:
+        self.chromium.close()
+
+
+class Tab:
+    def __init__(self, page, url: str):
+        self.page, self.url = page, url
+        self.outside: list[str] = []
+        page.on("request", lambda request: None if self.is_ours(request.url) else self.outside.append(request.url))
+        page.set_default_timeout(30_000)
+        page.goto(url)
+        self.ready()
+
+    def is_ours(self, url: str) -> bool:
+        return url.startswith((self.url, self.url.replace("http", "ws", 1), "data:", "blob:"))
+
+    def ready(self) -> None:
+        self.page.wait_for_selector("#chat-input")
+        self.page.wait_for_timeout(300)
+
+    def profile(self, name: str) -> None:
+        self.page.click("#chat-profiles")
+        item = self.page.locator(f'[data-test="select-item:{name}"]')
+        item.scroll_into_view_if_needed()
+        item.focus()
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_selector('[role="listbox"]', state="detached")
+        self.page.wait_for_function("getComputedStyle(document.body).pointerEvents != 'none'")
+        self.ready()
+
+    def send(self, text: str, *, wait: bool = True) -> None:
+        self.page.click("#chat-input")
+        self.page.keyboard.insert_text(text)
+        self.page.click("#chat-submit")
+        if wait:
+            self.page.wait_for_timeout(300)
+            self.idle()
+
+    def idle(self, seconds: float = 60) -> None:
+        self.page.wait_for_selector("#stop-button", state="detached", timeout=seconds * 1000)
+
+    def text(self) -> str:
+        return self.page.inner_text("body")
+
+    def answers(self) -> list[str]:
+        return [element.inner_text() for element in self.page.query_selector_all(".ai-message .message-content")]
+
+    def shot(self, path) -> None:
+        self.page.wait_for_timeout(600)
+        self.page.screenshot(path=str(path))

@@ -1,0 +1,111 @@
+"""A stand-in for an OpenAI-compatible server, for what a real one cannot be asked to do: fail in chosen ways.
+
+The name of the model says how it answers. `python tests/stub_openai.py PORT [MODEL …]`.
+"""
+
+import asyncio
+import json
+import sys
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+MODELS = ["good", "other", "slow", "hangs", "401", "429", "500", "busy-once", "dies", "broken", "silent-end", "script",
+          "rich", "too-long"]  # fmt: skip
+RICH = (
+    "수식 $a^2+b^2=c^2$ 과 **굵은 글씨**\n\n$$\\sum_{i=1}^n i = \\frac{n(n+1)}{2}$$\n\n"
+    "<table><tr><th>도시</th><th>인구</th></tr><tr><td>서울</td><td>938만</td></tr><tr><td>부산</td><td>328만</td></tr>"
+    "</table>\n\n끝."
+)
+SCRIPT = (
+    "<script>window.hacked=1</script><img src=x onerror='window.hacked=2'><iframe srcdoc='<script>parent.hacked=3"
+    "</script>'></iframe>[눌러](javascript:window.hacked=4) ![밖](https://example.invalid/x.png)"
+    "<table><tr><td><img src=x onerror='window.hacked=5'></td></tr></table> 안전한 끝"
+)
+seen: list[dict] = []
+state = {"running": 0, "busy": 0}
+
+
+def error(status: int, message: str, code: str = "stub", **headers: str) -> JSONResponse:
+    body = {"error": {"message": message, "type": "stub", "param": None, "code": code}}
+    return JSONResponse(body, status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def chunk(text: str, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n".encode()
+
+
+async def chat(request: Request):
+    body = await request.json()
+    seen.append(body)
+    model = body["model"]
+    if model == "401":
+        return error(401, "wrong API key", "invalid_api_key")
+    if model == "429":
+        return error(429, "every place is taken", retry_after="60")
+    if model == "500":
+        return error(500, "a bug in the server")
+    if model == "too-long":
+        return error(400, "the prompt has 9,000 tokens and the context 2,048", "context_length_exceeded")
+    if model == "busy-once":
+        state["busy"] += 1
+        if state["busy"] % 2:
+            return error(429, "every place is taken", retry_after="1")
+
+    async def stream():
+        state["running"] += 1
+        try:
+            if model == "hangs":
+                await asyncio.sleep(3600)
+            question = body["messages"][-1]["content"]
+            text = {"script": SCRIPT, "rich": RICH}.get(
+                model, f"{model}의 답: {question} — 이것은 대역 서버의 답입니다."
+            )
+            parts = list(text) if model == "slow" else [text[at : at + 4] for at in range(0, len(text), 4)]
+            for number, part in enumerate(parts):
+                yield chunk(part)
+                if model == "slow":
+                    await asyncio.sleep(0.2)
+                if number == 5 and model == "dies":
+                    raise RuntimeError("the stub dies in the middle")
+                if number == 5 and model == "broken":
+                    yield b"data: {this is no JSON\n\n"
+                if number == 5 and model == "silent-end":
+                    return
+            yield chunk("", "stop")
+            yield b"data: [DONE]\n\n"
+        finally:
+            state["running"] -= 1
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+async def models(request: Request):
+    return JSONResponse(
+        {"object": "list", "data": [{"id": name, "object": "model"} for name in sys.argv[2:] or MODELS]}
+    )
+
+
+async def log(request: Request):
+    return JSONResponse({"seen": seen, **state})
+
+
+async def no_tasks(request: Request):
+    return PlainTextResponse("Not Found", 404)
+
+
+app = Starlette(
+    routes=[
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/tasks", no_tasks),
+        Route("/log", log),
+    ]
+)
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]), log_level="critical")

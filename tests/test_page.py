@@ -1,0 +1,278 @@
+"""The page in a real browser on the real stack (tiny models, vLLM, SQLite), and the loop from its votes into DPO."""
+
+import json
+
+import httpx
+import pytest
+from conftest import DPO, succeed
+from paging import Browser, chat_page, needs_browser, wait_for
+from serving import Running
+
+from sllm.chatstore import ChatStore
+from sllm.page.words import EN, KO
+
+pytestmark = needs_browser
+
+
+def serve(base, **adapters) -> Running:
+    return Running(
+        "--model_id", base, "--served_model_name", "base", "--max_seq_length", 1024, "--max_running", 16,
+        "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def api(tiny_base, sft_folder):
+    server = serve(tiny_base, sft=sft_folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    return f"sqlite:///{tmp_path_factory.mktemp('chat')}/chat.db"
+
+
+@pytest.fixture(scope="module")
+def page(api, database):
+    started = chat_page(f"{api.url}/v1", database)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = Browser(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser, page):
+    opened = browser.open(page.url)
+    yield opened
+    opened.page.context.close()
+
+
+def settings(tab, **values) -> None:
+    tab.page.click("#chat-settings-open-modal")
+    for name, value in values.items():
+        tab.page.fill(f"#{name}", str(value))
+    tab.page.click("#confirm")
+    tab.page.wait_for_selector("#confirm", state="detached")
+
+
+def last_answer(database):
+    return ChatStore(database).answers()[-1]
+
+
+def test_a_chat_streams_and_is_kept(tab, database, api):
+    assert "sft" in tab.page.inner_text("#chat-profiles")  # the last stage greets
+    tab.send("물은 몇 도에서 끓나요?")
+    assert tab.answers()[0]
+    kept = last_answer(database)
+    assert (kept.model, kept.rater, kept.prompt) == (
+        "sft",
+        "local",
+        [{"role": "user", "content": "물은 몇 도에서 끓나요?"}],
+    )
+    assert kept.sampling["temperature"] == 0.7 and kept.finish_reason in ("stop", "length")
+    cards = httpx.get(f"{api.url}/v1/models").json()["data"]
+    assert kept.template_hash == next(card["chat_template_sha256"] for card in cards if card["id"] == "sft")
+
+
+def test_settings_change_the_request(tab, database):
+    settings(tab, system_prompt="너는 친절한 도우미다.", seed=7)
+    tab.send("안녕?")
+    kept = last_answer(database)
+    assert kept.prompt[0] == {"role": "system", "content": "너는 친절한 도우미다."} and kept.sampling["seed"] == 7
+
+
+def test_stop_ends_the_generation_in_the_engine(tab, api, database):
+    tab.profile("base")
+    tab.send("아주 길게 이야기해 주세요.", wait=False)
+    tab.page.wait_for_selector("#stop-button")
+    tab.page.click("#stop-button")
+    wait_for(api.idle, 3)
+    tab.idle()
+
+
+def test_a_task_is_asked_with_its_form_and_judged(tab, database):
+    tab.page.click(f"text={KO['task_starter']}")
+    tab.page.wait_for_selector(".task-form")
+    assert len(tab.page.query_selector_all("#task-picker option")) == 23
+    tab.page.select_option("#task-picker", "task08_02")
+    tab.page.click("#task-send")
+    assert KO["task_missing"].strip() in tab.text()
+    tab.page.click("#task-example")
+    tab.page.click("#task-send")
+    tab.page.wait_for_selector("[data-verdict]")
+    tab.idle()
+    kept = last_answer(database)
+    assert (
+        kept.task == "task08_02"
+        and kept.prompt[0]["role"] == "system"
+        and "###Question###" in kept.prompt[1]["content"]
+    )
+
+
+def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
+    for name, data, said in (
+        ("cp949.txt", "한라산의 높이는 1,947m이다.".encode("cp949"), None),
+        ("bad.txt", "한라산".encode("utf-16-le") + b"\xff\xd8", "bad.txt"),
+        ("big.txt", "가".encode() * 600_000, "big.txt"),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\0\0", "picture.png"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        tab.page.set_input_files("#upload-button-input, input[type=file]", str(tmp_path / name))
+        tab.page.wait_for_timeout(800)
+        tab.send(f"{name} 높이는?")
+        sent = wait_for(lambda name=name: name in (text := last_answer(database).prompt[-1]["content"]) and text)
+        assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
+        if said:
+            tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{said}')")
+
+
+def test_thumbs_with_a_comment(tab, database):
+    tab.send("엄지를 주세요")
+    kept = last_answer(database)
+    tab.page.click(".positive-feedback-off")
+    tab.page.fill("[role=dialog] textarea", "정확하다")
+    tab.page.click("#submit-feedback")
+    thumb = wait_for(lambda: [t for t in ChatStore(database).thumbs() if t.answer.id == kept.id])[0]
+    assert (thumb.value, thumb.comment) == (1, "정확하다")
+    tab.page.click(".positive-feedback-on")
+    wait_for(lambda: not [t for t in ChatStore(database).thumbs() if t.answer.id == kept.id])
+
+
+def test_an_arena_hides_names_until_the_vote(tab, database):
+    tab.profile("arena")
+    tab.send("둘 중 누가 나을까요?")
+    tab.page.wait_for_selector("[data-arena=vote]")
+    shown = tab.page.inner_html("[data-arena]")
+    assert "base" not in shown and "sft" not in shown
+    tab.page.click("[data-vote=right]")
+    tab.page.wait_for_selector("[data-arena=voted]")
+    found = ChatStore(database).comparisons()[-1]
+    assert found.choice == "right" and {found.left.model, found.right.model} == {"base", "sft"}
+    assert found.right.model in tab.page.inner_text(".arena-side[data-side=right]")
+    tab.send("그 다음은?")  # goes on from the answer that was liked
+    assert ChatStore(database).comparisons()[-1].left.prompt[1]["content"] == found.right.text
+
+
+def test_a_refresh_costs_nothing(tab, api):
+    tab.profile("arena")
+    tab.send("새로 고침")
+
+    def cost():
+        return api.metric("vllm:generation_tokens_total"), api.metric("sllm_sequences_in_flight"), api.engine_pids()
+
+    before = cost()
+    for _ in range(10):
+        tab.page.reload()
+        tab.ready()
+    assert (
+        api.metric("vllm:generation_tokens_total"),
+        api.metric("sllm_sequences_in_flight"),
+        api.engine_pids(),
+    ) == before
+
+
+@pytest.mark.parametrize(("locale", "width", "said"), [("en-US", 1200, EN), ("ko-KR", 390, KO), ("fr-FR", 1200, KO)])
+def test_languages_and_a_phone(browser, page, locale, width, said):
+    tab = browser.open(page.url, locale=locale, width=width, height=844)
+    assert said["task_starter"] in tab.text()
+    tab.profile("arena")
+    assert said["arena_about"] in tab.text()
+    tab.send("넓이")
+    tab.page.wait_for_selector("[data-arena=vote]")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    left, right = (tab.page.locator(f".arena-side[data-side={side}]").bounding_box() for side in ("left", "right"))
+    assert (left["y"] < right["y"]) == (width < 640)
+    tab.page.context.close()
+
+
+def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(browser, api, tmp_path):
+    database, flags = f"sqlite:///{tmp_path}/chat.db", ()
+    first = chat_page(f"{api.url}/v1", database, *flags)
+    tab = browser.open(first.url)
+    tab.profile("arena")
+    tab.send("기억할 질문")
+    tab.page.wait_for_selector("[data-arena=vote]")
+    port = int(first.url.rsplit(":", 1)[1])
+    assert first.stop() == 0
+    second = chat_page(f"{api.url}/v1", database, port=port)
+    try:
+        tab = browser.open(second.url)
+        tab.page.click("a:has-text('기억할 질문')")
+        tab.page.wait_for_selector("[data-arena=vote]")
+        tab.page.wait_for_timeout(500)
+        tab.page.click("[data-vote=left]")  # the vote of a conversation from before the restart
+        tab.page.wait_for_selector("[data-arena=voted]")
+        assert ChatStore(database).comparisons()[0].choice == "left"
+        tab.send("이어서 물어요")
+        kept = ChatStore(database).comparisons()[-1].left
+        assert [m["role"] for m in kept.prompt] == ["user", "assistant", "user"], kept.prompt
+        tab.page.reload()
+        tab.page.wait_for_selector("[data-arena=voted]")
+        tab.page.click("#search-chats-button")
+        tab.page.fill("[role=dialog] input", "기억할")
+        tab.page.wait_for_selector("[role=dialog] [role=option]:has-text('기억할 질문')")
+        tab.page.keyboard.press("Escape")
+        tab.page.click("#thread-options >> nth=0")
+        tab.page.click("#rename-thread")
+        tab.page.fill("[role=dialog] input", "새 이름")
+        tab.page.click("[role=dialog] button >> nth=-2")
+        tab.page.wait_for_selector("a:has-text('새 이름')")
+        tab.page.click("#thread-options >> nth=0")
+        tab.page.click("#delete-thread")
+        tab.page.click("[role=alertdialog] button >> nth=-1")
+        wait_for(lambda: not ChatStore(database).answers())
+    finally:
+        second.stop()
+
+
+def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, api, tmp_path):
+    """Chat → 12 votes → build_preferences.py → train_LoRA_DPO.py → served → the list of models shows the new one."""
+    database = tmp_path / "chat.db"
+    chat = chat_page(f"{api.url}/v1", f"sqlite:///{database}")
+    try:
+        tab = browser.open(chat.url)
+        tab.profile("arena")
+        settings(tab, system_prompt="짧게 답하라.")
+        for number in range(12):
+            tab.send(f"{number}번 질문입니다. 물은 몇 도에서 끓나요?")
+            tab.page.wait_for_selector("[data-arena=vote] >> nth=0")
+            found = ChatStore(f"sqlite:///{database}").comparisons()[-1]
+            side = "left" if found.left.model == "sft" else "right"
+            tab.page.click(f"[data-vote={side}] >> nth=-1")
+            tab.page.wait_for_function("!document.querySelector('[data-arena=vote]')")
+            tab.page.click("#new-chat-button")
+            tab.ready()
+    finally:
+        chat.stop()
+    made = succeed(
+        "build_preferences.py", "--from_chat", database, "--output_dir", tmp_path / "preferences", "--keep_cut", "--kto"
+    )
+    assert made["judgements"] == 12 and made["rows"] >= 10
+    rated = json.loads((tmp_path / "preferences" / "ratings.json").read_text(encoding="utf-8"))
+    assert rated["models"][0]["model"] == "sft" and rated["pairs"][0]["a_wins"] == 12
+    succeed(
+        *DPO, "--model_id", sft_folder, "--trainset_path", tmp_path / "preferences" / "train.jsonl",
+        "--max_steps", "2", "--output_dir", tmp_path / "voted",
+    )  # fmt: skip
+    server = serve(tiny_base, sft=sft_folder, voted=tmp_path / "voted")
+    try:
+        chat = chat_page(f"{server.url}/v1", f"sqlite:///{database}")
+        try:
+            tab = browser.open(chat.url)
+            tab.profile("voted")
+            tab.send("물은 몇 도에서 끓나요?")
+            assert ChatStore(f"sqlite:///{database}").answers()[-1].model == "voted"
+        finally:
+            chat.stop()
+    finally:
+        server.stop()

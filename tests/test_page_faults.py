@@ -1,0 +1,158 @@
+"""The page in a real browser against a server that fails in every way; only that server is a stand-in."""
+
+import httpx
+import pytest
+from paging import Browser, chat_page, needs_browser, stub, wait_for
+
+from sllm.chatstore import ChatStore
+from sllm.page.words import KO
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def api():
+    server = stub()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def page(api, tmp_path_factory):
+    database = tmp_path_factory.mktemp("chat") / "chat.db"
+    started = chat_page(api.url.removesuffix("/models"), f"sqlite:///{database}", "--timeout", "3")
+    started.database = f"sqlite:///{database}"
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = Browser(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser, page):
+    opened = browser.open(page.url)
+    yield opened
+    opened.page.context.close()
+
+
+def seen(api) -> dict:
+    return httpx.get(api.url.replace("/v1/models", "/log"), trust_env=False).json()
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [("401", "key"), ("429", "full"), ("500", "bug"), ("hangs", "slow"), ("too-long", "too_long")],
+)
+def test_a_refusal_is_said_in_korean_with_what_to_do(tab, api, model, word):
+    tab.profile(model)
+    tab.send("질문이 있습니다")
+    text = tab.text()
+    assert KO[word] in text and KO[f"{word}_do"] in text
+    assert "질문이 있습니다" in text  # nothing that was typed is lost
+    before = len(seen(api)["seen"])
+    tab.page.click(f"button:has-text('{KO['retry']}')")
+    wait_for(lambda: len(seen(api)["seen"]) > before)
+    tab.idle()
+    assert seen(api)["seen"][-1]["messages"] == [{"role": "user", "content": "질문이 있습니다"}]
+
+
+@pytest.mark.parametrize("model", ["dies", "broken", "silent-end"])
+def test_an_answer_that_breaks_off_is_kept_and_said(tab, page, model):
+    tab.profile(model)
+    tab.send("끊기는 답")
+    text = tab.text()
+    assert KO["broken"] in text and model[:4] in tab.answers()[0]
+    kept = [answer for answer in ChatStore(page.database).answers() if answer.model == model]
+    assert kept[-1].finish_reason == "broken" and kept[-1].text
+
+
+def test_a_full_server_is_waited_for(tab):
+    tab.profile("busy-once")
+    tab.send("기다려 줘", wait=False)
+    tab.page.wait_for_selector(f"text={KO['full']}")
+    tab.page.wait_for_selector("text=대역 서버의 답")
+    tab.idle()
+    assert KO["full"] not in tab.text()
+
+
+def test_stop_ends_the_generation_at_the_server(tab, api, page):
+    tab.profile("slow")
+    tab.send("천천히", wait=False)
+    tab.page.wait_for_selector("text=slow")
+    tab.page.click("#stop-button")
+    wait_for(lambda: seen(api)["running"] == 0, 5)
+    tab.idle()
+    assert KO["stopped"] in tab.text() and "Task manually stopped" not in tab.text()
+    wait_for(lambda: [a for a in ChatStore(page.database).answers() if a.finish_reason == "stopped"])
+
+
+def test_an_answer_cannot_bring_a_script(tab):
+    tab.profile("script")
+    tab.send("공격해 봐")
+    assert "안전한 끝" in tab.text()
+    tab.page.wait_for_timeout(500)
+    links = tab.page.query_selector_all(".message-content a")
+    assert all(
+        (link.get_attribute("href") or "").startswith(("http", "#")) or not link.get_attribute("href") for link in links
+    )
+    for frame in [tab.page, *tab.page.frames]:
+        assert frame.evaluate("window.hacked") is None
+    assert not tab.page.query_selector(".message-content script, .message-content iframe")
+
+
+def test_formulas_and_html_tables_are_rendered(tab):
+    tab.profile("rich")
+    tab.send("예쁘게")
+    assert tab.page.query_selector(".message-content table td:has-text('938만')")
+    assert tab.page.query_selector(".message-content math")
+    assert tab.page.query_selector(".message-content .katex-html").is_visible() is False
+
+
+def test_nothing_is_loaded_from_elsewhere(tab):
+    tab.send("안녕")
+    assert tab.outside == []
+
+
+def test_a_question_can_be_edited_and_stopped_then(tab, api):
+    tab.profile("good")
+    tab.send("처음 질문")
+    tab.page.hover("text=처음 질문")
+    tab.page.click("button.edit-message")
+    tab.page.fill("#edit-chat-input", "고친 질문")
+    tab.page.click(".confirm-edit")
+    tab.page.wait_for_selector("text=good의 답: 고친 질문")
+    tab.idle()
+    assert seen(api)["seen"][-1]["messages"] == [{"role": "user", "content": "고친 질문"}]
+
+
+def test_regenerating_asks_the_same_again(tab, api):
+    tab.send("다시 해 줘")
+    tab.page.click("button:has(svg.lucide-refresh-cw)")
+    wait_for(
+        lambda: [r["messages"] for r in seen(api)["seen"][-2:]] == [[{"role": "user", "content": "다시 해 줘"}]] * 2
+    )
+    tab.idle()
+    assert len(tab.answers()) == 2
+    tab.send("그 다음")
+    sent = seen(api)["seen"][-1]["messages"]
+    assert [m["role"] for m in sent] == ["user", "assistant", "user"]
+
+
+def test_a_server_that_is_down_is_said(browser, tmp_path):
+    lonely = chat_page("http://127.0.0.1:9/v1", f"sqlite:///{tmp_path}/chat.db")
+    try:
+        tab = browser.open(lonely.url)
+        assert KO["down"] in tab.text()
+        tab.send("거기 있나요?")
+        text = tab.text()
+        assert KO["down_do"] in text and "거기 있나요?" in text
+    finally:
+        lonely.stop()

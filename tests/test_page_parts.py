@@ -1,0 +1,129 @@
+"""The page's parts without a browser: tables, files, words, users, flags."""
+
+import asyncio
+import random
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, assert_refused, run_script
+
+from sllm.cli import InputError
+from sllm.page import files, guard, tables, users
+from sllm.page.words import EN, KO, words
+
+
+def test_a_table_becomes_markdown():
+    html = (
+        "앞 <table><caption>인구</caption><tr><th>도시</th><th colspan=2>수|만</th></tr><tr><td rowspan='2'>서울</td>"
+    )
+    html += "<td>1</td><td>2</td></tr><tr><td>3<br>4</td><td>&lt;b&gt;</td></tr></table> 뒤"
+    assert tables.show(html) == (
+        "앞 \n\n**인구**\n\n| 도시 | 수\\|만 | 수\\|만 |\n| --- | --- | --- |\n"
+        "| 서울 | 1 | 2 |\n| 서울 | 3 4 | &lt;b> |\n\n 뒤"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["표 없는 글 < 3 <tab", "<table><tr>끝나지 않는 표", "<table></table>", "a <TABLE><tr><td>x</TABLE> b"]
+)
+def test_streamed_in_any_pieces_a_text_shows_the_same(text):
+    dice = random.Random(0)
+    for _ in range(50):
+        stream, shown, rest = tables.Tables(), "", text
+        while rest:
+            cut = dice.randint(1, 7)
+            shown, rest = shown + stream.feed(rest[:cut]), rest[cut:]
+        assert shown + stream.close() == tables.show(text)
+
+
+def test_files_are_read_or_refused_by_name(tmp_path):
+    def read(name: str, data: bytes) -> str:
+        (tmp_path / "data").write_bytes(data)
+        return files.read(str(tmp_path / "data"), name, 0.001)
+
+    assert read("a.txt", "\ufeff한글\r\n둘".encode()) == "한글\n둘"
+    assert read("A.CSV", "가,나".encode("cp949")) == "가,나"
+    for name, data, word in (
+        ("a.txt", b"x" * 2000, "file_too_large"), ("a.exe", b"x", "file_kind"), ("a.txt", b"a\0b", "file_binary"),
+        ("a.txt", b"\xff\xfe\xff", "file_encoding"), ("a.md", b" \n", "file_empty"),
+    ):  # fmt: skip
+        with pytest.raises(files.Unreadable) as error:
+            read(name, data)
+        assert error.value.word == word and KO[word].format(**error.value.how) != KO[word]
+
+
+def fields(text: str) -> set:
+    return {name for _, name, *_ in string.Formatter().parse(text) if name}
+
+
+def test_both_languages_say_the_same_things():
+    assert KO.keys() == EN.keys() and KO["rules"].keys() == EN["rules"].keys()
+    for name in KO:
+        assert type(KO[name]) is type(EN[name])
+        assert isinstance(KO[name], str) is False or fields(KO[name]) == fields(EN[name]), name
+    assert words("en-US,en;q=0.9") is EN and words("ko") is KO and words(None) is KO and words("fr-FR,en") is KO
+
+
+def test_every_rule_of_the_tasks_has_a_name():
+    from sllm import tasks
+
+    assert {rule for task in tasks.TASKS.values() for rule in task.rules} <= KO["rules"].keys()
+
+
+def test_passwords_are_hashed_and_checked(tmp_path):
+    path = str(tmp_path / "users.txt")
+    users.add(path, "minji", "correct horse")
+    users.add(path, "jun", "battery staple")
+    users.add(path, "minji", "another horse")
+    known = users.read(path)
+    assert (
+        list(known) == ["jun", "minji"]
+        and "horse" not in Path(path).read_text()
+        and Path(path).stat().st_mode & 0o77 == 0
+    )
+    assert asyncio.run(users.check(known, "minji", "another horse"))
+    assert not asyncio.run(users.check(known, "minji", "correct horse"))
+    assert not asyncio.run(users.check(known, "nobody", "another horse"))
+    for name, password in (("a:b", "long enough"), ("", "long enough"), ("a", "short")):
+        with pytest.raises(InputError):
+            users.add(path, name, password)
+
+
+def ask(host: str, origin: str | None, names=guard.CALLED_BY_NAME) -> int:
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
+    asyncio.run(guard.Guard(app, "<script>x</script>", names)({"type": "http", "headers": headers}, None, send))
+    return sent[0]["status"]
+
+
+def test_other_sites_and_other_names_are_refused():
+    assert ask("127.0.0.1:8501", None) == ask("localhost:8501", "http://localhost:8501") == 200
+    assert ask("127.0.0.1:8501", "https://evil.example") == ask("evil.example:8501", None) == 403
+    assert ask("chat.example.org", "https://chat.example.org", names=None) == 200
+
+
+def test_wrong_flags_are_all_said_at_once(tmp_path):
+    done = run_script("chainlit_app.py", "--api_base_url", "nowhere", "--port", "99999", "--auth", "password")
+    assert_refused(done, "--api_base_url nowhere", "--port 99999", "--users_file")
+    assert_refused(run_script("chainlit_app.py", "--host", "0.0.0.0"), "--auth password")
+    (tmp_path / "users.txt").write_text("minji:secret\n")
+    flags = ("--auth", "password", "--users_file", tmp_path / "users.txt")
+    assert_refused(run_script("chainlit_app.py", *flags), "users.txt:1 is not name:hash")
+    assert_refused(run_script("chainlit_app.py", "--database_url", "chat.db"), "no SQLAlchemy URL")
+    assert_refused(run_script("chainlit_app.py", PORT="abc"), "abc")
+
+
+def test_a_command_makes_entries(tmp_path):
+    command = [sys.executable, "chainlit_app.py", "--users_file", str(tmp_path / "users.txt"), "--add_user", "minji"]
+    done = subprocess.run(command, cwd=ROOT, input="correct horse\n", text=True, capture_output=True)
+    assert done.returncode == 0 and list(users.read(str(tmp_path / "users.txt"))) == ["minji"]

@@ -1,0 +1,219 @@
+"""The chat store, and what build_preferences.py makes of it. No browser, no torch."""
+
+import json
+import sqlite3
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import assert_refused, run_script, succeed
+
+from sllm.chatstore import Answer, ChatStore, NotStored
+from sllm.cli import InputError
+from sllm.data import preferences, ratings
+
+PROMPT = [{"role": "user", "content": "물은 몇 도에서 끓나요?"}]
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = ChatStore(f"sqlite:///{tmp_path}/chat.db")
+    yield opened
+    opened.close()
+
+
+def answer(id, text, model="sft", prompt=None, rater="minji", **more) -> Answer:
+    return Answer(id, "c1", rater, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
+
+
+def vote(store, number, left, right, choice, **more) -> None:
+    models = more.pop("models", ("sft", "dpo"))
+    pair = [
+        answer(f"{number}-{i}", text, model, **more)
+        for i, text, model in zip((0, 1), (left, right), models, strict=True)
+    ]
+    store.add_comparison(str(number), *pair)
+    if choice:
+        store.vote(str(number), choice)
+
+
+def test_what_is_written_reads_back(store):
+    given = answer("a", "100도입니다.", sampling={"seed": 7}, template_hash="f" * 64, task="task08_02")
+    store.add_answer(given)
+    kept = store.answer("a")
+    assert kept.time and kept == Answer(**{**given.__dict__, "time": kept.time})
+    store.set_thumb("a", 0, "틀렸다")
+    store.set_thumb("a", 1, "다시 보니 맞다")
+    assert [(t.value, t.comment) for t in store.thumbs()] == [(1, "다시 보니 맞다")]
+    store.set_thumb("a", None)
+    assert store.thumbs() == []
+    with pytest.raises(KeyError):
+        store.set_thumb("nobody", 1)
+    with pytest.raises(KeyError):
+        store.vote("nothing", "left")
+    store.forget("c1")
+    assert store.answers() == []
+
+
+def test_a_vote_that_does_not_arrive_is_an_error(store, tmp_path):
+    vote(store, 1, "가", "나", None)
+    with sqlite3.connect(tmp_path / "chat.db") as other:
+        other.execute("CREATE TRIGGER lost AFTER UPDATE ON sllm_comparisons BEGIN "
+                      "UPDATE sllm_comparisons SET choice = 'tie' WHERE id = new.id; END")  # fmt: skip
+    with pytest.raises(NotStored):
+        store.vote("1", "left")
+    with sqlite3.connect(tmp_path / "chat.db") as other:
+        other.execute("DROP TABLE sllm_thumbs")
+    with pytest.raises(NotStored):
+        store.set_thumb("1-0", 1)
+
+
+def test_a_comparison_is_whole_or_not_there(store):
+    store.add_answer(answer("1-1", "있던 답"))
+    with pytest.raises(NotStored):
+        vote(store, 1, "가", "나", None)
+    assert [a.id for a in store.answers()] == ["1-1"] and store.comparisons() == []
+
+
+def test_votes_become_pairs(store):
+    system = [{"role": "system", "content": "짧게."}, *PROMPT, {"role": "assistant", "content": "100도"}, *PROMPT]
+    vote(store, 1, "가", "나", "left", prompt=system)
+    vote(store, 2, "가", "나", "right")
+    vote(store, 3, "가", "나", "tie")
+    vote(store, 4, "가", "나", "both_bad")
+    vote(store, 5, "가", "나", None)
+    vote(store, 6, "같다", "같다", "left")
+    vote(store, 7, "잘린 답", "나", "left", finish_reason="length")
+    found = preferences.from_chat(store)
+    entries = preferences.merge(found)
+    assert [(e["row"]["prompt"], e["row"]["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
+    assert entries[1]["models"] == {"chosen": "dpo", "rejected": "sft"}
+    assert found.dropped == {
+        "tie": 1, "both bad": 1, "no vote": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
+    }  # fmt: skip
+    assert len(preferences.merge(preferences.from_chat(store, keep_cut=True))) == 3
+
+
+def test_duplicates_merge_and_contradictions_are_reported(store):
+    for number, (choice, rater) in enumerate([("left", "a"), ("left", "b"), ("right", "c")]):
+        vote(store, number, "가", "나", choice, rater=rater)
+    vote(store, 10, "다", "라", "left", rater="a")
+    vote(store, 11, "다", "라", "right", rater="a")
+    found = preferences.from_chat(store)
+    (entry,) = preferences.merge(found)
+    assert entry["judgements"] == 2 and entry["raters"] == ["a", "b"] and entry["row"]["chosen"][0]["content"] == "가"
+    assert [(c["for"], c["against"], c["kept"]) for c in found.contradictions] == [
+        (["a", "b"], ["c"], True), (["a"], ["a"], False),
+    ]  # fmt: skip
+    assert found.dropped == {"the same judgement again": 1, "outvoted": 1, "judged both ways alike": 2}
+
+
+def test_thumbs_under_the_same_prompt_become_pairs(store):
+    for id, text, value in (("a", "좋은 답", 1), ("b", "나쁜 답", 0), ("c", "딴 답", 0)):
+        store.add_answer(answer(id, text))
+        store.set_thumb(id, value)
+    store.add_answer(answer("d", "혼자", prompt=[{"role": "user", "content": "딴 질문"}]))
+    store.set_thumb("d", 1)
+    found = preferences.from_chat(store)
+    pairs = {(e["row"]["chosen"][0]["content"], e["row"]["rejected"][0]["content"]) for e in preferences.merge(found)}
+    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and found.dropped == {
+        "a thumb without its opposite": 1
+    }
+    rows, dropped = preferences.unpaired(store)
+    assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
+        ("좋은 답", True), ("나쁜 답", False), ("딴 답", False), ("혼자", True),
+    }  # fmt: skip
+    assert not dropped
+
+
+def test_ratings_agree_with_an_independent_fit():
+    """With the maximum of the same likelihood, climbed step by step, and with what the votes were drawn from."""
+    generator = np.random.default_rng(0)
+    truth = {"base": 900.0, "sft": 1000.0, "dpo": 1100.0}
+    votes = []
+    for _ in range(1500):
+        left, right = generator.choice(list(truth), 2, replace=False)
+        win = generator.random() < 1 / (1 + 10 ** ((truth[right] - truth[left]) / 400))
+        votes.append((str(left), str(right), "left" if win else "right"))
+    found = ratings.rate(votes, samples=200)
+    assert [m["model"] for m in found["models"]] == ["dpo", "sft", "base"]
+    names = list(truth)
+    tied = [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
+    games = [*((left, right, choice == "left") for left, right, choice in votes), *((a, b, 0.5) for a, b in tied)]
+    sides = np.array([[names.index(left), names.index(right)] for left, right, _ in games])
+    score, strength = np.array([float(won) for *_, won in games]), np.zeros(3)
+    for _ in range(4000):  # the likelihood climbed by its gradient
+        p = 1 / (1 + np.exp(strength[sides[:, 1]] - strength[sides[:, 0]]))
+        np.add.at(strength, sides[:, 0], 1e-3 * (score - p))
+        np.add.at(strength, sides[:, 1], -1e-3 * (score - p))
+    fitted = dict(zip(names, 1000 + 400 / np.log(10) * (strength - strength.mean()), strict=True))
+    for model in found["models"]:
+        assert model["rating"] == pytest.approx(fitted[model["model"]], abs=0.5)
+        assert model["low"] < truth[model["model"]] < model["high"]
+    pair = found["pairs"][0]
+    assert pair["a_wins"] + pair["b_wins"] == pair["votes"] and pair["low"] < pair["a_rate"] < pair["high"]
+
+
+def test_ratings_of_few_votes_are_finite():
+    found = ratings.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
+    assert [m["model"] for m in found["models"]][0] == "a" and all(np.isfinite(m["rating"]) for m in found["models"])
+    assert found["pairs"][-1]["both_bad"] + found["pairs"][0]["both_bad"] == 1
+    assert ratings.rate([]) == {"models": [], "pairs": []}
+
+
+def test_the_script_writes_what_it_says(store, tmp_path):
+    for number in range(4):
+        vote(store, number, f"가{number}", f"나{number}", "left")
+    out = tmp_path / "preferences"
+    done = succeed("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", out, "--kto")
+    assert done["rows"] == 4 and done["kto_rows"] == 8
+    assert {file.name for file in out.iterdir()} == {
+        "train.jsonl", "kto.jsonl", "ratings.json", "ratings.png", "report.json", "run.json",
+    }  # fmt: skip
+    row = json.loads((out / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(row) == {"id", "task", "prompt", "chosen", "rejected"}
+    assert_refused(
+        run_script("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", out), "--overwrite"
+    )
+
+
+def test_the_script_refuses_what_holds_nothing(store, tmp_path):
+    refused = run_script("build_preferences.py", "--from_chat", tmp_path / "no.db", "--output_dir", tmp_path / "out")
+    assert_refused(refused, "no.db does not exist")
+    vote(store, 1, "가", "나", "tie")
+    refused = run_script("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", tmp_path / "out")
+    assert_refused(refused, "1 tie")
+    (tmp_path / "text.db").write_text("이것은 데이터베이스가 아니다. " * 99)
+    refused = run_script("build_preferences.py", "--from_chat", tmp_path / "text.db", "--output_dir", tmp_path / "out")
+    assert_refused(refused, "not a database")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="no SQLAlchemy URL"):
+        ChatStore("chat.db")
+
+
+def test_a_killed_writer_leaves_a_clean_database(tmp_path):
+    """kill -9 in the middle of votes: at most the one that was being written is missing."""
+    import signal
+    import sys
+
+    code = f"""
+import sys; sys.path.insert(0, {str(tmp_path.parent)!r})
+from sllm.chatstore import Answer, ChatStore
+store = ChatStore("sqlite:///{tmp_path}/chat.db")
+for number in range(10_000):
+    pair = [Answer(f"{{number}}-{{side}}", "c", "r", side, [], side) for side in ("left", "right")]
+    store.add_comparison(str(number), *pair)
+    store.vote(str(number), "left")
+    print(number, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    said = [process.stdout.readline() for _ in range(40)]
+    process.send_signal(signal.SIGKILL)
+    said += process.stdout.readlines()
+    process.wait()
+    last = int([line for line in said if line.endswith("\n")][-1])
+    with sqlite3.connect(tmp_path / "chat.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store = ChatStore(f"sqlite:///{tmp_path}/chat.db", must_exist=True)
+    voted = [c for c in store.comparisons() if c.choice]
+    assert last + 1 <= len(voted) <= last + 2 and len(store.comparisons()) - len(voted) <= 1
