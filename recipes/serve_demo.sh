@@ -24,10 +24,15 @@ trap 'stop; exit 143' TERM
 trap stop EXIT
 
 mkdir -p outputs/chat
-python api_server.py --port "$api_port" --model_id "$out/base" \
-  --lora_modules "sft=$out/sft" "dpo=$out/dpo" 2>outputs/chat/api.log &
+api() {
+  exec python api_server.py --port "$api_port" --model_id "$out/base" --lora_modules "sft=$out/sft" "dpo=$out/dpo"
+}
+page() {
+  exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1"
+}
+api 2>outputs/chat/api.log &
 pids+=($!)
-python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" >outputs/chat/page.log 2>&1 &
+page >outputs/chat/page.log 2>&1 &
 pids+=($!)
 
 # An address counts when it answers; a process that ends before is an error.
