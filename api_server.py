@@ -7,7 +7,6 @@ stderr. Any OpenAI client works with it, at http://HOST:PORT/v1; /docs describes
     python api_server.py --model_id outputs/demo/base --lora_modules sft=outputs/demo/sft dpo=outputs/demo/dpo
 """
 
-import ipaddress
 import os
 import signal
 from pathlib import Path
@@ -179,7 +178,7 @@ def inputs(args):
 
     given = [*args.api_key, *(key.strip() for key in os.environ.get("SLLM_API_KEYS", "").split(",") if key.strip())]
     keys = attempt(limits.Keys, given)
-    if not given and not args.allow_anonymous and not is_loopback(args.host):
+    if not given and not args.allow_anonymous and not cli.is_loopback(args.host):
         problems.append(
             f"--host {args.host} lets other machines ask; give them a key (SLLM_API_KEYS or --api_key), "
             "or say --allow_anonymous"
@@ -241,13 +240,6 @@ def load_models(args, base: str, adapters: dict[str, str]):
     if checkpoint.is_adapter(args.model_id):  # the model that was named comes first
         models = [*models[1:], models[0]]
     return models, min(args.max_seq_length, engine.context_length(base) or args.max_seq_length)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def say(what: str, value: str) -> None:

@@ -12,6 +12,7 @@ Writes train.jsonl, ratings.json and ratings.png (win rates and Bradley–Terry 
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def build_parser():
     )
     group.add_argument("--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves")
     group = p.add_argument_group("ratings")
-    group.add_argument("--bootstrap", type=cli.positive_int, default=1000, help="resamples behind the intervals")
+    group.add_argument(
+        "--bootstrap", type=cli.between(100, 100_000), default=1000, help="resamples behind the intervals, from 100 on"
+    )
     group.add_argument("--seed", type=int, default=42, help="of the resamples")
     p.add_argument("--kto", action="store_true", help="write unpaired rows for KTO too: kto.jsonl")
     cli.add_output_flags(p, "outputs/preferences")
@@ -40,13 +43,16 @@ def main(args) -> dict:
     from sllm.chatstore import ChatStore
     from sllm.data import preferences, ratings
 
+    given = args.from_chat
     store = ChatStore(args.from_chat if "://" in args.from_chat else f"sqlite:///{args.from_chat}", must_exist=True)
+    args.from_chat = store.url.render_as_string()  # what is recorded and said holds no password
+    sys.argv = [args.from_chat if word == given else word for word in sys.argv]
     # Each source adds its pairs to `found.pairs`; from here on they are all alike.
     found = preferences.from_chat(store, keep_cut=args.keep_cut)
     judged = len(found.pairs) + sum(found.dropped.values())
     entries = preferences.merge(found)
     votes = [(c.left.model, c.right.model, c.choice) for c in store.comparisons() if c.choice]
-    rated = ratings.rate(votes, samples=args.bootstrap, seed=args.seed)
+    rated = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
     kto, kto_dropped = preferences.unpaired(store, keep_cut=args.keep_cut) if args.kto else ([], {})
     store.close()
     if not entries and not kto:
@@ -84,6 +90,8 @@ def show(report: dict, rated: dict) -> None:
     for entry in report["contradictions"]:
         question = entry["prompt"][-1]["content"][:40]
         print(f"  both ways: “{question}” {', '.join(entry['for'])} against {', '.join(entry['against'])}")
+    if len({m["group"] for m in rated["models"]}) > 1:
+        print("  ratings compare inside a group only: some models never met, directly or through others")
     if rated["models"]:
         shown = [
             [m["model"], f"{m['rating']:.0f}", f"{m['low']:.0f}–{m['high']:.0f}", m["votes"], m["wins"], m["losses"],

@@ -77,12 +77,14 @@ def main(args) -> dict | None:
         from sllm.page.server import Server
 
         config.run.host, config.run.port, config.run.headless = args.host, port, True
+        # Chainlit's own limit comes first and says less; ours is `files.read`'s.
+        config.features.spontaneous_file_upload.max_size_mb = int(2 * args.max_file_mb) + 20
         history.create_tables(store)
         server = Server(args.api_base_url, args.api_key, timeout=args.timeout)
         page.install(
             page.Page(server, store, system_prompt=args.system_prompt, max_file_mb=args.max_file_mb, users=known)
         )
-        names = guard.CALLED_BY_NAME if args.auth == "none" else None
+        names = (*guard.CALLED_BY_NAME, args.host) if args.auth == "none" else None
         address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}"
         print(f"server          {args.api_base_url}", flush=True)
         print(f"database        {store.url.render_as_string()}", flush=True)
@@ -101,18 +103,19 @@ def main(args) -> dict | None:
 
 def inputs(args) -> dict[str, str] | None:
     """{user: hash}, or None without logins; everything wrong with the flags at once."""
-    from api_server import is_loopback
     from sllm.page import users
 
     problems: list[str] = []
     url = urlsplit(args.api_base_url)
     if url.scheme not in ("http", "https") or not url.netloc:
         problems.append(f"--api_base_url {args.api_base_url} is no address, such as http://127.0.0.1:8000/v1")
+    if ":memory:" in args.database_url or args.database_url in ("sqlite://", "sqlite:///"):
+        problems.append(f"--database_url {args.database_url} would forget everything; name a file")
     if args.auth not in ("none", "password"):
         problems.append(f"AUTH {args.auth} is neither none nor password")
     if not 0 <= args.port < 65536:
         problems.append(f"--port {args.port} is not a port")
-    if args.auth == "none" and not is_loopback(args.host):
+    if args.auth == "none" and not cli.is_loopback(args.host):
         problems.append(f"--host {args.host} lets other machines in; choose --auth password with a --users_file")
     known = None
     if args.auth == "password":
@@ -172,6 +175,7 @@ def prepare_site(root: Path) -> None:
 
 def set_environment(args, root: str) -> None:
     """Chainlit reads these when it is imported. The secret signs logins; it lasts as long as the database's folder."""
+    import hashlib
     import secrets
 
     os.environ["CHAINLIT_APP_ROOT"] = root
@@ -180,11 +184,16 @@ def set_environment(args, root: str) -> None:
         if args.database_url.startswith("sqlite:///"):
             folder = Path(args.database_url.removeprefix("sqlite:///")).parent
         file = folder / "secret"
-        folder.mkdir(parents=True, exist_ok=True)
         if not file.is_file():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_hex(32))
-        os.environ["CHAINLIT_AUTH_SECRET"] = file.read_text().strip()
+            folder.mkdir(parents=True, exist_ok=True)
+            new = folder / f"secret.{os.getpid()}"
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_hex(32))
+            new.replace(file)
+        # Who was taken off the list, or came in while there was none, has to log in again.
+        users = Path(args.users_file).read_bytes() if args.auth == "password" else b""
+        secret = file.read_bytes() + args.auth.encode() + users
+        os.environ["CHAINLIT_AUTH_SECRET"] = hashlib.sha256(secret).hexdigest()
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ pids+=($!)
 page >outputs/chat/page.log 2>&1 &
 pids+=($!)
 
-# An address counts when it answers; a process that ends before is an error.
+# An address counts when it answers and our process is there: another one may be using the port.
 await() {
-  until python -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)" "$1" 2>/dev/null; do
-    kill -0 "$2" 2>/dev/null || { echo "error: $3 ended before it answered; outputs/chat/$4.log says why" >&2; tail -3 "outputs/chat/$4.log" >&2; exit 1; }
+  until python -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)" "$1" 2>/dev/null && sleep 1 && kill -0 "$2" 2>/dev/null; do
+    kill -0 "$2" 2>/dev/null || { echo "error: $3 ended before it answered; outputs/chat/$4.log says why:" >&2; tail -3 "outputs/chat/$4.log" >&2; exit 1; }
     sleep 1
   done
 }
@@ -46,3 +46,6 @@ await "$api/ready" "${pids[0]}" api_server.py api
 await "$page/health" "${pids[1]}" chainlit_app.py page
 printf '\n  API    %s/v1   (%s/docs)\n  chat   %s\n\nCtrl-C stops both.\n' "$api" "$api" "$page"
 wait -n
+kill -0 "${pids[0]}" 2>/dev/null && ended="chainlit_app.py (outputs/chat/page.log)" || ended="api_server.py (outputs/chat/api.log)"
+echo "error: $ended ended" >&2
+exit 1

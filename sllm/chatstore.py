@@ -145,21 +145,16 @@ class ChatStore:
     # ── writing ──
 
     def add_answer(self, answer: Answer) -> None:
-        row = asdict(answer)
-        row |= {"prompt": _json(answer.prompt), "sampling": _json(answer.sampling), "time": answer.time or now()}
-        self._write(_answers.insert().values(row), _answers, row)
+        with self._transaction() as connection:
+            _insert(connection, _answers, _row(answer))
 
     def add_comparison(self, id: str, left: Answer, right: Answer) -> None:
         """Both answers and that they were shown together, in one transaction."""
-        row = {"id": id, "left": left.id, "right": right.id, "choice": None, "time": now()}
         with self._transaction() as connection:
             for answer in (left, right):
-                values = asdict(answer) | {
-                    "prompt": _json(answer.prompt), "sampling": _json(answer.sampling), "time": answer.time or now(),
-                }  # fmt: skip
-                connection.execute(_answers.insert().values(values))
-            connection.execute(_comparisons.insert().values(row))
-        self._read_back(_comparisons, row)
+                _insert(connection, _answers, _row(answer))
+            row = {"id": id, "left": left.id, "right": right.id, "choice": None, "time": now()}
+            _insert(connection, _comparisons, row)
 
     def vote(self, comparison: str, choice: str) -> None:
         """One vote a comparison; a second one replaces the first.
@@ -173,7 +168,7 @@ class ChatStore:
             found = connection.execute(_comparisons.update().where(_comparisons.c.id == comparison).values(change))
             if not found.rowcount:
                 raise KeyError(comparison)
-        self._read_back(_comparisons, {"id": comparison} | change)
+            _read_back(connection, _comparisons, {"id": comparison} | change)
 
     def set_thumb(self, answer: str, value: int | None, comment: str | None = None) -> None:
         """1 up, 0 down, None takes it back.
@@ -186,9 +181,7 @@ class ChatStore:
                 raise KeyError(answer)
             connection.execute(_thumbs.delete().where(_thumbs.c.answer == answer))
             if value is not None:
-                connection.execute(_thumbs.insert().values(row))
-        if value is not None:
-            self._read_back(_thumbs, row)
+                _insert(connection, _thumbs, row)
 
     def forget(self, conversation: str) -> None:
         """A conversation that was deleted takes its answers, thumbs and votes along."""
@@ -240,17 +233,23 @@ class ChatStore:
         except sa.exc.SQLAlchemyError as error:
             raise NotStored(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
 
-    def _write(self, statement, table: sa.Table, row: dict) -> None:
-        with self._transaction() as connection:
-            connection.execute(statement)
-        self._read_back(table, row)
 
-    def _read_back(self, table: sa.Table, row: dict) -> None:
-        key = next(iter(table.primary_key.columns))
-        with self.engine.connect() as connection:
-            found = connection.execute(sa.select(table).where(key == row[key.name])).mappings().first()
-        if found is None or any(found[name] != value for name, value in row.items()):
-            raise NotStored(f"{table.name} {row[key.name]} reads back otherwise than it was written")
+def _row(answer: Answer) -> dict:
+    values = asdict(answer)
+    return values | {"prompt": _json(answer.prompt), "sampling": _json(answer.sampling), "time": answer.time or now()}
+
+
+def _insert(connection: sa.Connection, table: sa.Table, row: dict) -> None:
+    connection.execute(table.insert().values(row))
+    _read_back(connection, table, row)
+
+
+def _read_back(connection: sa.Connection, table: sa.Table, row: dict) -> None:
+    """In the same transaction, which another writer cannot get in between."""
+    key = next(iter(table.primary_key.columns))
+    found = connection.execute(sa.select(table).where(key == row[key.name])).mappings().first()
+    if found is None or any(found[name] != value for name, value in row.items()):
+        raise NotStored(f"{table.name} {row[key.name]} reads back otherwise than it was written")
 
 
 def now() -> str:

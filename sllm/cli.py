@@ -202,6 +202,16 @@ def between(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
+def is_loopback(host: str) -> bool:
+    """Can only this machine reach what listens on `host`?"""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def gather(*checks: Callable[[], object]) -> list:
     """Run every check, so that all that is wrong is said at once; returns their results.
 

@@ -79,12 +79,12 @@ class Browser:
         )
         self.tabs: list[Tab] = []
 
-    def open(self, url: str, *, locale: str = "ko-KR", width: int = 1200, height: int = 860, dark: bool = False):
+    def open(self, url: str, *, locale: str = "ko-KR", width: int = 1200, height: int = 860, ready: bool = True):
         context = self.chromium.new_context(
-            locale=locale, viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
+            locale=locale, viewport={"width": width, "height": height},
             permissions=["clipboard-read", "clipboard-write"],
         )  # fmt: skip
-        tab = Tab(context.new_page(), url)
+        tab = Tab(context.new_page(), url, ready)
         self.tabs.append(tab)
         return tab
 
@@ -93,13 +93,14 @@ class Browser:
 
 
 class Tab:
-    def __init__(self, page, url: str):
+    def __init__(self, page, url: str, ready: bool = True):
         self.page, self.url = page, url
         self.outside: list[str] = []
         page.on("request", lambda request: None if self.is_ours(request.url) else self.outside.append(request.url))
         page.set_default_timeout(30_000)
         page.goto(url)
-        self.ready()
+        if ready:
+            self.ready()
 
     def is_ours(self, url: str) -> bool:
         return url.startswith((self.url, self.url.replace("http", "ws", 1), "data:", "blob:"))

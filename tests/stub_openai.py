@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-MODELS = ["good", "other", "slow", "hangs", "401", "429", "500", "busy-once", "dies", "broken", "silent-end", "script",
-          "rich", "too-long"]  # fmt: skip
+MODELS = "good other slow hangs 401 429 500 503 busy-once dies broken silent-end script rich too-long".split()
 RICH = (
     "수식 $a^2+b^2=c^2$ 과 **굵은 글씨**\n\n$$\\sum_{i=1}^n i = \\frac{n(n+1)}{2}$$\n\n"
     "<table><tr><th>도시</th><th>인구</th></tr><tr><td>서울</td><td>938만</td></tr><tr><td>부산</td><td>328만</td></tr>"
@@ -41,12 +40,14 @@ def chunk(text: str, finish: str | None = None) -> bytes:
 
 async def chat(request: Request):
     body = await request.json()
-    seen.append(body)
+    seen.append(body | {"authorization": request.headers.get("authorization")})
     model = body["model"]
     if model == "401":
         return error(401, "wrong API key", "invalid_api_key")
     if model == "429":
         return error(429, "every place is taken", retry_after="60")
+    if model == "503":
+        return error(503, "the server is loading", "loading", retry_after="60")
     if model == "500":
         return error(500, "a bug in the server")
     if model == "too-long":

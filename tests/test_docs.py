@@ -14,7 +14,9 @@ def commands(text: str) -> list[list[str]]:
     """`python script.py …` and `python -m sllm.… …` commands, continuation lines joined."""
     joined = re.sub(r"\\+\n\s*", " ", text).replace("$bits", "16")
     joined = re.sub(r'"\$\w+_port"', "8000", joined)
-    found = re.findall(r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:\w+\.py|-m sllm\.\w+)(?: .*)?)$", joined, re.MULTILINE)
+    found = re.findall(
+        r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:\w+\.py|-m sllm\.\w+)(?: .*)?)$", joined, re.MULTILINE
+    )
     return [shlex.split(command.split(" #")[0].split(" | ")[0]) for command in found]
 
 

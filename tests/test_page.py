@@ -129,11 +129,12 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
         (tmp_path / name).write_bytes(data)
         tab.page.set_input_files("#upload-button-input, input[type=file]", str(tmp_path / name))
         tab.page.wait_for_timeout(800)
-        tab.send(f"{name} 높이는?")
-        sent = wait_for(lambda name=name: name in (text := last_answer(database).prompt[-1]["content"]) and text)
-        assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
+        tab.send(f"{name} 높이는?", wait=False)
         if said:
             tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{said}')")
+        sent = wait_for(lambda name=name: name in (text := last_answer(database).prompt[-1]["content"]) and text)
+        assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
+        tab.idle()
 
 
 def test_thumbs_with_a_comment(tab, database):

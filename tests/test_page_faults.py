@@ -5,6 +5,7 @@ import pytest
 from paging import Browser, chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
+from sllm.page import users
 from sllm.page.words import KO
 
 pytestmark = needs_browser
@@ -49,7 +50,7 @@ def seen(api) -> dict:
 
 @pytest.mark.parametrize(
     ("model", "word"),
-    [("401", "key"), ("429", "full"), ("500", "bug"), ("hangs", "slow"), ("too-long", "too_long")],
+    [("401", "key"), ("429", "full"), ("500", "bug"), ("503", "loading"), ("hangs", "slow"), ("too-long", "too_long")],
 )
 def test_a_refusal_is_said_in_korean_with_what_to_do(tab, api, model, word):
     tab.profile(model)
@@ -124,8 +125,7 @@ def test_nothing_is_loaded_from_elsewhere(tab):
 def test_a_question_can_be_edited_and_stopped_then(tab, api):
     tab.profile("good")
     tab.send("처음 질문")
-    tab.page.hover("text=처음 질문")
-    tab.page.click("button.edit-message")
+    tab.page.dispatch_event("button.edit-message", "click")  # it shows under the mouse
     tab.page.fill("#edit-chat-input", "고친 질문")
     tab.page.click(".confirm-edit")
     tab.page.wait_for_selector("text=good의 답: 고친 질문")
@@ -144,6 +144,12 @@ def test_regenerating_asks_the_same_again(tab, api):
     tab.send("그 다음")
     sent = seen(api)["seen"][-1]["messages"]
     assert [m["role"] for m in sent] == ["user", "assistant", "user"]
+    tab.page.click("button:has(svg.lucide-refresh-cw) >> nth=0")  # under an older answer: what followed is forgotten
+    tab.page.wait_for_function("!document.querySelector('main, #root').innerText.includes('good의 답: 그 다음')")
+    tab.idle()
+    tab.send("다른 다음")
+    sent = seen(api)["seen"][-1]["messages"]
+    assert [m["content"] for m in sent if m["role"] == "user"] == ["다시 해 줘", "다른 다음"]
 
 
 def test_a_server_that_is_down_is_said(browser, tmp_path):
@@ -156,3 +162,31 @@ def test_a_server_that_is_down_is_said(browser, tmp_path):
         assert KO["down_do"] in text and "거기 있나요?" in text
     finally:
         lonely.stop()
+
+
+def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_path):
+    for name in ("minji", "jun"):
+        users.add(str(tmp_path / "users.txt"), name, f"{name} password")
+    flags = ("--auth", "password", "--users_file", tmp_path / "users.txt")
+    page = chat_page(api.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db", *flags, API_KEY="secret-key")
+    try:
+        tabs = {}
+        for name in ("minji", "jun"):
+            tab = tabs[name] = browser.open(page.url, ready=False)
+            for password in ("wrong password", f"{name} password"):
+                tab.page.fill("#email", name)
+                tab.page.fill("#password", password)
+                tab.page.click("button[type=submit]")
+                if password.startswith("wrong"):
+                    tab.page.wait_for_selector("[role=alert], .alert")
+            tab.ready()
+            tab.send(f"{name}의 비밀")
+            assert seen(api)["seen"][-1]["authorization"] == "Bearer secret-key"
+            assert "secret-key" not in tab.page.content()
+        assert ChatStore(f"sqlite:///{tmp_path}/chat.db").answers()[0].rater == "minji"
+        hidden = tabs["minji"].page.url
+        tabs["jun"].page.goto(hidden)
+        tabs["jun"].page.wait_for_timeout(1500)
+        assert "minji의 비밀" not in tabs["jun"].text()
+    finally:
+        page.stop()

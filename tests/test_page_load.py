@@ -29,7 +29,7 @@ class Person:
         self.url, self.number, self.profile = url, number, profile
         self.client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
         self.socket = socketio.AsyncClient(reconnection=False)
-        self.session, self.props = str(uuid.uuid4()), {}
+        self.session, self.thread, self.props = str(uuid.uuid4()), None, {}
         self.changed, self.texts = asyncio.Event(), []
         self.socket.on("element", self.element)
         self.socket.on("new_message", self.message)
@@ -48,7 +48,13 @@ class Person:
     async def enter(self) -> None:
         await self.client.post("/auth/header")
         cookie = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
-        auth = {"sessionId": self.session, "clientType": "webapp", "chatProfile": self.profile, "userEnv": "{}"}
+        auth = {
+            "threadId": self.thread,
+            "sessionId": self.session,
+            "clientType": "webapp",
+            "chatProfile": self.profile,
+            "userEnv": "{}",
+        }
         await self.socket.connect(
             self.url,
             socketio_path="/ws/socket.io",
@@ -91,6 +97,9 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, tmp_path):
     async def one(number: int) -> None:
         person = Person(page.url, number, "arena" if number % 2 else "good")
         await person.enter()
+        body = {"pagination": {"first": 20}, "filter": {}}  # what every page asks for as it opens
+        assert (await person.client.post("/project/threads", json=body)).status_code == 200
+        assert (await person.client.get("/project/settings?language=ko-KR")).status_code == 200
         await person.say(f"{number}번 질문")
         if number % 2:
             await person.until(lambda: person.props.get("state") == "vote")
@@ -125,29 +134,74 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, tmp_path):
 def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, tmp_path):
     database = f"sqlite:///{tmp_path}/chat.db"
     page = chat_page(api.url.removesuffix("/models"), database)
-    kept: list[str] = []
+    said: dict[str, list[str]] = {}
+    votes = 0
 
     async def one(number: int) -> None:
+        nonlocal votes
         person = Person(page.url, number, "arena")
         await person.enter()
         await person.say(f"{number}번 질문")
         await person.until(lambda: person.props.get("state") == "vote")
-        for choice in ("left", "right") * 50:
+        comparison = person.props["comparison"]
+        for choice in ("left", "right", "tie", "both_bad") * 25:
+            said.setdefault(comparison, ["", ""])[1] = choice  # on its way
             try:
                 await person.vote(choice)
             except httpx.HTTPError:
                 return
-            kept.append(person.props["comparison"])
-            if len(kept) == 20:
+            said[comparison][0] = choice  # confirmed
+            votes += 1
+            if votes == 20:
                 page.process.send_signal(signal.SIGKILL)
 
     async def everybody() -> None:
         await asyncio.gather(*(one(number) for number in range(8)), return_exceptions=True)
 
     asyncio.run(everybody())
-    assert page.process.wait(10) == -signal.SIGKILL and len(kept) >= 20
+    assert page.process.wait(10) == -signal.SIGKILL and votes >= 20
     with sqlite3.connect(tmp_path / "chat.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert set(kept) <= {c.id for c in ChatStore(database, must_exist=True).comparisons() if c.choice}
+    kept = {c.id: c.choice or "" for c in ChatStore(database, must_exist=True).comparisons()}
+    assert said and all(kept[comparison] in choices for comparison, choices in said.items()), (said, kept)
     again = chat_page(api.url.removesuffix("/models"), database)
     assert again.stop() == 0
+
+
+def test_ids_of_conversations_are_not_sql(api, tmp_path):
+    """Browsers name their conversations, and Chainlit writes the names into its queries."""
+    page = chat_page(api.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db")
+
+    async def attack() -> None:
+        person = Person(page.url, 0, "good")
+        person.thread = "x') OR json(CASE WHEN 1=1 THEN '1' ELSE 'bad' END)='2' --"
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            await person.enter()
+        await person.client.aclose()
+
+    try:
+        asyncio.run(attack())
+        with sqlite3.connect(tmp_path / "chat.db") as connection:
+            assert connection.execute("SELECT COUNT(*) FROM threads").fetchone() == (0,)
+    finally:
+        page.stop()
+
+
+def test_a_task_is_no_path(api, tmp_path):
+    page = chat_page(api.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db")
+
+    async def attack() -> None:
+        person = Person(page.url, 0, "good")
+        await person.enter()
+        payload = {"task": "../chat/completions", "fields": {"messages": [{"role": "user", "content": "몰래"}]}}
+        action = {"name": "task_run", "payload": payload, "id": str(uuid.uuid4()), "label": "", "tooltip": ""}
+        await person.client.post("/project/action", json={"action": action, "sessionId": person.session})
+        await person.until(lambda: any("task" in text for text in person.texts))
+        await person.leave()
+
+    try:
+        asyncio.run(attack())
+        log = httpx.get(api.url.replace("/v1/models", "/log"), trust_env=False).json()
+        assert not [body for body in log["seen"] if body["messages"][0]["content"] == "몰래"]
+    finally:
+        page.stop()

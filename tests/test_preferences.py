@@ -89,7 +89,7 @@ def test_votes_become_pairs(store):
     assert [(e["row"]["prompt"], e["row"]["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
     assert entries[1]["models"] == {"chosen": "dpo", "rejected": "sft"}
     assert found.dropped == {
-        "tie": 1, "both bad": 1, "no vote": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
+        "tie": 1, "both bad": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
     }  # fmt: skip
     assert len(preferences.merge(preferences.from_chat(store, keep_cut=True))) == 3
 
@@ -99,13 +99,14 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
         vote(store, number, "가", "나", choice, rater=rater)
     vote(store, 10, "다", "라", "left", rater="a")
     vote(store, 11, "다", "라", "right", rater="a")
+    vote(store, 12, "가", "나", "right", rater="c")  # the same rater once more
     found = preferences.from_chat(store)
     (entry,) = preferences.merge(found)
     assert entry["judgements"] == 2 and entry["raters"] == ["a", "b"] and entry["row"]["chosen"][0]["content"] == "가"
     assert [(c["for"], c["against"], c["kept"]) for c in found.contradictions] == [
         (["a", "b"], ["c"], True), (["a"], ["a"], False),
     ]  # fmt: skip
-    assert found.dropped == {"the same judgement again": 1, "outvoted": 1, "judged both ways alike": 2}
+    assert found.dropped == {"the same judgement again": 2, "outvoted": 1, "judged both ways alike": 2}
 
 
 def test_thumbs_under_the_same_prompt_become_pairs(store):
@@ -116,14 +117,18 @@ def test_thumbs_under_the_same_prompt_become_pairs(store):
     store.set_thumb("d", 1)
     found = preferences.from_chat(store)
     pairs = {(e["row"]["chosen"][0]["content"], e["row"]["rejected"][0]["content"]) for e in preferences.merge(found)}
-    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and found.dropped == {
-        "a thumb without its opposite": 1
-    }
+    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not found.dropped
+    for id, value, rater in (("e", 1, "a"), ("f", 0, "b")):
+        store.add_answer(answer(id, "갈리는 답", rater=rater))
+        store.set_thumb(id, value)
+    found = preferences.from_chat(store)
+    assert len(found.pairs) == 2 and found.dropped == {"an answer with thumbs up and down": 2}
+    assert [(c["for"], c["against"]) for c in found.contradictions] == [(["a"], ["b"])]
     rows, dropped = preferences.unpaired(store)
     assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
         ("좋은 답", True), ("나쁜 답", False), ("딴 답", False), ("혼자", True),
     }  # fmt: skip
-    assert not dropped
+    assert dropped == {"judged both ways": 1}
 
 
 def test_ratings_agree_with_an_independent_fit():
@@ -152,6 +157,18 @@ def test_ratings_agree_with_an_independent_fit():
         assert model["low"] < truth[model["model"]] < model["high"]
     pair = found["pairs"][0]
     assert pair["a_wins"] + pair["b_wins"] == pair["votes"] and pair["low"] < pair["a_rate"] < pair["high"]
+
+
+def test_ratings_of_a_long_chain_are_converged():
+    """Of two models that only met each other the rating gap has a closed form: 400 · log10 of the odds."""
+    found = ratings.rate([("a", "b", "left")] * 100 + [("c", "d", "left")] * 30 + [("c", "d", "right")] * 10)
+    gap = {m["model"]: m["rating"] for m in found["models"]}
+    assert gap["a"] - gap["b"] == pytest.approx(400 * np.log10(100.5 / 0.5), abs=0.2)
+    assert gap["c"] - gap["d"] == pytest.approx(400 * np.log10(30.5 / 10.5), abs=0.2)
+    assert {m["model"]: m["group"] for m in found["models"]} == {"a": 0, "b": 0, "c": 1, "d": 1}
+    chain = ratings.rate([(f"m{n}", f"m{n + 1}", "left") for n in range(7) for _ in range(100)], samples=100)
+    steps = np.diff([m["rating"] for m in chain["models"]])
+    assert steps == pytest.approx(-400 * np.log10(100.5 / 0.5), abs=0.2)
 
 
 def test_ratings_of_few_votes_are_finite():
@@ -189,6 +206,13 @@ def test_the_script_refuses_what_holds_nothing(store, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no SQLAlchemy URL"):
         ChatStore("chat.db")
+
+
+def test_answers_without_a_prompt_make_no_rows(store):
+    for id, value in (("a", 1), ("b", 0)):
+        store.add_answer(Answer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
+        store.set_thumb(id, value)
+    assert not preferences.from_chat(store).pairs and not preferences.unpaired(store)[0]
 
 
 def test_a_killed_writer_leaves_a_clean_database(tmp_path):

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import product
 
-from sllm.chatstore import Answer, ChatStore
+from sllm.chatstore import Answer, ChatStore, Thumb
 
 CUT = ("length", "stopped", "broken")  # answers that did not end by themselves
 
@@ -47,7 +47,9 @@ def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
     found = Found()
 
     def judge(chosen: Answer, rejected: Answer, rater: str, source: str) -> None:
-        if chosen.text == rejected.text:
+        if not chosen.prompt:
+            found.dropped["the prompt is not known"] += 1
+        elif chosen.text == rejected.text:
             found.dropped["both answers are the same"] += 1
         elif not chosen.text.strip() or not rejected.text.strip():
             found.dropped["an answer is empty"] += 1
@@ -62,43 +64,45 @@ def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
             judge(left, right, left.rater, "vote")
         elif comparison.choice == "right":
             judge(right, left, left.rater, "vote")
-        else:
-            found.dropped[{"tie": "tie", "both_bad": "both bad", None: "no vote"}[comparison.choice]] += 1
-    by_prompt: dict[str, dict[int, list[Answer]]] = defaultdict(lambda: {0: [], 1: []})
+        elif comparison.choice:
+            found.dropped["tie" if comparison.choice == "tie" else "both bad"] += 1
+    by_prompt: dict[str, dict[str, list[Thumb]]] = defaultdict(lambda: defaultdict(list))
     for thumb in store.thumbs():
-        by_prompt[_prompt(thumb.answer)][thumb.value].append(thumb.answer)
-    for thumbs in by_prompt.values():
-        for up, down in product(thumbs[1], thumbs[0]):
-            judge(up, down, up.rater if up.rater == down.rater else f"{up.rater}, {down.rater}", "thumbs")
-        if not (thumbs[0] and thumbs[1]):
-            found.dropped["a thumb without its opposite"] += len(thumbs[0]) + len(thumbs[1])
+        by_prompt[_prompt(thumb.answer)][thumb.answer.text].append(thumb)
+    for answers in by_prompt.values():
+        sides: dict[int, list[Thumb]] = {0: [], 1: []}
+        for thumbs in answers.values():
+            raters = {value: sorted(t.answer.rater for t in thumbs if t.value == value) for value in (0, 1)}
+            if raters[0] and raters[1]:
+                found.dropped["an answer with thumbs up and down"] += len(thumbs)
+                found.contradictions.append(_contradiction(thumbs[0].answer, raters[1], raters[0], kept=False))
+            else:
+                sides[thumbs[0].value] += thumbs
+        for up, down in product(sides[1], sides[0]):
+            judge(up.answer, down.answer, " and ".join(sorted({up.answer.rater, down.answer.rater})), "thumbs")
     return found
 
 
 def merge(found: Found) -> list[dict]:
     """One entry for every pair of answers: {"row", "source", "judgements", "raters", "models"}.
 
-    Equal judgements become one row. Where a pair was judged both ways, the majority decides, and an even split drops
-    it; both are noted in `found.contradictions`.
+    Equal judgements become one row; one rater counts once for each way. Where a pair was judged both ways, the majority
+    decides, and an even split drops it; both are noted in `found.contradictions`.
     """
     groups: dict[tuple, list[Pair]] = defaultdict(list)
     for pair in found.pairs:
         prompt, *texts = pair.key
         groups[(prompt, *sorted(texts))].append(pair)
     entries = []
-    for pairs in groups.values():
+    for judged in groups.values():
+        pairs = list({(pair.key, pair.rater): pair for pair in judged}.values())
+        found.dropped["the same judgement again"] += len(judged) - len(pairs)
         ways = Counter(pair.key for pair in pairs)
         best, votes = ways.most_common(1)[0]
         against = len(pairs) - votes
         if against:
-            found.contradictions.append(
-                {
-                    "prompt": pairs[0].chosen.prompt,
-                    "for": sorted(pair.rater for pair in pairs if pair.key == best),
-                    "against": sorted(pair.rater for pair in pairs if pair.key != best),
-                    "kept": votes > against,
-                }
-            )
+            sides = ([pair.rater for pair in pairs if (pair.key == best) == agreed] for agreed in (True, False))
+            found.contradictions.append(_contradiction(pairs[0].chosen, *map(sorted, sides), kept=votes > against))
         if votes == against:
             found.dropped["judged both ways alike"] += len(pairs)
             continue
@@ -132,6 +136,8 @@ def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], C
     answers: dict[tuple[str, str], Answer] = {}
 
     def judge(answer: Answer, good: bool) -> None:
+        if not answer.prompt:
+            return
         key = (_prompt(answer), answer.text)
         labels[key].add(good)
         answers[key] = answer
@@ -159,6 +165,10 @@ def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], C
             row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
             rows.append(row | {"label": good == {True}})
     return rows, dropped
+
+
+def _contradiction(answer: Answer, for_it: list[str], against: list[str], *, kept: bool) -> dict:
+    return {"prompt": answer.prompt, "for": for_it, "against": against, "kept": kept}
 
 
 def _prompt(answer: Answer) -> str:

@@ -1,15 +1,16 @@
 """Which model wins: win rates and Bradley–Terry ratings of pairwise votes, with bootstrap intervals.
 
 A vote for neither (a tie, or both bad) counts half a win for each side. Ratings maximise the Bradley–Terry likelihood
-by Hunter's MM algorithm (Annals of Statistics 32, 2004), with one imagined tie for every two models that met, so that a
-model which won every vote has a finite rating; on Elo's scale, 400 · log10, around 1,000.
+(Biometrika 39, 1952) by Newton's method, with one imagined tie for every two models that met, so that a model which won
+every vote has a finite rating; on Elo's scale, 400 · log10, around 1,000 in each group of models that met, directly or
+through others: ratings of different groups do not compare.
 """
 
 from itertools import combinations
 
 import numpy as np
 
-ROUNDS = 200  # of the MM algorithm
+ROUNDS = 100  # of Newton's method, which needs about ten
 
 
 def rate(votes: list[tuple[str, str, str]], *, samples: int = 1000, seed: int = 42) -> dict:
@@ -18,7 +19,7 @@ def rate(votes: list[tuple[str, str, str]], *, samples: int = 1000, seed: int = 
         votes: (left model, right model, choice), choices as `chatstore.CHOICES`.
         samples: bootstrap resamples of the votes; intervals are the 2.5th and 97.5th percentile.
     Returns:
-        {"models": [{"model", "rating", "low", "high", "votes", "wins", "losses", "ties"}, best first],
+        {"models": [{"model", "rating", "low", "high", "group", "votes", "wins", "losses", "ties"}, best first],
          "pairs": [{"a", "b", "votes", "a_wins", "b_wins", "ties", "both_bad", "a_rate", "low", "high"}]}
     """
     names = sorted({name for left, right, _ in votes for name in (left, right)})
@@ -35,6 +36,7 @@ def rate(votes: list[tuple[str, str, str]], *, samples: int = 1000, seed: int = 
         wins[:, left, right] += weights[:, vote] * score[vote]
         wins[:, right, left] += weights[:, vote] * (1 - score[vote])
     met = (wins[0] + wins[0].T) > 0
+    groups = _groups(met)
     ratings = _bradley_terry(wins + 0.5 * met)
     low, high = np.percentile(ratings[1:], [2.5, 97.5], axis=0)
     models = []
@@ -46,10 +48,11 @@ def rate(votes: list[tuple[str, str, str]], *, samples: int = 1000, seed: int = 
             {
                 "model": name, "rating": round(float(ratings[0, number]), 1),
                 "low": round(float(low[number]), 1), "high": round(float(high[number]), 1),
-                "votes": len(mine), "wins": won, "losses": lost, "ties": len(mine) - won - lost,
+                "group": groups[number], "votes": len(mine),
+                "wins": won, "losses": lost, "ties": len(mine) - won - lost,
             }
         )  # fmt: skip
-    models.sort(key=lambda entry: -entry["rating"])
+    models.sort(key=lambda entry: (entry["group"], -entry["rating"]))
     pairs = []
     for a, b in combinations([entry["model"] for entry in models], 2):
         i, j = index[a], index[b]
@@ -77,14 +80,27 @@ SIDES = ("left", "right")
 
 def _bradley_terry(wins: np.ndarray) -> np.ndarray:
     """Ratings of every sample. `wins`: (samples, models, models); returns (samples, models)."""
-    played = wins + wins.transpose(0, 2, 1)
-    won = wins.sum(2)
-    strength = np.ones(won.shape)
+    played, won = wins + wins.transpose(0, 2, 1), wins.sum(2)
+    models = wins.shape[1]
+    strength = np.zeros(won.shape)  # natural logarithms; each group keeps the mean 0
     for _ in range(ROUNDS):
-        pair = strength[:, :, None] + strength[:, None, :]
-        strength = won / (played / pair).sum(2)
-        strength /= np.exp(np.log(strength).mean(1, keepdims=True))
-    return 1000 + 400 * np.log10(strength)
+        p = 1 / (1 + np.exp(strength[:, None, :] - strength[:, :, None]))  # [sample, i, j]: i beats j
+        gradient = won - (played * p).sum(2)
+        if np.abs(gradient).max() < 1e-9:
+            break
+        curve = played * p * (1 - p)
+        # the two small terms make the matrix invertible along what the likelihood does not see, the groups' means
+        hessian = np.einsum("sij,ik->sik", curve, np.eye(models)) - curve + 1 / models + 1e-9 * np.eye(models)
+        strength += np.clip(np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0], -2, 2)
+    return 1000 + 400 / np.log(10) * strength
+
+
+def _groups(met: np.ndarray) -> list[int]:
+    """A number for each model: the same for models that met, directly or through others. `met`: (models, models)."""
+    number = list(range(len(met)))
+    for i, j in zip(*np.nonzero(met), strict=True):
+        number = [number[i] if old == number[j] else old for old in number]
+    return [sorted(set(number)).index(old) for old in number]
 
 
 def plot(found: dict, path: str) -> None:

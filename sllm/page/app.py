@@ -6,7 +6,9 @@ need nothing of their own.
 """
 
 import asyncio
+import logging
 import random
+import re
 import secrets
 import uuid
 from collections.abc import AsyncIterator
@@ -22,10 +24,11 @@ from chainlit.server import sio
 from chainlit.session import WebsocketSession
 from chainlit.types import ChatProfile, Starter
 
+from sllm import tasks
 from sllm.chatstore import Answer, ChatStore, NotStored
 from sllm.page import files, users
 from sllm.page.history import History
-from sllm.page.server import KINDS, Model, Piece, Problem, Server
+from sllm.page.server import KINDS, TURNS, Model, Piece, Problem, Server
 from sllm.page.tables import Tables, show
 from sllm.page.words import words
 
@@ -239,7 +242,7 @@ async def open_session(page: Page, kept: dict) -> None:
 def sampling() -> dict:
     """What the settings say, without what changes nothing: other servers refuse fields that they do not know."""
     settings = cl.context.session.chat_settings
-    body = {name: settings.get(name, start) for name, (_, _, _, start) in SETTINGS.items()}
+    body = {name: _within(settings.get(name), low, high, start) for name, (low, high, _, start) in SETTINGS.items()}
     body["max_tokens"], top_k = int(body["max_tokens"]), int(body.pop("top_k"))
     if top_k:
         body["top_k"] = top_k
@@ -252,7 +255,12 @@ def sampling() -> dict:
 
 
 def _is_integer(text: str) -> bool:
-    return text.lstrip("-").isdecimal() and text.isascii()
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
+
+
+def _within(value, low: float, high: float, start: float) -> float:
+    """What a browser sends need not be what the sliders allow."""
+    return min(max(value, low), high) if isinstance(value, (int, float)) and value == value else start
 
 
 def said_so_far() -> list[cl.Message]:
@@ -294,6 +302,15 @@ def conversation(until: str | None = None) -> list[dict]:
     return messages
 
 
+async def forget_after(until: str) -> None:
+    """An answer that is wanted anew in the middle of a conversation ends it there, as an edited question does."""
+    messages = said_so_far()
+    place = next((number for number, message in enumerate(messages) if message.id == until), len(messages))
+    later = [n for n in range(place, len(messages)) if messages[n].type == "user_message"]
+    for message in messages[later[0] :] if later else []:
+        await message.remove()
+
+
 def in_background(work) -> None:
     """Run what a button asked for as the session's task, so that the page shows it running and Stop stops it."""
 
@@ -302,6 +319,9 @@ def in_background(work) -> None:
         try:
             async with cl.Step(name="on_message", type="run"):  # thumbs and the copy button belong to a run
                 await work
+        except Exception as error:
+            logging.getLogger(__name__).exception("a bug")
+            await say_problem(Problem("bug", type(error).__name__), {})
         finally:
             await cl.context.emitter.task_end()
 
@@ -323,7 +343,11 @@ async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Pi
                     yield piece
             return
         except Problem as problem:
-            seconds = None if begun else problem.wait(turn)
+            if begun:
+                raise
+            if problem.kind == "broken":  # before anything came
+                problem.kind = "down"
+            seconds = problem.wait(turn)
             if seconds is None:
                 raise
             turn += 1
@@ -333,10 +357,12 @@ async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Pi
 
 def waiting_text(problem: Problem, seconds: float, turn: int) -> str:
     text = said()
-    return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=3)
+    return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=TURNS)
 
 
 async def respond(page: Page, until: str | None = None) -> None:
+    if until:
+        await forget_after(until)
     messages = conversation(until)
     if not messages or messages[-1]["role"] != "user":
         return
@@ -358,24 +384,33 @@ async def find_model(page: Page, profile: str | None) -> Model:
 
 
 async def run_task(page: Page, task: str, fields: dict, *, again: bool = False) -> None:
-    text = said()
-    if not again:
-        await show_task(page, task, fields)
+    """Ask one of the server's tasks. The browser's word is taken for neither the task nor its fields: they become a
+    path and a body."""
     profile = cl.context.session.chat_profile
     try:
+        known = {entry["id"]: {field["name"] for field in entry["fields"]} for entry in await page.server.tasks()}
         model = await find_model(page, None if profile == ARENA else profile)
+        if task not in known:
+            raise Problem("refused", f"task {task[:40]}")
     except Problem as problem:
         return await say_problem(problem, {"task": task, "fields": fields})
+    fields = {name: value for name, value in fields.items() if name in known[task]}
+    if not again:
+        await show_task(page, task, fields)
+    try:
+        messages = tasks.build_messages(task, fields)
+    except ValueError:
+        messages = None  # the server will say what is wrong
     body = sampling() | {"model": model.id} | fields
-    await answer(page, f"tasks/{task}", body, model, None, again={"task": task, "fields": fields}, task=task, text=text)
+    await answer(page, f"tasks/{task}", body, model, messages, again={"task": task, "fields": fields}, task=task)
 
 
 async def answer(
     page: Page, path: str, body: dict, model: Model, messages: list[dict] | None, *, again: dict,
-    task: str | None = None, text: dict | None = None,
+    task: str | None = None,
 ) -> None:  # fmt: skip
     """Stream one answer into a message, keep it, and put its buttons under it."""
-    text = text or said()
+    text = said()
     message = cl.Message(content="", author=AUTHOR)
     writing = Writing()
 
@@ -407,11 +442,13 @@ async def answer(
             message.metadata["messages"] = messages
         kept = {name: value for name, value in body.items() if name in (*SETTINGS, "seed")}
         try:
+            if not messages:
+                raise NotStored("the server did not say what it asked the model")
             await asyncio.to_thread(
                 page.store.add_answer,
                 Answer(
                     id=cl.context.current_run.id, conversation=cl.context.session.thread_id, rater=rater(),
-                    model=model.id, prompt=messages or [], text=writing.text, finish_reason=writing.finish_reason,
+                    model=model.id, prompt=messages, text=writing.text, finish_reason=writing.finish_reason,
                     sampling=kept, template_hash=model.template_hash, task=task,
                 ),
             )  # fmt: skip
@@ -426,7 +463,7 @@ async def answer(
     if stopped:
         await cl.context.emitter.send_toast(text["stopped"], "info")
     elif writing.problem:
-        await say_problem(writing.problem, again)
+        await say_problem(writing.problem, again if writing.text or task else {})
     elif writing.finish_reason == "length":
         await cl.context.emitter.send_toast(text["cut"], "info")
 
@@ -456,10 +493,10 @@ def again_action(payload: dict, word: str = "again") -> cl.Action:
 async def open_form(page: Page, *, context: str = "", question: str = "") -> None:
     text = said()
     try:
-        tasks = await page.server.tasks()
+        table = await page.server.tasks()
     except Problem as problem:
         return await say_problem(problem, {})
-    if not tasks:
+    if not table:
         await cl.Message(content=text["task_none"], author=AUTHOR, metadata={"role": "note"}).send()
         return
     korean = text["task"] == "과제"
@@ -474,7 +511,7 @@ async def open_form(page: Page, *, context: str = "", question: str = "") -> Non
             "question": task.get("question") or "",
             "example": task.get("example") or {},
         }
-        for task in tasks
+        for task in table
     ]
     props = {
         "tasks": entries,
@@ -632,7 +669,7 @@ async def take_vote(page: Page, comparison: str, choice: str) -> dict:
         return {"ok": False}
     try:
         await asyncio.to_thread(page.store.vote, comparison, choice)
-    except (NotStored, ValueError) as error:
+    except (NotStored, ValueError, KeyError) as error:
         await cl.context.emitter.send_toast(text["not_stored"].format(why=error), "error")
         return {"ok": False}
     sides = [Writing(shown=show(found.left.text)), Writing(shown=show(found.right.text))]

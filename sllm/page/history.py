@@ -6,11 +6,14 @@ is not thanked for. Lists and objects are stored as JSON, which every database h
 
 import asyncio
 import json
+import uuid
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from chainlit.data.sql_alchemy import SQLAlchemyDataLayer
 from chainlit.element import CustomElement
+from chainlit.types import PageInfo, PaginatedResponse
 
 from sllm.chatstore import ChatStore, NotStored, sync_url
 
@@ -38,6 +41,15 @@ _TABLES = {
 }  # fmt: skip
 _TYPES = {"key": sa.String(64), "unique": sa.String(200), "index": sa.String(64), "text": sa.Text,
           "boolean": sa.Boolean, "integer": sa.Integer}  # fmt: skip
+
+
+_asking: ContextVar[str | None] = ContextVar("asking", default=None)  # the user of the request at hand
+
+
+def _check_id(thread_id: str) -> None:
+    """Browsers choose the ids of conversations, and Chainlit writes them into its SQL as they are."""
+    if str(uuid.UUID(thread_id)) != thread_id.lower():
+        raise ValueError("no id of a conversation")
 
 
 def create_tables(store: ChatStore) -> None:
@@ -89,33 +101,71 @@ class History(SQLAlchemyDataLayer):
 
     # ── thumbs ──
 
+    async def get_user(self, identifier: str):
+        # Chainlit asks for the user of every request before it handles it, and does not say later who that was.
+        _asking.set(identifier)
+        return await super().get_user(identifier)
+
     async def upsert_feedback(self, feedback) -> str:
-        feedback.id = await super().upsert_feedback(feedback)
+        if feedback.id and await self._judged(feedback.id) not in (None, feedback.forId):
+            raise PermissionError("this thumb belongs to another answer")
         await self._thumb(feedback.forId, feedback.value, feedback.comment)
-        kept = await self.execute_sql('SELECT "value" FROM feedbacks WHERE "id" = :id', {"id": feedback.id})
-        if not kept or kept[0]["value"] != feedback.value:
-            raise NotStored(f"feedback {feedback.id}")
-        return feedback.id
+        return await super().upsert_feedback(feedback)
 
     async def delete_feedback(self, feedback_id: str) -> bool:
-        found = await self.execute_sql('SELECT "forId" FROM feedbacks WHERE "id" = :id', {"id": feedback_id})
-        if found:
-            await self._thumb(found[0]["forId"], None, None)
+        if answer := await self._judged(feedback_id):
+            await self._thumb(answer, None, None)
         return await super().delete_feedback(feedback_id)
 
+    async def _judged(self, feedback_id: str) -> str | None:
+        found = await self.execute_sql('SELECT "forId" FROM feedbacks WHERE "id" = :id', {"id": feedback_id})
+        return found[0]["forId"] if found else None
+
     async def _thumb(self, answer: str, value: int | None, comment: str | None) -> None:
-        try:
-            await asyncio.to_thread(self.store.set_thumb, answer, value, comment)
-        except KeyError:
-            pass  # not under an answer: a greeting, or a word of the page's own
+        kept = await asyncio.to_thread(self.store.answer, answer)
+        if kept is None:
+            raise NotStored("there is no answer to judge")
+        if kept.rater != _asking.get():
+            raise PermissionError("only who asked judges an answer")
+        await asyncio.to_thread(self.store.set_thumb, answer, value, comment)
 
     # ── conversations ──
 
+    async def update_thread(self, thread_id: str, *values, **named) -> None:
+        _check_id(thread_id)
+        await super().update_thread(thread_id, *values, **named)
+
     async def get_all_user_threads(self, user_id=None, thread_id=None):
+        if thread_id is not None:
+            _check_id(thread_id)
         threads = await super().get_all_user_threads(user_id, thread_id)
         for element in (element for thread in threads or [] for element in thread["elements"]):
             element["props"] = json.loads(element["props"] or "{}")
         return threads
+
+    async def list_threads(self, pagination, filters) -> PaginatedResponse:
+        """A page of the list, the newest first; Chainlit's own reads every message of every conversation for it."""
+        word = (filters.search or "").lower()
+        for sign in ("\\", "%", "_"):
+            word = word.replace(sign, f"\\{sign}")
+        start = int(pagination.cursor or 0)
+        rows = await self.execute_sql(
+            """
+            SELECT t."id", t."createdAt", t."name", t."userId", t."userIdentifier", MAX(s."createdAt") AS "last"
+            FROM threads t LEFT JOIN steps s ON s."threadId" = t."id"
+            WHERE t."userId" = :user_id AND EXISTS (
+                SELECT 1 FROM steps f WHERE f."threadId" = t."id" AND LOWER(f."output") LIKE :word ESCAPE '\\'
+            )
+            GROUP BY t."id", t."createdAt", t."name", t."userId", t."userIdentifier"
+            ORDER BY "last" DESC NULLS LAST, t."id" LIMIT :most OFFSET :start
+            """,
+            {"user_id": filters.userId, "word": f"%{word}%", "most": pagination.first + 1, "start": start},
+        )
+        more = {"tags": [], "metadata": {}, "steps": [], "elements": []}
+        data = [{name: value for name, value in row.items() if name != "last"} | more for row in rows]
+        end = start + pagination.first
+        page = PageInfo(hasNextPage=len(rows) > pagination.first, startCursor=str(start), endCursor=str(end))
+        return PaginatedResponse(pageInfo=page, data=data[: pagination.first])
 
     async def delete_thread(self, thread_id: str) -> None:
         await asyncio.to_thread(self.store.forget, thread_id)

@@ -70,7 +70,7 @@ class Server:
             trust_env=False,
         )
         self._models: tuple[float, list[Model]] = (0.0, [])
-        self._tasks: list[dict] | None = None
+        self._tasks: list[dict] = []
 
     async def close(self) -> None:
         await self.client.aclose()
@@ -79,22 +79,22 @@ class Server:
         """As the server lists them; asked at most every few seconds. Problem where it cannot be asked."""
         asked, models = self._models
         if time.monotonic() - asked > KEEP_SECONDS or not models:
-            data = (await self._get("models")).get("data")
-            if not isinstance(data, list):
-                raise Problem("bug", "/v1/models has no list")
-            models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+            try:
+                data = (await self._get("models"))["data"]
+                models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+            except (KeyError, TypeError, AttributeError):
+                raise Problem("bug", "/v1/models is no list of models") from None
             self._models = (time.monotonic(), models)
         return models
 
     async def tasks(self) -> list[dict]:
         """The task table; empty where the server has none."""
-        if self._tasks is None:
+        if not self._tasks:
             try:
                 self._tasks = (await self._get("tasks")).get("data") or []
             except Problem as problem:
                 if problem.kind != "missing":
                     raise
-                self._tasks = []
         return self._tasks
 
     async def _get(self, path: str) -> dict:

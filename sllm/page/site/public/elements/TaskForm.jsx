@@ -1,5 +1,6 @@
 import { Button } from '@/components/ui/button';
 import { useState } from 'react';
+import { toast } from 'sonner';
 
 const asText = (value) => (Array.isArray(value) ? value.join('\n') : value || '');
 
@@ -32,9 +33,14 @@ export default function TaskForm() {
     const empty = task.fields.filter((field) => field.required && !fields[field.name]).map((field) => field.name);
     setMissing(empty);
     if (empty.length) return;
+    try {
+      await callAction({ name: 'task_run', payload: { task: id, fields } });
+    } catch (error) {
+      toast.error(String(error)); // and what was typed stays
+      return;
+    }
     setSent(true);
     await updateElement({ ...props, sent: true });
-    await callAction({ name: 'task_run', payload: { task: id, fields } });
   };
 
   return (
