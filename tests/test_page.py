@@ -98,11 +98,13 @@ def test_stop_ends_the_generation_in_the_engine(tab, api, database):
         tab.send(f"{number}. 아주 길게 이야기해 주세요.", wait=False)
         try:
             tab.page.click("#stop-button", timeout=3000)
+            wait_for(api.idle, 3)
+            tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{KO['stopped']}')", timeout=3000)
         except PlaywrightTimeout:
+            tab.idle()
             continue
-        wait_for(api.idle, 3)
-        tab.idle()
-        if last_answer(database).finish_reason == "stopped":
+        tab.page.wait_for_timeout(500)
+        if last_answer(database).finish_reason == "stopped":  # else it was stopped before its first word
             return
     pytest.fail("no answer was stopped")
 
