@@ -44,12 +44,13 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
+# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores. The page's tests need the machine to themselves.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page
 
 test-fast: lint
-	$(BIN)/python -m pytest -m "not torch"
+	$(BIN)/python -m pytest -m "not torch and not page"
 
 # The real unsloth in an environment of its own: it cannot be imported beside the CPU set, and needs no GPU to be
 # asked for its signatures.

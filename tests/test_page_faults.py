@@ -8,7 +8,7 @@ from sllm.chatstore import ChatStore
 from sllm.page import users
 from sllm.page.words import KO
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.page]
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,9 @@ def test_regenerating_asks_the_same_again(tab, api):
 def test_a_server_that_is_down_is_said(browser, tmp_path):
     lonely = chat_page("http://127.0.0.1:9/v1", f"sqlite:///{tmp_path}/chat.db")
     try:
-        tab = browser.open(lonely.url)
-        assert KO["down"] in tab.text()
+        tab = browser.open(lonely.url, ready=False)
+        tab.page.wait_for_selector(f"text={KO['down']}")
+        tab.ready()
         tab.send("거기 있나요?")
         text = tab.text()
         assert KO["down_do"] in text and "거기 있나요?" in text

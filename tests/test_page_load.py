@@ -12,6 +12,7 @@ from paging import chat_page, stub, wait_for
 
 from sllm.chatstore import ChatStore
 
+pytestmark = pytest.mark.page
 PEOPLE = 100
 
 

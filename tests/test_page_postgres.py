@@ -13,7 +13,10 @@ from test_page_load import Person
 from sllm.chatstore import Answer, ChatStore
 
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no PostgreSQL server; apt-get install postgresql")
+pytestmark = [
+    pytest.mark.skipif(not FOLDERS, reason="no PostgreSQL server; apt-get install postgresql"),
+    pytest.mark.page,
+]
 
 
 @pytest.fixture(scope="module")
