@@ -44,10 +44,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores. The page's tests need the machine to themselves.
+# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores. The page's tests need the machine to themselves, and
+# what a browser shows in time on a busy one may need a second look.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page --reruns 2
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not torch and not page"
