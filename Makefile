@@ -44,8 +44,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores. The page's tests need the machine to themselves, and
-# what a browser shows in time on a busy one may need a second look.
+# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
+# The page's tests need the machine to themselves; what a browser shows too late gets a second look.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page --reruns 2
