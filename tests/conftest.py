@@ -91,3 +91,22 @@ def dpo_folder(sft_folder, few_pairs) -> Path:
         *DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--train_epochs", "4", "--output_dir", out
     )  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from paging import Browser
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = Browser(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser, page):
+    """The test module's chat page, in a tab of its own."""
+    opened = browser.open(page.url)
+    yield opened
+    opened.page.context.close()

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 from conftest import DPO, succeed
-from paging import Browser, chat_page, needs_browser, wait_for
+from paging import chat_page, needs_browser, wait_for
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from serving import Running
 
@@ -39,23 +39,6 @@ def page(api, database):
     started = chat_page(f"{api.url}/v1", database)
     yield started
     started.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = Browser(playwright)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def tab(browser, page):
-    opened = browser.open(page.url)
-    yield opened
-    opened.page.context.close()
 
 
 def settings(tab, **values) -> None:
@@ -194,9 +177,9 @@ def test_a_refresh_costs_nothing(tab, api):
 @pytest.mark.parametrize(("locale", "width", "said"), [("en-US", 1200, EN), ("ko-KR", 390, KO), ("fr-FR", 1200, KO)])
 def test_languages_and_a_phone(browser, page, locale, width, said):
     tab = browser.open(page.url, locale=locale, width=width, height=844)
-    assert said["task_starter"] in tab.text()
+    tab.page.wait_for_selector(f"text={said['task_starter']}")
     tab.profile("arena")
-    assert said["arena_about"] in tab.text()
+    tab.page.wait_for_selector(f"text={said['arena_about']}")
     tab.send("넓이")
     tab.page.wait_for_selector("[data-arena=vote]")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -206,8 +189,8 @@ def test_languages_and_a_phone(browser, page, locale, width, said):
 
 
 def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(browser, api, tmp_path):
-    database, flags = f"sqlite:///{tmp_path}/chat.db", ()
-    first = chat_page(f"{api.url}/v1", database, *flags)
+    database = f"sqlite:///{tmp_path}/chat.db"
+    first = chat_page(f"{api.url}/v1", database)
     tab = browser.open(first.url)
     tab.profile("arena")
     tab.send("기억할 질문")

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from paging import Browser, chat_page, needs_browser, stub, wait_for
+from paging import chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
@@ -25,23 +25,6 @@ def page(api, tmp_path_factory):
     started.database = f"sqlite:///{database}"
     yield started
     started.stop()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = Browser(playwright)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def tab(browser, page):
-    opened = browser.open(page.url)
-    yield opened
-    opened.page.context.close()
 
 
 def seen(api) -> dict:
