@@ -48,7 +48,7 @@ lint: setup
 # The page's tests need the machine to themselves; what a browser shows too late gets a second look.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page --reruns 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page --reruns 2 -rR
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not torch and not page"

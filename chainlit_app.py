@@ -72,18 +72,16 @@ def main(args) -> dict | None:
         from chainlit import server as chainlit
         from chainlit.config import config
 
-        from sllm.page import app as page
-        from sllm.page import guard, history
+        from sllm.page import app, guard, history
         from sllm.page.server import Server
+        from sllm.page.session import Page
 
         config.run.host, config.run.port, config.run.headless = args.host, port, True
         # Chainlit's own limit comes first and says less; ours is `files.read`'s.
         config.features.spontaneous_file_upload.max_size_mb = int(2 * args.max_file_mb) + 20
         history.create_tables(store)
         server = Server(args.api_base_url, args.api_key, timeout=args.timeout)
-        page.install(
-            page.Page(server, store, system_prompt=args.system_prompt, max_file_mb=args.max_file_mb, users=known)
-        )
+        app.install(Page(server, store, system_prompt=args.system_prompt, max_file_mb=args.max_file_mb, users=known))
         names = (*guard.CALLED_BY_NAME, args.host) if args.auth == "none" else None
         address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}"
         print(f"server          {args.api_base_url}", flush=True)

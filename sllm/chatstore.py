@@ -118,7 +118,7 @@ class ChatStore:
     """The database behind a URL; its tables are made where they are missing.
 
     Args:
-        must_exist: a file that is not there is an error, and not a new and empty database.
+        must_exist: a database that no page has written to is an error, and left as it is.
     Raises:
         InputError: the database cannot be opened.
     """
@@ -132,12 +132,19 @@ class ChatStore:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         try:
             self.engine = sa.create_engine(self.url, pool_pre_ping=True)
-            if file:
-                sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            _metadata.create_all(self.engine)
+            if must_exist:
+                known = sa.inspect(self.engine).get_table_names()
+            else:
+                if file:
+                    sa.event.listen(self.engine, "connect", _prepare_sqlite)
+                _metadata.create_all(self.engine)
+                known = _metadata.tables
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             said = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise InputError(f"database {self.url.render_as_string()} does not open: {said}") from error
+        if missing := [name for name in _metadata.tables if name not in known]:
+            named = self.url.render_as_string()
+            raise InputError(f"{named} is no database of chainlit_app.py: it has no {', '.join(missing)}")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -204,13 +211,15 @@ class ChatStore:
         return [_answer(row) for row in rows]
 
     def comparisons(self) -> list[Comparison]:
-        """Every comparison, oldest first, voted on or not."""
-        answers = {answer.id: answer for answer in self.answers()}
+        """Every comparison, oldest first, voted on or not; less those that somebody deletes meanwhile."""
         with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(_comparisons).order_by(_comparisons.c.time, _comparisons.c.id))
-            return [
-                Comparison(row.id, answers[row.left], answers[row.right], row.choice, row.time) for row in rows.all()
-            ]
+            rows = connection.execute(sa.select(_comparisons).order_by(_comparisons.c.time, _comparisons.c.id)).all()
+        answers = {answer.id: answer for answer in self.answers()}
+        return [
+            Comparison(row.id, answers[row.left], answers[row.right], row.choice, row.time)
+            for row in rows
+            if row.left in answers and row.right in answers
+        ]
 
     def comparison(self, id: str) -> Comparison | None:
         with self.engine.connect() as connection:
@@ -218,10 +227,10 @@ class ChatStore:
         return row and Comparison(row.id, self.answer(row.left), self.answer(row.right), row.choice, row.time)
 
     def thumbs(self) -> list[Thumb]:
-        answers = {answer.id: answer for answer in self.answers()}
         with self.engine.connect() as connection:
             rows = connection.execute(sa.select(_thumbs).order_by(_thumbs.c.time, _thumbs.c.answer)).all()
-        return [Thumb(answers[row.answer], row.value, row.comment, row.time) for row in rows]
+        answers = {answer.id: answer for answer in self.answers()}
+        return [Thumb(answers[row.answer], row.value, row.comment, row.time) for row in rows if row.answer in answers]
 
     # ── how ──
 

@@ -127,6 +127,8 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
         sent = wait_for(lambda name=name: name in (text := last_answer(database).prompt[-1]["content"]) and text)
         assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
         tab.idle()
+        tab.page.click("#new-chat-button")  # four answers as long as they like may be more than the model's context
+        tab.ready()
 
 
 def test_thumbs_with_a_comment(tab, database):

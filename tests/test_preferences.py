@@ -1,5 +1,6 @@
 """The chat store, and what build_preferences.py makes of it. No browser, no torch."""
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -203,6 +204,12 @@ def test_the_script_refuses_what_holds_nothing(store, tmp_path):
     (tmp_path / "text.db").write_text("이것은 데이터베이스가 아니다. " * 99)
     refused = run_script("build_preferences.py", "--from_chat", tmp_path / "text.db", "--output_dir", tmp_path / "out")
     assert_refused(refused, "not a database")
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE somebodys (id INTEGER)")
+    before = (tmp_path / "other.db").read_bytes()
+    refused = run_script("build_preferences.py", "--from_chat", tmp_path / "other.db", "--output_dir", tmp_path / "out")
+    assert_refused(refused, "no database of chainlit_app.py")
+    assert (tmp_path / "other.db").read_bytes() == before
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="no SQLAlchemy URL"):
         ChatStore("chat.db")

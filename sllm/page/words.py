@@ -2,6 +2,7 @@
 """What the page says of its own, in Korean and in English. Chainlit brings the words of its own buttons."""
 
 KO = {
+    "task_name": "name_ko",  # in the server's task table
     "arena": "비교",
     "arena_about": "한 질문에 두 모델이 나란히 답합니다. 이름은 투표한 뒤에 보입니다. 투표는 다음 모델의 DPO 학습 자료가 됩니다.",
     "base_about": "**{id}** · 기본 모델. 이 프로젝트로 아직 튜닝하지 않은 상태입니다.",
@@ -95,6 +96,7 @@ KO = {
 }  # fmt: skip
 
 EN = {
+    "task_name": "name_en",
     "arena": "Arena",
     "arena_about": "Two models answer one question side by side. Their names show after the vote. Votes become DPO data for the next model.",
     "base_about": "**{id}** · the base model, not yet tuned here.",
