@@ -80,6 +80,8 @@ def main(args) -> dict:
         lambda: merge.plan(base, adapter, dtype, limit),
         lambda: parity.Streamed(base, torch.device("cpu")),
     )
+    if choice.name == "unsloth" and any(piece.source.dtype != piece.dtype for piece in plan.pieces):
+        choice = backend.Choice("peft", f"unsloth keeps each weight's own type, which is not {plan.dtype} for all")
     dtype_name = str(plan.dtype).removeprefix("torch.")
     changed = sum(piece.delta is not None for piece in plan.pieces)
     print(f"adapter             {adapter}, on {changed} of {len(plan.pieces)} tensors")

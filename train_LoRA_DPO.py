@@ -104,6 +104,12 @@ def main(args) -> dict | None:
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
 
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+            """transformers finds the reference's subfolder and loads nothing else: the adapter in training, too."""
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+            self.model.set_adapter("default")
+
     checkpointing = session.gradient_checkpointing(args)
     model = lora.load_model(
         base,

@@ -126,6 +126,8 @@ def main(args) -> dict | None:
     if args.packing:
         dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
     valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
+    for split in filter(None, (dataset, valid_dataset)):
+        split._unsloth_truncated_to = max_length  # or unsloth, not knowing that rows are cut, pads them all the same
     every = session.save_interval(args, len(dataset))
     config = SFTConfig(
         output_dir=str(out),
@@ -169,9 +171,11 @@ def main(args) -> dict | None:
         callbacks=monitor.callbacks(out, samples=session.samples(lora, model, tokenizer, conversations)),
     )
     trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
+    isolation = {}
     if flat:
         few = [{name: column[i] for name, column in columns.items()} for i in session.shortest(columns)]
         apart = checks.packing_isolation(trainer, few, packed=args.packing)
+        isolation["packing_isolation"] = apart
         print(f"rows of a batch kept apart: logits differ by {apart:.1e} of the largest")
     before = monitor.probe(trainer)["loss"]
     seconds = session.train(trainer, resume_from)
@@ -180,7 +184,7 @@ def main(args) -> dict | None:
     # ── save ──
     session.save_adapter(trainer, base, out)
     monitor.plot(out, {"loss (nats per supervised token)": ("loss",)})
-    metrics = {"loss_before": before, "loss_after": after, **session.final_metrics(trainer, seconds)}
+    metrics = {"loss_before": before, "loss_after": after, **isolation, **session.final_metrics(trainer, seconds)}
     checkpoint.write_run(
         out,
         "sft",

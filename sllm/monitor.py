@@ -43,19 +43,31 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
         samples: called at each evaluation; returns (prompt, answer) texts to show. None: no samples.
         fields: which logged numbers stand in the progress line, in order.
     """
+    import torch
     from transformers import TrainerCallback
 
     class Monitor(TrainerCallback):
         samples_of = -1  # the step whose samples were shown last
 
-        def on_train_begin(self, args, state, control, **kwargs):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / METRICS_FILE
             kept = [row for row in read_metrics(folder) if row["step"] <= state.global_step] if path.exists() else []
             checkpoint.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
             self._trim_samples(state.global_step)
             self.first_step, self.started = state.global_step, time.monotonic()
-            self.last_time, self.last_tokens = self.started, 0
+            self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in kept), default=0)
+            self.last_time = self.started
+            self.counting = model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.counting.remove()
+
+        def _count(self, module, positional, batch) -> None:
+            """Real tokens, padding left out, of a forward pass that trains; unsloth's trainer logs no such number."""
+            if torch.is_grad_enabled():
+                mask = batch.get("attention_mask")
+                self.tokens = self.tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
 
         def _trim_samples(self, step: int) -> None:
             """A resumed run has answered at the start once more, and may answer at later steps again."""
@@ -71,7 +83,7 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             row = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
             row |= {key: value for key, value in logs.items() if isinstance(value, int | float) and key != "epoch"}
             if "loss" in logs:
-                row |= self._rates(state, logs.get("num_tokens"))
+                row |= self._rates(state)
             with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(self._line(state, row))
@@ -90,14 +102,17 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
         def on_save(self, args, state, control, **kwargs):
             checkpoint.write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
 
-        def _rates(self, state, tokens) -> dict:
-            now = time.monotonic()
+        def _rates(self, state) -> dict:
+            tokens, now = int(self.tokens), time.monotonic()  # a GPU has done its work when it says the count
             done = max(state.global_step - self.first_step, 1)
-            rates = {"eta_seconds": round((now - self.started) / done * (state.max_steps - state.global_step), 1)}
-            if tokens is not None:
-                rates["tokens_per_second"] = round((tokens - self.last_tokens) / max(now - self.last_time, 1e-9))
-                self.last_tokens = tokens
-            self.last_time = now
+            rates = {
+                "num_tokens": tokens,
+                "tokens_per_second": round((tokens - self.last_tokens) / max(now - self.last_time, 1e-9)),
+                "eta_seconds": round((now - self.started) / done * (state.max_steps - state.global_step), 1),
+            }
+            if torch.cuda.is_available():
+                rates["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+            self.last_tokens, self.last_time = tokens, now
             return rates
 
         def _line(self, state, row) -> str:
@@ -105,8 +120,9 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             if "loss" in row:
                 parts += [f"{_short(name)} {row[name]:.4g}" for name in fields if name in row]
                 parts += [f"lr {row.get('learning_rate', 0):.2e}"]
-                if "tokens_per_second" in row:
-                    parts += [f"{row['tokens_per_second']:,} tok/s"]
+                parts += [f"{row['tokens_per_second']:,} tok/s"]
+                if "peak_memory_bytes" in row:
+                    parts += [f"peak {checkpoint.gib(row['peak_memory_bytes'])}"]
                 parts += [f"ETA {_clock(row['eta_seconds'])}"]
             else:
                 wanted = [f"eval_{name}" for name in fields]

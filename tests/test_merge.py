@@ -525,6 +525,10 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     assert result["backend"] == "unsloth" and seen["named"] == str(moved.resolve())
     assert seen["bits"] == 16 and seen["dtype"] == "bfloat16" and seen["train"] is False
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    other = merge(adapter, tmp_path / "float16", "--dtype", "float16")  # unsloth would write the base's bfloat16
+    assert other["backend"] == "peft" and {str(t.dtype) for t in weights(tmp_path / "float16").values()} == {
+        "torch.float16"
+    }
     monkeypatch.setattr(parity, "RMS_FACTOR", 0)  # the parity check stands behind unsloth's merge too
     with pytest.raises(SystemExit, match="parity failed"):
         merge(adapter, tmp_path / "out2")

@@ -1,6 +1,8 @@
 """train_LoRA_SFT.py and train_LoRA_DPO.py as a user runs them, on the tiny base: what they leave, what they refuse,
 and guarantees 4 (DPO reference), 6 (packing isolation) and 7 (resume)."""
 
+import argparse
+import contextlib
 import importlib
 import inspect
 import json
@@ -16,6 +18,7 @@ from conftest import DPO, ROOT, SFT, assert_refused, succeed
 
 from sllm import checkpoint, monitor
 from sllm.cli import InputError
+from sllm.lora import backend, session
 
 pytestmark = pytest.mark.torch
 
@@ -35,6 +38,8 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, 9))
     assert [row["step"] for row in steps if "eval_loss" in row] == [4, 8]
     assert all(row["tokens_per_second"] > 0 for row in steps if "loss" in row)
+    epoch = next(row for row in steps if row["epoch"] == 1 and "loss" in row)
+    assert epoch["num_tokens"] == run["data"]["train"]["tokens"]
     samples = (sft_folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(samples) == 9  # three at the start, three at each evaluation
 
@@ -162,6 +167,45 @@ def test_unsloth_without_a_gpu_is_refused(script, tiny_base, few_rows, tmp_path)
     assert_refused(done, "--bits 4 needs a CUDA GPU")
 
 
+def test_unsloth_in_float32_is_refused():
+    """It would compute in bfloat16 without a word."""
+    args = argparse.Namespace(dtype="float32", bits=16, load_in_4bit=None)
+    with pytest.raises(InputError, match="--backend peft"):
+        session.check_bits(args, backend.Choice("unsloth", "as if there were a GPU"))
+
+
+@pytest.mark.parametrize(("bf16", "stored", "holds"), [(False, 0.01, False), (True, 0.01, True), (True, 0.1, False)])
+def test_references_computed_beforehand_are_the_models_own(monkeypatch, bf16, stored, holds):
+    """In 16 bits scores of another batch and another attention kernel are the same within 0.02 nats per token."""
+    import torch
+
+    from sllm.lora import checks
+
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, input_ids, **how):
+            return types.SimpleNamespace(logits=torch.zeros(*input_ids.shape, 8))
+
+    one = -torch.log(torch.tensor(8.0))  # of every token; two of them are completion
+    batch = {
+        "input_ids": torch.zeros(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 4),
+        "completion_mask": torch.tensor([[0, 0, 1, 1]] * 2), "ref_chosen_logps": (2 * (one + stored))[None],
+        "ref_rejected_logps": (2 * one)[None],
+    }  # fmt: skip
+    trainer = types.SimpleNamespace(
+        args=types.SimpleNamespace(precompute_ref_batch_size=1, per_device_train_batch_size=1, bf16=bf16, fp16=False),
+        train_dataset=[{}], data_collator=lambda rows: dict(batch), model=Model(),
+        accelerator=types.SimpleNamespace(autocast=contextlib.nullcontext),
+        compute_ref_log_probs=lambda model, batch: ((2 * one)[None], (2 * one)[None]),
+    )  # fmt: skip
+    if holds:
+        assert abs(checks.dpo_reference(trainer) - stored) < 1e-5
+    else:
+        with pytest.raises(InputError, match="not the model that training starts from"):
+            checks.dpo_reference(trainer)
+
+
 def in_process(command: list[str], *flags: object) -> dict:
     """Run a script's main in this process, so that a test can break something under it."""
     module = importlib.import_module(command[0].removesuffix(".py"))
@@ -272,6 +316,17 @@ def test_guarantee_7_two_kills_leave_the_same_loss_curve(tiny_base, few_rows, tm
     succeed(*words, "--output_dir", tmp_path / "other", "--seed", "7")
     other = curve(tmp_path / "other")
     assert max(abs(other[step] - unbroken[step]) for step in unbroken) > 1e-2
+
+
+def test_guarantee_7_holds_for_dpo(sft_folder, few_pairs, tmp_path):
+    words = [*DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--max_steps", "9", "--save_steps", "3"]
+    succeed(*words, "--output_dir", tmp_path / "unbroken")
+    killed = tmp_path / "killed"
+    assert run_until([*words, "--output_dir", killed], 5, signal.SIGKILL) == -signal.SIGKILL
+    succeed(*words, "--output_dir", killed, "--resume")
+    unbroken, resumed = curve(tmp_path / "unbroken"), curve(killed)
+    assert list(resumed) == list(range(1, 10)) == list(unbroken)
+    assert max(abs(resumed[step] - unbroken[step]) for step in unbroken) < 1e-4
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_path):

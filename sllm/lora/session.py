@@ -91,7 +91,9 @@ def prepare_output(args) -> str | None:
 
 
 def check_bits(args, choice) -> None:
-    """--load_in_4bit is --bits 4. Quantised loading needs a GPU (bitsandbytes)."""
+    """--load_in_4bit is --bits 4. Quantised loading needs a GPU (bitsandbytes), and unsloth computes in 16 bits."""
+    if choice.name == "unsloth" and args.dtype == "float32":
+        raise cli.InputError("--dtype float32: unsloth computes in bfloat16 all the same; use --backend peft")
     if args.load_in_4bit is not None:
         args.bits = 4 if args.load_in_4bit else 16
     if args.bits < 16 and choice.name == "peft":
@@ -246,9 +248,13 @@ def save_adapter(trainer, base: str, out: Path) -> None:
 
 
 def final_metrics(trainer, seconds: float) -> dict:
-    """Steps, seconds of training alone, and the best evaluation's numbers where there was one."""
+    """Steps, seconds of training alone, a GPU's peak memory, and the best evaluation's numbers where there was one."""
+    import torch
+
     state = trainer.state
     metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "train_seconds": round(seconds, 1)}
+    if torch.cuda.is_available():
+        metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     if state.best_metric is not None:
         metrics |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
     return metrics

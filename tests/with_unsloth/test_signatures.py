@@ -8,28 +8,18 @@ import ast
 import dataclasses
 import inspect
 import json
-import os
 from pathlib import Path
 
+import patched
 import pytest
 from conftest import ROOT
 
 from sllm.lora import with_unsloth  # imports unsloth before trl, as a run does
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def patched_trl():
-    os.environ["UNSLOTH_ALLOW_CPU"] = "0"
-    from unsloth.models.rl import PatchFastRL
-    from unsloth.trainer import _patch_trl_trainer
-
-    PatchFastRL()
-    _patch_trl_trainer()
-    os.environ["UNSLOTH_ALLOW_CPU"] = "1"
-    import trl
-
-    assert "Unsloth" in trl.SFTTrainer.__name__ and "Unsloth" in trl.DPOTrainer.__name__
-    return trl
+    return patched.trl()
 
 
 def accepted(function) -> set[str]:

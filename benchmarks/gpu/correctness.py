@@ -1,0 +1,220 @@
+"""The guarantees of the design on each backend, by the project's own commands: SFT → DPO → merge on small models.
+
+Several commands run side by side: none of them is timed. Every check is a figure and the bound that it has to keep.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from subjects import ROOT, build, write_pairs, write_rows
+
+CURVES = 0.02  # largest difference between two loss curves, of the loss
+RESUMED = 0.01  # the same, of one run and its killed and resumed twin
+STEPS = 24
+ROWS, BATCH, ACCUMULATION = 96, 2, 2  # one epoch: every row once
+LENGTH = 512
+
+
+@dataclass
+class Check:
+    model: str
+    guarantee: str
+    what: str
+    figure: str
+    bound: str
+    ok: bool
+
+
+class Commands:
+    """Runs the project's scripts, each with a log in `folder`."""
+
+    def __init__(self, folder: Path, at_once: int):
+        self.folder = folder
+        self.pool = ThreadPoolExecutor(at_once)
+
+    def start(self, name: str, *words: object, after: Future | None = None, kill_at: int | None = None) -> Future:
+        return self.pool.submit(self._run, name, words, after, kill_at)
+
+    def _run(self, name: str, words: tuple, after: Future | None, kill_at: int | None) -> dict:
+        """The last line of the command; of one that is killed at a step, {}."""
+        if after:
+            after.result()
+        log = self.folder / f"{name}.log"
+        with log.open("w") as file:
+            # unsloth writes the trainers that it patches there, and those that run side by side would meet
+            env = {**os.environ, "UNSLOTH_COMPILE_LOCATION": str(self.folder / f"{name}.compiled")}
+            process = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, env=env, stdout=file, stderr=file)
+            if kill_at is not None:
+                out = Path(str(words[words.index("--output_dir") + 1]))
+                while process.poll() is None and _step(out) < kill_at:
+                    time.sleep(0.05)
+                if process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                return {}
+            code = process.wait()
+        lines = log.read_text(encoding="utf-8").splitlines()
+        if code:
+            said = [line for line in lines if line.startswith("error:")] or lines[-3:]
+            raise RuntimeError(f"{name} ended with {code}: {' '.join(said)[:600]} (log: {log})")
+        return json.loads(lines[-1])
+
+
+def _step(out: Path) -> int:
+    try:
+        return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def prove(models: list[str], backends: list[str], folder: Path, at_once: int) -> list[dict]:
+    """Every check on every model. A command that fails is a failed check, and what needs it too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "rows.jsonl", ROWS, median=160, longest=LENGTH - 40)
+    write_pairs(folder / "pairs.jsonl", 24, median=160, longest=LENGTH - 40)
+    found: list[Check] = []
+    started = {}
+    commands = Commands(folder, at_once)
+    for model in models:
+        build(model, folder / model)
+        started[model] = _start(commands, model, backends, folder)
+    for model in models:
+        done = {}
+        for name, future in started[model].items():
+            try:
+                done[name] = future.result()
+            except Exception as error:
+                found.append(Check(model, "—", f"{name} runs to its end", str(error), "exit 0", False))
+        found += judge(model, backends, folder, done)
+    return [asdict(check) for check in found]
+
+
+def _start(commands: Commands, model: str, backends: list[str], folder: Path) -> dict[str, Future]:
+    base, here = folder / model, folder
+    common = [
+        "--trainset_path", here / "rows.jsonl", "--model_id", base, "--max_seq_length", LENGTH, "--batch_size", BATCH,
+        "--gradient_accum_steps", ACCUMULATION, "--max_steps", STEPS, "--learning_rate", "1e-3", "--lora_r", 16,
+        "--lora_alpha", 32, "--report_to", "none", "--save_steps", 8,
+    ]  # fmt: skip
+    recorder = ROOT / "benchmarks" / "gpu" / "recorder.py"
+    started = {}
+
+    def sft(name: str, *flags: object, **how) -> Future:
+        name = f"{model}-{name}"
+        recorded = [recorder, here / f"{name}.rows.json"]
+        words = ["train_LoRA_SFT.py", *common, *flags, "--output_dir", here / name]
+        return commands.start(name + ("-resumed" if "--resume" in flags else ""), *recorded, *words, **how)
+
+    for backend in backends:
+        chosen = ["--backend", backend]
+        padded = started[f"{backend} padded"] = sft(f"{backend}-padded", *chosen, "--no-padding_free")
+        started[f"{backend} padding-free"] = sft(f"{backend}-flat", *chosen, "--padding_free")
+        started[f"{backend} packed"] = sft(f"{backend}-packed", *chosen, "--packing", "--max_steps", 4)
+        killed = sft(f"{backend}-killed", *chosen, "--no-padding_free", kill_at=12)
+        started[f"{backend} resumed"] = sft(f"{backend}-killed", *chosen, "--no-padding_free", "--resume", after=killed)
+        stage = {name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "merged")}
+        dpo = started[f"{backend} dpo"] = commands.start(
+            stage["dpo"].name, "train_LoRA_DPO.py", *chosen, "--trainset_path", here / "pairs.jsonl", "--model_id",
+            stage["padded"], "--max_seq_length", LENGTH, "--batch_size", 2, "--gradient_accum_steps", 2,
+            "--max_steps", 6, "--learning_rate", "2e-4", "--report_to", "none", "--output_dir", stage["dpo"],
+            after=padded,
+        )  # fmt: skip
+        started[f"{backend} merged"] = commands.start(
+            stage["merged"].name, "merged_weights.py", *chosen, "--model_id", stage["dpo"], "--merged_weights_path",
+            stage["merged"], after=dpo,
+        )  # fmt: skip
+    return started
+
+
+def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) -> list[Check]:
+    """What the finished runs left in `folder` held against the bounds. `done`: each run's last line, by its name."""
+    found: list[Check] = []
+
+    def check(guarantee: str, what: str, figure: float | str, bound: float | str, ok: bool | None = None) -> None:
+        ok = figure <= bound if ok is None else ok
+        said = [f"{value:.2g}" if isinstance(value, float) else str(value) for value in (figure, bound)]
+        found.append(Check(model, guarantee, what, said[0], said[1], bool(ok)))
+
+    truth, end = _truth(folder / model, folder / "rows.jsonl")
+    for name in done:
+        backend, _, kind = name.partition(" ")
+        recorded = folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}.rows.json"
+        if kind in ("padded", "padding-free", "packed") and recorded.exists():
+            rows = sorted(json.loads(recorded.read_text()))
+            wrong = sum(row not in truth for row in rows)
+            if kind != "packed":  # an epoch: each row once
+                wrong += sum(mine != theirs for mine, theirs in zip(rows, truth, strict=False)) if not wrong else 0
+                wrong += abs(len(rows) - len(truth))
+            check("2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0)
+            unlearned = sum(not wanted or row[wanted[-1]] != end for row, wanted in rows)
+            check("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
+        if kind == "resumed" and f"{backend} padded" in done:
+            apart = _apart(folder / f"{model}-{backend}-killed", folder / f"{model}-{backend}-padded")
+            check("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
+        if kind == "packed":
+            bound = 1e-4 if not _cuda() else 6e-2
+            check("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
+        if kind == "dpo":
+            check("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
+        if kind == "merged":
+            check(
+                "5 merge parity", f"{name}: largest logit difference, {done[name]['near_ties']} near-ties",
+                float(done[name]["max_logit_difference"]), float(done[name]["logit_bound"]),
+            )  # fmt: skip
+            probes = {_probe(folder / f"{model}-{backend}-{stage}") for stage in ("padded", "dpo", "merged")}
+            check("1 prompt parity", f"{backend}: different probes of SFT, DPO and merged", len(probes) - 1, 0)
+            ends = json.loads((folder / f"{model}-{backend}-merged" / "generation_config.json").read_text())
+            ids = ends["eos_token_id"] if isinstance(ends["eos_token_id"], list) else [ends["eos_token_id"]]
+            check("3 stopping", f"{backend}: end of turn among the merged model's EOS", str(end), str(ids), end in ids)
+    reference = f"{backends[-1]} padded"
+    for name in done:
+        backend, _, kind = name.partition(" ")
+        if kind in ("padded", "padding-free") and name != reference and reference in done:
+            folders = (folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}",
+                       folder / f"{model}-{backends[-1]}-padded")  # fmt: skip
+            check("loss curves", f"{name} beside {reference}", _apart(*folders), CURVES)
+    return found
+
+
+def _truth(base: Path, rows: Path) -> tuple[list, int]:
+    """What training has to be fed, sorted: each row as [ids, supervised positions]; and the end of turn's id."""
+    from sllm import chat
+    from sllm.data import encode, formats
+
+    tokenizer = chat.load_tokenizer(str(base))
+    chat.install_template(tokenizer)
+    columns, _ = encode.sft_columns(tokenizer, formats.load_rows(str(rows), "sft"), LENGTH)
+    pairs = zip(columns["input_ids"], columns["labels"], strict=True)
+    truth = [[ids, [at for at, label in enumerate(labels) if label >= 0]] for ids, labels in pairs]
+    return sorted(truth), chat.end_of_turn(tokenizer)[1]
+
+
+def _apart(one: Path, other: Path) -> float:
+    """The largest difference of two runs' losses at the same step, of the loss; infinite where steps are missing."""
+    from sllm import monitor
+
+    curves = [
+        {row["step"]: row["loss"] for row in monitor.read_metrics(path) if "loss" in row} for path in (one, other)
+    ]
+    if not curves[0] or curves[0].keys() != curves[1].keys():
+        return float("inf")
+    return max(abs(curves[0][step] - loss) / loss for step, loss in curves[1].items())
+
+
+def _probe(folder: Path) -> str:
+    from sllm import checkpoint
+
+    return json.dumps(checkpoint.read_run(folder)["probe"], sort_keys=True)
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,21 @@
+"""TRL as unsloth patches it on a GPU; the import that UNSLOTH_ALLOW_CPU makes work leaves it as it is."""
+
+import os
+from functools import cache
+
+from sllm.lora import with_unsloth  # noqa: F401  (imports unsloth before trl, as a run does)
+
+
+@cache
+def trl():
+    os.environ["UNSLOTH_ALLOW_CPU"] = "0"
+    from unsloth.models.rl import PatchFastRL
+    from unsloth.trainer import _patch_trl_trainer
+
+    PatchFastRL()
+    _patch_trl_trainer()
+    os.environ["UNSLOTH_ALLOW_CPU"] = "1"
+    import trl
+
+    assert "Unsloth" in trl.SFTTrainer.__name__ and "Unsloth" in trl.DPOTrainer.__name__
+    return trl
