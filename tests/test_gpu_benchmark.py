@@ -8,6 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.torch
+
 MODEL = "qwen3-small"
 
 
