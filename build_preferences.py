@@ -29,7 +29,7 @@ def build_parser():
     group.add_argument("--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves")
     group = p.add_argument_group("ratings")
     group.add_argument(
-        "--bootstrap", type=cli.between(100, 100_000), default=1000, help="resamples behind the intervals, from 100 on"
+        "--bootstrap", type=cli.between(100, 10_000), default=1000, help="resamples behind the intervals, from 100 on"
     )
     group.add_argument("--seed", type=int, default=42, help="of the resamples")
     p.add_argument("--kto", action="store_true", help="write unpaired rows for KTO too: kto.jsonl")

@@ -58,6 +58,8 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             self.first_step, self.started = state.global_step, time.monotonic()
             self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in kept), default=0)
             self.last_time = self.started
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()  # of training alone, and not of the checks before it
             self.counting = model.register_forward_pre_hook(self._count, with_kwargs=True)
 
         def on_train_end(self, args, state, control, **kwargs):
@@ -103,7 +105,7 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             checkpoint.write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
 
         def _rates(self, state) -> dict:
-            tokens, now = int(self.tokens), time.monotonic()  # a GPU has done its work when it says the count
+            tokens, now = int(self.tokens), time.monotonic()
             done = max(state.global_step - self.first_step, 1)
             rates = {
                 "num_tokens": tokens,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-MODELS = "good other slow hangs 401 429 500 503 busy-once dies broken silent-end script rich too-long".split()
+MODELS = "good other slow hangs 401 429 500 503 busy-once dies broken silent-end script rich too-long empty".split()
 RICH = (
     "수식 $a^2+b^2=c^2$ 과 **굵은 글씨**\n\n$$\\sum_{i=1}^n i = \\frac{n(n+1)}{2}$$\n\n"
     "<table><tr><th>도시</th><th>인구</th></tr><tr><td>서울</td><td>938만</td></tr><tr><td>부산</td><td>328만</td></tr>"
@@ -63,7 +63,7 @@ async def chat(request: Request):
             if model == "hangs":
                 await asyncio.sleep(3600)
             question = body["messages"][-1]["content"]
-            text = {"script": SCRIPT, "rich": RICH}.get(
+            text = {"script": SCRIPT, "rich": RICH, "empty": ""}.get(
                 model, f"{model}의 답: {question} — 이것은 대역 서버의 답입니다."
             )
             parts = list(text) if model == "slow" else [text[at : at + 4] for at in range(0, len(text), 4)]

@@ -61,6 +61,7 @@ def test_the_checks_can_fail(out, gpu):
     def failing(**changed) -> set[str]:
         done = {
             "peft padded": {}, "peft padding-free": {}, "peft packed": {"packing_isolation": 0.0}, "peft resumed": {},
+            "peft dpo-resumed": {},
             "peft dpo": {"reference_difference": 0.0},
             "peft merged": {"near_ties": 0, "max_logit_difference": 0.0, "logit_bound": 1.0},
         }  # fmt: skip
@@ -84,11 +85,14 @@ def test_the_checks_can_fail(out, gpu):
         return changed
 
     assert failing() == set()
-    assert spoilt("padded.rows.json", first_row(lambda row: row[1].insert(0, 1))) == {"2 loss mask"}
+    fed = {"2 loss mask", "loss curves"}
+    assert spoilt("padded.rows.json", first_row(lambda row: row[1].insert(0, 1))) == fed
     assert spoilt("packed.rows.json", first_row(lambda row: row[1].pop())) == {"2 loss mask"}
-    assert spoilt("flat.rows.json", lambda text: json.dumps(json.loads(text)[1:])) == {"2 loss mask"}
+    assert spoilt("flat.rows.json", lambda text: json.dumps(json.loads(text)[1:])) == fed
+    assert spoilt("flat.rows.json", lambda text: json.dumps(json.loads(text)[::-1])) == {"loss curves"}
     assert spoilt("flat/metrics.jsonl", lambda text: text.replace('"loss": ', '"loss": 1', 1)) == {"loss curves"}
     assert spoilt("killed/metrics.jsonl", lambda text: text.replace('"loss": ', '"loss": 1', 1)) == {"7 resume"}
+    assert spoilt("dpo-killed/metrics.jsonl", lambda text: text.replace('"loss": ', '"loss": 1', 1)) == {"7 resume"}
     assert spoilt("merged/run.json", lambda text: text.replace('"token_ids": [', '"token_ids": [7,')) == {
         "1 prompt parity"
     }

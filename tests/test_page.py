@@ -15,10 +15,10 @@ from sllm.page.words import EN, KO
 pytestmark = [needs_browser, pytest.mark.page]
 
 
-def serve(base, **adapters) -> Running:
+def serve(base, port: int = 0, **adapters) -> Running:
     return Running(
-        "--model_id", base, "--served_model_name", "base", "--max_seq_length", 1024, "--max_running", 16,
-        "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
+        "--port", port, "--model_id", base, "--served_model_name", "base", "--max_seq_length", 1024,
+        "--max_running", 16, "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
     )  # fmt: skip
 
 
@@ -190,8 +190,10 @@ def test_languages_and_a_phone(browser, page, locale, width, said):
     tab.page.context.close()
 
 
-def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(browser, api, tmp_path):
+def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(browser, tiny_base, sft_folder, tmp_path):
+    """A restart of both processes: the server and the page."""
     database = f"sqlite:///{tmp_path}/chat.db"
+    api = serve(tiny_base, sft=sft_folder)
     first = chat_page(f"{api.url}/v1", database)
     tab = browser.open(first.url)
     tab.profile("arena")
@@ -199,6 +201,8 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
     tab.page.wait_for_selector("[data-arena=vote]")
     port = int(first.url.rsplit(":", 1)[1])
     assert first.stop() == 0
+    api.stop()
+    api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)
     try:
         tab = browser.open(second.url)
@@ -228,6 +232,7 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
         wait_for(lambda: not ChatStore(database).answers())
     finally:
         second.stop()
+        api.stop()
 
 
 def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, api, tmp_path):

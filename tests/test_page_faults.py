@@ -33,7 +33,15 @@ def seen(api) -> dict:
 
 @pytest.mark.parametrize(
     ("model", "word"),
-    [("401", "key"), ("429", "full"), ("500", "bug"), ("503", "loading"), ("hangs", "slow"), ("too-long", "too_long")],
+    [
+        ("401", "key"),
+        ("429", "full"),
+        ("500", "bug"),
+        ("503", "loading"),
+        ("hangs", "slow"),
+        ("too-long", "too_long"),
+        ("empty", "empty"),
+    ],
 )
 def test_a_refusal_is_said_in_korean_with_what_to_do(tab, api, model, word):
     tab.profile(model)

@@ -39,6 +39,13 @@ def test_streamed_in_any_pieces_a_text_shows_the_same(text):
         assert shown + stream.close() == tables.show(text)
 
 
+def test_a_table_that_was_cut_shows_its_whole_rows():
+    cut = "<table><tr><th>이름</th></tr><tr><td>한라산</td></tr><tr><td>백두"
+    assert tables.show(cut).split() == "| 이름 | | --- | | 한라산 | 백두".split()
+    assert tables.show("<table><tr><td>한라산</td></tr>\n\n설명은 <b>남는다</b>").endswith("설명은 <b>남는다</b>")
+    assert tables.show("<table> 태그는 </tr> 이렇게") == "<table> 태그는 </tr> 이렇게"
+
+
 def test_files_are_read_or_refused_by_name(tmp_path):
     def read(name: str, data: bytes) -> str:
         (tmp_path / "data").write_bytes(data)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from subjects import ROOT, build, write_pairs, write_rows
+from subjects import ROOT, write_pairs, write_rows
 
 CURVES = 0.02  # largest difference between two loss curves, of the loss
 RESUMED = 0.01  # the same, of one run and its killed and resumed twin
@@ -64,7 +64,7 @@ class Commands:
         if code:
             said = [line for line in lines if line.startswith("error:")] or lines[-3:]
             raise RuntimeError(f"{name} ended with {code}: {' '.join(said)[:600]} (log: {log})")
-        return json.loads(lines[-1])
+        return json.loads([line for line in lines if line.startswith("{")][-1])  # warnings may come at exit
 
 
 def _step(out: Path) -> int:
@@ -74,8 +74,12 @@ def _step(out: Path) -> int:
         return 0
 
 
-def prove(models: list[str], backends: list[str], folder: Path, at_once: int) -> list[dict]:
-    """Every check on every model. A command that fails is a failed check, and what needs it too."""
+def prove(models: list[str], backends: list[str], folder: Path, at_once: int, build) -> list[dict]:
+    """Every check on every model. A command that fails is a failed check, and what needs it too.
+
+    Args:
+        build: writes the model of a name to a folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "rows.jsonl", ROWS, median=160, longest=LENGTH - 40)
     write_pairs(folder / "pairs.jsonl", 24, median=160, longest=LENGTH - 40)
@@ -119,13 +123,18 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
         started[f"{backend} packed"] = sft(f"{backend}-packed", *chosen, "--packing", "--max_steps", 4)
         killed = sft(f"{backend}-killed", *chosen, "--no-padding_free", kill_at=12)
         started[f"{backend} resumed"] = sft(f"{backend}-killed", *chosen, "--no-padding_free", "--resume", after=killed)
-        stage = {name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "merged")}
-        dpo = started[f"{backend} dpo"] = commands.start(
-            stage["dpo"].name, "train_LoRA_DPO.py", *chosen, "--trainset_path", here / "pairs.jsonl", "--model_id",
-            stage["padded"], "--max_seq_length", LENGTH, "--batch_size", 2, "--gradient_accum_steps", 2,
-            "--max_steps", 6, "--learning_rate", "2e-4", "--report_to", "none", "--output_dir", stage["dpo"],
-            after=padded,
-        )  # fmt: skip
+        stage = {name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "dpo-killed", "merged")}
+        pairs = [
+            "train_LoRA_DPO.py", *chosen, "--trainset_path", here / "pairs.jsonl", "--model_id", stage["padded"],
+            "--max_seq_length", LENGTH, "--batch_size", 2, "--gradient_accum_steps", 2, "--max_steps", 8,
+            "--save_steps", 2, "--learning_rate", "2e-4", "--report_to", "none", "--output_dir", stage["dpo"],
+        ]  # fmt: skip
+        dpo = started[f"{backend} dpo"] = commands.start(stage["dpo"].name, *pairs, after=padded)
+        again = [words if words is not stage["dpo"] else stage["dpo-killed"] for words in pairs]
+        killed = commands.start(f"{stage['dpo'].name}-killed", *again, after=padded, kill_at=5)
+        started[f"{backend} dpo-resumed"] = commands.start(
+            f"{stage['dpo'].name}-resumed", *again, "--resume", after=killed
+        )
         started[f"{backend} merged"] = commands.start(
             stage["merged"].name, "merged_weights.py", *chosen, "--model_id", stage["dpo"], "--merged_weights_path",
             stage["merged"], after=dpo,
@@ -155,11 +164,12 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
             check("2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0)
             unlearned = sum(not wanted or row[wanted[-1]] != end for row, wanted in rows)
             check("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
-        if kind == "resumed" and f"{backend} padded" in done:
-            apart = _apart(folder / f"{model}-{backend}-killed", folder / f"{model}-{backend}-padded")
-            check("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
-        if kind == "packed":
-            bound = 1e-4 if not _cuda() else 6e-2
+        for resumed, killed, unbroken in (("resumed", "killed", "padded"), ("dpo-resumed", "dpo-killed", "dpo")):
+            if kind == resumed and f"{backend} {unbroken}" in done:
+                apart = _apart(folder / f"{model}-{backend}-{killed}", folder / f"{model}-{backend}-{unbroken}")
+                check("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
+        if "packing_isolation" in done[name]:
+            bound = 6e-2 if _cuda() else 1e-4
             check("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
         if kind == "dpo":
             check("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
@@ -173,13 +183,17 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
             ends = json.loads((folder / f"{model}-{backend}-merged" / "generation_config.json").read_text())
             ids = ends["eos_token_id"] if isinstance(ends["eos_token_id"], list) else [ends["eos_token_id"]]
             check("3 stopping", f"{backend}: end of turn among the merged model's EOS", str(end), str(ids), end in ids)
-    reference = f"{backends[-1]} padded"
+    by = "peft" if "peft" in backends else backends[-1]  # what the others are held against
+    reference = f"{by} padded"
     for name in done:
         backend, _, kind = name.partition(" ")
         if kind in ("padded", "padding-free") and name != reference and reference in done:
             folders = (folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}",
-                       folder / f"{model}-{backends[-1]}-padded")  # fmt: skip
-            check("loss curves", f"{name} beside {reference}", _apart(*folders), CURVES)
+                       folder / f"{model}-{by}-padded")  # fmt: skip
+            rows = [json.loads(Path(f"{path}.rows.json").read_text()) for path in folders]
+            moved = sum(mine != theirs for mine, theirs in zip(*rows, strict=False))
+            check("loss curves", f"{name} beside {reference}: rows in another place", moved, 0)
+            check("loss curves", f"{name} beside {reference}: largest difference", _apart(*folders), CURVES)
     return found
 
 

@@ -1,6 +1,7 @@
 """Everything that benchmarks/gpu/run.sh does, in order: correctness, then speed and memory, then the report."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent.parent)]
@@ -17,6 +19,7 @@ import correctness  # noqa: E402
 import report  # noqa: E402
 from subjects import MODELS, ROOT, write_pairs, write_rows  # noqa: E402
 
+CASE_SECONDS = 100  # that a case which began in time may take
 SIZES = {
     "full": {
         "model": "llama31-8b", "large": "solar-10.7b", "rows": 192, "median": 700, "longest": 4096, "long": 8192,
@@ -39,7 +42,7 @@ def build_parser():
     p.add_argument("--backends", nargs="+", choices=("unsloth", "peft"), help="default: those that work here")
     p.add_argument("--small_models", nargs="+", choices=MODELS, default=["llama-small", "qwen3-small"])
     p.add_argument("--at_once", type=int, help="commands of the correctness runs side by side; default: cores / 2")
-    p.add_argument("--deadline", type=float, default=570, help="seconds after which no further case is begun")
+    p.add_argument("--deadline", type=float, default=480, help="seconds after which no further case is begun")
     p.add_argument("--model", choices=MODELS, help="that speed is measured on")
     p.add_argument("--large", choices=[*MODELS, "none"], help="that is measured in 4 bits as well")
     for name, about in (
@@ -57,14 +60,18 @@ def main(args) -> None:
     for name, value in SIZES["small" if args.small else "full"].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
+    args.out = args.out.resolve()
     backends = args.backends or available()
+    if args.out.exists() and any(args.out.iterdir()):
+        if not (args.out / "report.json").exists():
+            raise SystemExit(f"error: {args.out} holds other things than a report; name another folder: --out")
+        shutil.rmtree(args.out)
+    args.out.mkdir(parents=True, exist_ok=True)
     found = {"when": datetime.now(UTC).isoformat(timespec="minutes"), "backends": backends, "machine": machine()}
     print(f"backends            {', '.join(backends)}", flush=True)
     if args.only != "speed":
-        at_once = args.at_once or max(1, len(os.sched_getaffinity(0)) // 2)
-        found["checks"] = correctness.prove(args.small_models, backends, args.out / "correctness", at_once)
+        at_once = args.at_once or max(1, len(os.sched_getaffinity(0)) * 3 // 4)
+        found["checks"] = correctness.prove(args.small_models, backends, args.out / "correctness", at_once, built)
         for check in found["checks"]:
             print(report.line(check), flush=True)
         save(args, found)
@@ -86,12 +93,18 @@ def speed(args, backends: list[str], until: float, found: dict) -> None:
     write_rows(folder / "long.jsonl", args.warm_up + args.steps, median=args.long, longest=args.long)
     write_pairs(folder / "pairs.jsonl", args.rows // 2, median=args.median, longest=args.longest)
     peak = child(folder / "peak.jsonl", "--peak")[0]
+    if "failed" in peak:
+        raise SystemExit(f"error: the device does not multiply: {peak['failed']}")
     found |= {"peak": peak, "runs": [], "parameters": {}}
     four = "unsloth" in backends  # bitsandbytes needs a GPU
     plans = [(args.model, backend, "16") for backend in backends] + [(args.model, "unsloth", "4")] * four
     plans += [(args.large, "unsloth", "4")] * (four and args.large != "none")
     for number, (model, backend, bits) in enumerate(plans):
         base = folder / model
+        if time.time() > until:
+            found["runs"].append({"model": model, "backend": backend, "bits": int(bits), "case": "—",
+                                  "failed": "not measured: out of time"})  # fmt: skip
+            continue
         if not base.exists():
             for other in plans[:number]:  # one model at a time: they are large
                 shutil.rmtree(folder / other[0], ignore_errors=True)
@@ -101,23 +114,33 @@ def speed(args, backends: list[str], until: float, found: dict) -> None:
             folder / f"{model}-{backend}-{bits}.jsonl", "--backend", backend, "--bits", bits, "--model_id", base,
             "--data", folder, "--length", min(args.longest, args.long), "--long", args.long, "--batch_size",
             args.batch_size, "--gradient_accum_steps", args.gradient_accum_steps, "--lora_r", args.lora_r, "--warm_up",
-            args.warm_up, "--steps", args.steps, "--until", until, "--cases", *cases,
+            args.warm_up, "--steps", args.steps, "--until", until, "--cases", *cases, until=until,
         )  # fmt: skip
         for row in rows:
             found["runs"].append({"model": model, "backend": backend, "bits": int(bits), **row})
             print(json.dumps(found["runs"][-1]), flush=True)
         save(args, found)
-    shutil.rmtree(folder / model)
+    for model in found["parameters"]:
+        shutil.rmtree(folder / model, ignore_errors=True)
+    save(args, found)
 
 
-def child(file: Path, *words: object) -> list[dict]:
-    """Run speed.py in a process of its own, whose memory goes back; what it found, also when it died."""
+def child(file: Path, *words: object, until: float = float("inf")) -> list[dict]:
+    """Run speed.py in a process of its own, whose memory goes back; what it found, also when it died or hung."""
     command = [sys.executable, "benchmarks/gpu/speed.py", str(file), *map(str, words)]
-    with file.with_suffix(".log").open("w") as log:
-        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log).returncode
+    log = file.with_suffix(".log")
+    with log.open("w") as out:
+        try:
+            left = None if until == float("inf") else until + CASE_SECONDS - time.time()
+            code: object = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, timeout=left).returncode
+        except subprocess.TimeoutExpired:
+            code = "the deadline"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if code or not rows:
-        rows.append({"case": "—", "failed": f"the process ended with {code}; see {file.with_suffix('.log').name}"})
+        rows.append({"case": "—", "failed": f"the process ended with {code}; see {log.name}"})
+    for row in rows:
+        if "failed" in row:
+            row["log"] = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
     return rows
 
 
@@ -135,7 +158,11 @@ def available() -> list[str]:
     """The backends that train here, the one under test first and the one it is compared with last."""
     code = "from sllm.lora import backend; print(backend.choose('auto').name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return ["unsloth", "peft"] if done.stdout.split()[-1] == "unsloth" else ["peft"]
+    if done.stdout.split()[-1] == "unsloth":
+        return ["unsloth", "peft"]
+    if shutil.which("nvidia-smi"):
+        raise SystemExit("error: unsloth is not installed, and it is what this proves; or say --backends peft")
+    return ["peft"]
 
 
 def machine() -> dict:
@@ -145,7 +172,11 @@ def machine() -> dict:
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
-    return {"python": platform.python_version(), "gpu": driver, **checkpoint.versions()}
+    found = {"python": platform.python_version(), "gpu": driver, **checkpoint.versions()}
+    for name in ("bitsandbytes", "triton"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def save(args, found: dict) -> None:

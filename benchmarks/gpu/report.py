@@ -60,15 +60,19 @@ def speed(found: dict) -> str:
             continue
         other = against(found, run)
         ratio = f"{run['tokens_per_second'] / other['tokens_per_second']:.2f}×" if other and other is not run else ""
-        cells += [f"{run['tokens_per_second']:,.0f}", mfu(found, run), f"{run['peak_memory_bytes'] / GIB:.1f}", ratio]
+        cells += [
+            f"{run['tokens_per_second']:,.0f}",
+            f"{mfu(found, run):.0%}",
+            f"{run['peak_memory_bytes'] / GIB:.1f}",
+            ratio,
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def mfu(found: dict, run: dict) -> str:
+def mfu(found: dict, run: dict) -> float:
     """4 · N · tokens/s over the measured peak: a LoRA step computes no gradients of the N frozen weights."""
-    flops = 4 * found["parameters"][run["model"]] * run["tokens_per_second"]
-    return f"{flops / found['peak']['flops']:.0%}"
+    return 4 * found["parameters"][run["model"]] * run["tokens_per_second"] / found["peak"]["flops"]
 
 
 def pick(found: dict, model: str, backend: str, bits: int, case: str) -> dict | None:
@@ -90,7 +94,7 @@ def targets(found: dict) -> str:
         return mine[key] / theirs[key] if mine and theirs else None
 
     packed = pick(found, model, "unsloth", 16, "sft packed")
-    share = 4 * found["parameters"][model] * packed["tokens_per_second"] / found["peak"]["flops"] if packed else None
+    share = mfu(found, packed) if packed else None
     rows = ["| target, unsloth 16-bit | | measured |", "|---|---|---|"]
     speed, memory = "tokens_per_second", "peak_memory_bytes"
     for what, bound, value, ok in (

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves and measures the training stages on this machine's GPU, without network and without real weights:
 # correctness of the unsloth backend beside peft's, then speed and memory on Llama-3.1-8B's and SOLAR-10.7B's shapes.
-# Leaves report.md, report.json and every run's log in --out (outputs/gpu). About 10 minutes on one H200.
+# Leaves report.md, report.json and every run's log in --out (outputs/gpu). Made for 10 minutes on one H200.
 #
 #   bash benchmarks/gpu/run.sh                        everything
 #   bash benchmarks/gpu/run.sh --only correctness     or --only speed

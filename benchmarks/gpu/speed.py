@@ -5,6 +5,7 @@ each case, everything is imported and compiled once. Each case's result is a lin
 """
 
 import argparse
+import functools
 import gc
 import importlib
 import json
@@ -17,10 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from sllm import monitor  # noqa: E402
+
+PROBE = monitor.probe
 # case: script, and its flags
 CASES = {
     "sft padded": ("train_LoRA_SFT", ["--no-padding_free"]),
-    "sft padding-free": ("train_LoRA_SFT", ["--padding_free"]),
     "sft packed": ("train_LoRA_SFT", ["--packing", "--batch_size", "1"]),
     "sft long": ("train_LoRA_SFT", ["--no-padding_free", "--batch_size", "1", "--gradient_accum_steps", "1"]),
     "dpo padded": ("train_LoRA_DPO", ["--batch_size", "2"]),
@@ -67,8 +70,6 @@ def measure(args, case: str) -> dict:
     """Run the script and read its own figures off metrics.jsonl and run.json."""
     import torch
 
-    from sllm import monitor
-
     script, own = CASES[case]
     rows = "pairs" if script == "train_LoRA_DPO" else "long" if case == "sft long" else "rows"
     out = args.file.parent / "run"
@@ -79,12 +80,13 @@ def measure(args, case: str) -> dict:
         args.gradient_accum_steps, "--lora_r", args.lora_r, "--max_steps", args.warm_up + args.steps, "--save_steps",
         10_000, "--report_to", "none", "--output_dir", out, "--overwrite", *own,
     ]  # fmt: skip
+    monitor.probe = functools.partial(PROBE, count=8)  # 128 rows before and after would cost more than the steps
     sys.argv = [f"{script}.py", *map(str, flags)]
     module = importlib.import_module(script)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    left = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0  # of the case before
     module.main(module.build_parser().parse_args(sys.argv[1:]))
     steps = [row for row in monitor.read_metrics(out) if "tokens_per_second" in row]
     tokens = [row["num_tokens"] - (before["num_tokens"] if before else 0)
@@ -97,7 +99,8 @@ def measure(args, case: str) -> dict:
         "tokens_per_second": round(sum(tokens[counted]) / sum(seconds[counted]), 1),
         "step_seconds": [round(value, 3) for value in seconds],
         "losses": [row["loss"] for row in steps],
-        "peak_memory_bytes": steps[-1].get("peak_memory_bytes") or peak_resident(),
+        "peak_memory_bytes": steps[-1].get("peak_memory_bytes", peak_resident()) - left,
+        "left_bytes": left,
     }
     shutil.rmtree(out)
     return found

@@ -133,10 +133,12 @@ def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], C
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}: answers that were liked or not, by thumb or vote; of
     two bad answers, both. An answer that was judged both ways is dropped and counted."""
     labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    dropped: Counter = Counter()
     answers: dict[tuple[str, str], Answer] = {}
 
     def judge(answer: Answer, good: bool) -> None:
         if not answer.prompt:
+            dropped["the prompt is not known"] += 1
             return
         key = (_prompt(answer), answer.text)
         labels[key].add(good)
@@ -151,7 +153,7 @@ def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], C
         elif comparison.choice == "both_bad":
             judge(comparison.left, False)
             judge(comparison.right, False)
-    rows, dropped = [], Counter()
+    rows = []
     for key, answer in answers.items():
         good = labels[key]
         if len(good) == 2:

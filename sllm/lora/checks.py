@@ -74,8 +74,12 @@ def dpo_reference(trainer) -> float:
         logits = trainer.model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
         ).logits[:, :-1]
-        logps = torch.log_softmax(logits.float(), -1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-        policy = (logps * mask).sum(1)  # (2 * pairs,)
+        chosen = batch["input_ids"][:, 1:, None]
+        # a row at a time: in float32 all of them together may be larger than the model
+        logps = [
+            torch.log_softmax(row.float(), -1).gather(-1, ids)[:, 0] for row, ids in zip(logits, chosen, strict=True)
+        ]
+        policy = (torch.stack(logps) * mask).sum(1)  # (2 * pairs,)
         reference = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch)).float()
     trainer.model.train(was_training)
 

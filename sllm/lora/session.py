@@ -54,6 +54,9 @@ def check_names(args) -> None:
     """Names that the trainer would refuse only after an older run was cleared away."""
     import importlib.util
 
+    from sllm.lora import backend
+
+    backend.choose(args.backend).module()  # unsloth patches transformers, so it comes before
     import torch
     from transformers import SchedulerType
     from transformers.training_args import OptimizerNames
@@ -249,12 +252,11 @@ def save_adapter(trainer, base: str, out: Path) -> None:
 
 def final_metrics(trainer, seconds: float) -> dict:
     """Steps, seconds of training alone, a GPU's peak memory, and the best evaluation's numbers where there was one."""
-    import torch
-
     state = trainer.state
+    last = monitor.read_metrics(trainer.args.output_dir)[-1]
     metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "train_seconds": round(seconds, 1)}
-    if torch.cuda.is_available():
-        metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    if "peak_memory_bytes" in last:
+        metrics["peak_memory_bytes"] = last["peak_memory_bytes"]
     if state.best_metric is not None:
         metrics |= {"best_eval_loss": state.best_metric, "best_step": state.best_global_step}
     return metrics

@@ -92,9 +92,16 @@ def waiting_text(problem: Problem, seconds: float, turn: int) -> str:
 
 
 async def find_model(page: Page, profile: str | None) -> Model:
-    models = await page.server.models()
+    """The profile's model. A server that is down or loading may be up when it is asked for the answer, which waits."""
+    named = profile not in (None, "-")
+    try:
+        models = await page.server.models()
+    except Problem as problem:
+        if not named or problem.wait(0) is None:
+            raise
+        models = []
     known = {model.id: model for model in models}
-    return known.get(profile) or (models[0] if profile in (None, "-") else Model(profile))
+    return known.get(profile) or (Model(profile) if named else models[0])
 
 
 async def answer(
@@ -108,7 +115,7 @@ async def answer(
 
     async def waiting(problem: Problem, seconds: float, turn: int) -> None:
         writing.waiting = waiting_text(problem, seconds, turn)
-        await message.stream_token(f"*{writing.waiting}*", is_sequence=True)
+        await message.stream_token(writing.waiting, is_sequence=True)
 
     stopped = False
     try:
@@ -124,6 +131,8 @@ async def answer(
         stopped, writing.finish_reason = True, "stopped"
     except Problem as problem:
         writing.problem, writing.finish_reason = problem, "broken"
+    if not (writing.text.strip() or writing.problem or stopped):
+        writing.problem = Problem("empty")
     writing.end()
     message.content = writing.shown
     again = again or {"until": message.id}

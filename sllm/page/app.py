@@ -39,16 +39,16 @@ def install(page: Page) -> None:
 
     @cl.set_chat_profiles
     async def profiles(user, language) -> list[ChatProfile]:
-        said = words(language)
+        text = words(language)
         try:
             models = await page.server.models()
         except Problem:
-            return [ChatProfile(name="-", display_name=said["no_models"], markdown_description=said["no_models_about"])]
+            return [ChatProfile(name="-", display_name=text["no_models"], markdown_description=text["no_models_about"])]
         best = max(models, key=lambda model: -KINDS.index(model.kind) if model.kind in KINDS else -len(KINDS)).id
         found = [
             ChatProfile(
                 name=model.id,
-                markdown_description=said[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(
+                markdown_description=text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(
                     id=model.id
                 ),
                 icon="/public/model.svg",
@@ -57,18 +57,18 @@ def install(page: Page) -> None:
             for model in models
         ]
         if len(models) > 1:
-            about = said["arena_about"]
+            about = text["arena_about"]
             icon = "/public/arena.svg"
-            found.append(ChatProfile(name=ARENA, display_name=said["arena"], markdown_description=about, icon=icon))
+            found.append(ChatProfile(name=ARENA, display_name=text["arena"], markdown_description=about, icon=icon))
         return found
 
     @cl.set_starters
     async def starters(user, language) -> list[Starter]:
-        said = words(language)
-        choose, icon = said["task_starter"], "/public/task.svg"
+        text = words(language)
+        choose, icon = text["task_starter"], "/public/task.svg"
         return [
-            Starter(label=choose, message=choose, command=said["task"], icon=icon),
-            *(Starter(label=text, message=text, icon="/public/ask.svg") for text in said["starters"]),
+            Starter(label=choose, message=choose, command=text["task"], icon=icon),
+            *(Starter(label=asked, message=asked, icon="/public/ask.svg") for asked in text["starters"]),
         ]
 
     @cl.on_chat_start
@@ -83,7 +83,8 @@ def install(page: Page) -> None:
     async def resume(thread) -> None:
         await open_session(page, cl.context.session.chat_settings or {})
         steps = [step for step in thread["steps"] if (step.get("metadata") or {}).get("again")]
-        if steps:
+        if steps and cl.user_session.get("resumed") != thread["id"]:  # a page that reconnects has the button already
+            cl.user_session.set("resumed", thread["id"])
             await again_action(steps[-1]["metadata"]["again"]).send(for_id=steps[-1]["id"])
 
     @cl.on_settings_update

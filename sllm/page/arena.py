@@ -44,6 +44,8 @@ async def compare(page: Page, messages: list[dict]) -> None:
                 async for piece in answer_pieces:
                     side.take(piece)
                     side.waiting = "" if side.text else side.waiting
+            if not side.text.strip():
+                raise Problem("empty")
         except Problem as problem:
             side.problem = problem
         side.end()

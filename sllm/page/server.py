@@ -84,6 +84,8 @@ class Server:
                 models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
             except (KeyError, TypeError, AttributeError):
                 raise Problem("bug", "/v1/models is no list of models") from None
+            if not models:
+                raise Problem("missing", "/v1/models lists none")
             self._models = (time.monotonic(), models)
         return models
 

@@ -1,14 +1,16 @@
 """HTML tables in answers, as Markdown tables: the page renders no HTML, so that no answer can bring a script along."""
 
+import re
 from html.parser import HTMLParser
 
+_TAG = re.compile(r"</?(t[rdh]|table)\b[^>]*>?", re.IGNORECASE)
 LONGEST = 200_000  # characters of a table that is waited for; a model that never closes one does not hide its text
 
 
 class Tables:
     """Turns a stream of text with HTML tables into one with Markdown tables. A table shows when it is whole.
 
-    `feed` returns what can be shown; `close` the rest, as it is.
+    `feed` returns what can be shown; `close` the rest: of a table that was cut its whole rows, and then what is left.
     """
 
     def __init__(self):
@@ -36,7 +38,11 @@ class Tables:
 
     def close(self) -> str:
         rest, self._held = self._held, ""
-        return rest
+        rows = rest.lower().rfind("</tr>") + len("</tr>")
+        if not rest.lower().startswith("<table") or rows < len("</tr>"):
+            return rest
+        table = markdown_table(rest[:rows])
+        return table + (rest[rows:] if table == rest[:rows] else _TAG.sub(" ", rest[rows:]).strip())
 
 
 def show(text: str) -> str:
