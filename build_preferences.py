@@ -94,17 +94,22 @@ def show(report: dict, rated: dict) -> None:
         print("  ratings compare inside a group only: some models never met, directly or through others")
     if rated["models"]:
         shown = [
-            [m["model"], f"{m['rating']:.0f}", f"{m['low']:.0f}–{m['high']:.0f}", m["votes"], m["wins"], m["losses"],
+            [m["model"], f"{m['rating']:.0f}", spread(m, "{:.0f}"), m["votes"], m["wins"], m["losses"],
              m["ties"]]
             for m in rated["models"]
         ]  # fmt: skip
         print("\n" + cli.table(["model", "rating", "95 %", "votes", "won", "lost", "neither"], shown))
         shown = [
-            [f"{p['a']} over {p['b']}", f"{p['a_rate']:.0%}", f"{p['low']:.0%}–{p['high']:.0%}", p["votes"],
+            [f"{p['a']} over {p['b']}", f"{p['a_rate']:.0%}", spread(p, "{:.0%}"), p["votes"],
              p["a_wins"], p["b_wins"], p["ties"], p["both_bad"]]
             for p in rated["pairs"]
         ]  # fmt: skip
         print("\n" + cli.table(["pair", "win rate", "95 %", "votes", "won", "lost", "ties", "both bad"], shown))
+
+
+def spread(entry: dict, form: str) -> str:
+    """The interval; resamples of a few votes that agree all agree too, and would look certain."""
+    return f"{form.format(entry['low'])}–{form.format(entry['high'])}" if entry["votes"] >= 10 else "few votes"
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -93,10 +93,27 @@ def main(args) -> dict | None:
         gc.collect()
         gc.freeze()  # what is loaded stays; looking through it again would hold every chat up for 150 ms
         # asyncio accepts up to `backlog` connections before it looks at anything else
-        settings = uvicorn.Config(guarded, log_level="error", timeout_graceful_shutdown=2, backlog=32)
+        settings = uvicorn.Config(
+            at_the_end(guarded, store.close), log_level="error", timeout_graceful_shutdown=2, backlog=32
+        )
         # uvicorn's own `run` would switch asyncio's debug mode off, which tells what blocks the page.
         asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
     return {"stage": "chat", "address": address}
+
+
+def at_the_end(app, close):
+    """The app, with `close` called once uvicorn has closed every connection; Chainlit then ends the process itself."""
+
+    async def wrapped(scope, receive, send) -> None:
+        async def told() -> dict:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                close()
+            return message
+
+        await app(scope, told if scope["type"] == "lifespan" else receive, send)
+
+    return wrapped
 
 
 def inputs(args) -> dict[str, str] | None:
@@ -163,7 +180,10 @@ def prepare_site(root: Path) -> None:
     target.mkdir(parents=True)
     (root / "config.toml").rename(root / ".chainlit" / "config.toml")
     korean = (translations / "ko.json").read_text(encoding="utf-8")
-    for stiff, plain in (("스레드를 찾을 수 없습니다", "아직 대화가 없습니다"), ("읽어보기", "도움말")):
+    for stiff, plain in (
+        ("스레드를 찾을 수 없습니다", "대화가 없습니다"), ("읽어보기", "도움말"), ("댓글 추가", "의견 쓰기"),
+        ("귀하의 피드백...", "의견…"), ("피드백 제출", "보내기"), ("설정 패널", "설정"), ("스레드", "대화"),
+    ):  # fmt: skip
         korean = korean.replace(stiff, plain)
     for file in translations.glob("*.json"):
         text = file.read_text(encoding="utf-8") if file.stem.startswith("en") else korean

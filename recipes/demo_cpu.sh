@@ -63,6 +63,7 @@ python -m sllm.side_by_side base=$out/compare/base.jsonl SFT=$out/compare/sft.js
   merged=$out/answers.jsonl --equal DPO merged --run $out/sft $out/dpo $out/merged
 
 stage "what next"
-echo "talk to base, SFT and DPO model over HTTP (README.md says how):"
+echo "chat with base, SFT and DPO model in the browser:  make serve"
+echo "or over HTTP (README.md says how):"
 echo "  . .venv/bin/activate"
 echo "  python api_server.py --model_id $out/base --lora_modules sft=$out/sft dpo=$out/dpo"

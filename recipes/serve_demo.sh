@@ -30,9 +30,9 @@ api() {
 page() {
   exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1"
 }
-api 2>outputs/chat/api.log &
+api 2>>outputs/chat/api.log &
 pids+=($!)
-page >outputs/chat/page.log 2>&1 &
+page >>outputs/chat/page.log 2>&1 &
 pids+=($!)
 
 # An address counts when it answers and our process is there: another one may be using the port.

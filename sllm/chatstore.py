@@ -8,9 +8,9 @@ and an error is raised: a vote that the page thanks for is on the disk. Function
     store.set_thumb("a1", 1, "정확하다")
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,7 @@ class ChatStore:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
         try:
             self.engine = sa.create_engine(self.url, pool_pre_ping=True)
+            self.file = None if must_exist else file
             if must_exist:
                 known = sa.inspect(self.engine).get_table_names()
             else:
@@ -147,6 +148,9 @@ class ChatStore:
             raise InputError(f"{named} is no database of chainlit_app.py: it has no {', '.join(missing)}")
 
     def close(self) -> None:
+        if self.file:  # all of it into the file that people copy
+            with contextlib.suppress(sa.exc.SQLAlchemyError), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         self.engine.dispose()
 
     # ── writing ──
@@ -234,7 +238,7 @@ class ChatStore:
 
     # ── how ──
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         try:
             with self.engine.begin() as connection:

@@ -1,6 +1,7 @@
 """The page in a real browser on the real stack (tiny models, vLLM, SQLite), and the loop from its votes into DPO."""
 
 import json
+import shutil
 
 import httpx
 import pytest
@@ -9,6 +10,7 @@ from paging import chat_page, needs_browser, wait_for
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from serving import Running
 
+from sllm import tasks
 from sllm.chatstore import ChatStore
 from sllm.page.words import EN, KO
 
@@ -111,6 +113,27 @@ def test_a_task_is_asked_with_its_form_and_judged(tab, database):
     )
 
 
+def test_a_task_in_the_arena_is_answered_by_two(tab, database):
+    tab.profile("arena")
+    tab.page.click("#command-과제")
+    tab.page.click("#chat-submit")  # without a word
+    tab.page.wait_for_selector(".task-form")
+    tab.page.select_option("#task-picker", "task08_02")
+    tab.page.click("#task-example")
+    tab.page.click("#task-send")
+    tab.page.wait_for_selector("[data-arena=vote]")
+    tab.idle()
+    kept = ChatStore(database).comparisons()[-1]
+    assert kept.left.task == kept.right.task == "task08_02" and kept.left.model != kept.right.model
+    assert kept.left.prompt == kept.right.prompt and kept.left.prompt[0]["role"] == "system"
+    assert tab.page.url.endswith(kept.left.conversation)
+    name = tasks.TASKS["task08_02"].name_ko
+    tab.page.wait_for_selector(f"a:has-text('{name}')")  # in the sidebar, without a reload
+    tab.send("이어서 물어요")
+    roles = ["system", "user", "assistant", "user"]
+    wait_for(lambda: [m["role"] for m in ChatStore(database).comparisons()[-1].left.prompt] == roles)
+
+
 def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
     for name, data, said in (
         ("cp949.txt", "한라산의 높이는 1,947m이다.".encode("cp949"), None),
@@ -201,6 +224,8 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
     tab.page.wait_for_selector("[data-arena=vote]")
     port = int(first.url.rsplit(":", 1)[1])
     assert first.stop() == 0
+    shutil.copy(tmp_path / "chat.db", tmp_path / "copy.db")  # alone, without what SQLite keeps beside it
+    assert len(ChatStore(f"sqlite:///{tmp_path}/copy.db", must_exist=True).comparisons()) == 1
     api.stop()
     api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)

@@ -81,6 +81,7 @@ def main(args) -> None:
         speed(args, backends, started + args.deadline, found)
     save(args, found)
     print((args.out / "report.md").read_text(encoding="utf-8"))
+    print(f"report              {args.out / 'report.md'}", flush=True)
     if any(not check["ok"] for check in found.get("checks", [])):
         raise SystemExit(1)
 

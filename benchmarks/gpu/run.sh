@@ -10,4 +10,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false UNSLOTH_DISABLE_STATISTICS=1 PYTHONUNBUFFERED=1
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
-exec "${PYTHON:-python}" benchmarks/gpu/prove.py "$@"
+[ -x .venv/bin/python ] && default=.venv/bin/python || default=python
+exec "${PYTHON:-$default}" benchmarks/gpu/prove.py "$@"

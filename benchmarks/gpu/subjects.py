@@ -102,6 +102,7 @@ def _cutter(seed: int):
     from sllm.data import formats
 
     tokenizer = chat.load_tokenizer(str(TINY_BASE))
+    tokenizer.model_max_length = 10**9  # it is text to cut from, not a prompt
     rows = formats.load_rows(str(ROOT / "sample_data" / "task_rows.jsonl"), "sft")
     text = "\n".join(message["content"] for row in rows for message in row["messages"])
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

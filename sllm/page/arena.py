@@ -17,8 +17,9 @@ from sllm.page.tables import show
 SHOW_SECONDS = 0.1  # between two looks at a comparison that is being written
 
 
-async def compare(page: Page, messages: list[dict]) -> None:
-    """Two models, drawn by chance, answer at once, side by side and without their names."""
+async def compare(page: Page, messages: list[dict], *, again: dict | None = None) -> None:
+    """Two models, drawn by chance, answer at once, side by side and without their names. `again`: the task that asks
+    the same once more, where it is one; in a chat its question does."""
     text = said()
     try:
         models = await page.server.models()
@@ -71,7 +72,9 @@ async def compare(page: Page, messages: list[dict]) -> None:
     finally:
         looking.cancel()
     problem = next((side.problem for side in sides if side.problem), None)
-    again = {"until": message.id}
+    task = again and again["task"]
+    of_task = {"messages": messages} if task else {}  # as a task's answer it begins the conversation afresh
+    again = again or {"until": message.id}
     state = "stopped" if stopped or problem or not all(side.text for side in sides) else "vote"
     if state == "vote":
         answers = [
@@ -79,7 +82,7 @@ async def compare(page: Page, messages: list[dict]) -> None:
                 id=f"{comparison}-{place}", conversation=cl.context.session.thread_id, rater=rater(), model=model.id,
                 prompt=messages, text=side.text, finish_reason=side.finish_reason,
                 sampling={name: value for name, value in body.items() if name != "messages"},
-                template_hash=model.template_hash,
+                template_hash=model.template_hash, task=task,
             )
             for place, side, model in zip(("left", "right"), sides, pair, strict=True)
         ]  # fmt: skip
@@ -89,7 +92,7 @@ async def compare(page: Page, messages: list[dict]) -> None:
             state = "stopped"
             await cl.context.emitter.send_toast(text["not_stored"].format(why=error), "error")
     if sides[0].text:
-        message.metadata = {"role": "answer", "text": sides[0].text, "again": again, "comparison": comparison}
+        message.metadata = {"role": "answer", "text": sides[0].text, "again": again, "comparison": comparison} | of_task
     element.props = arena_props(comparison, sides, state, text)
     message.actions = [again_action(again)] if not problem else []
     await message.update()

@@ -8,6 +8,7 @@ from chainlit.data import get_data_layer
 from sllm import tasks
 from sllm.page import files
 from sllm.page.answers import AUTHOR, answer, find_model, say_problem
+from sllm.page.arena import compare
 from sllm.page.server import Problem
 from sllm.page.session import ARENA, Page, rater, said, sampling
 from sllm.page.tables import show
@@ -58,8 +59,11 @@ async def show_task(page: Page, task: str, fields: dict) -> None:
     await cl.Message(
         content="\n\n".join(parts), type="user_message", author=rater(), metadata={"role": "task", "task": task}
     ).send()
+    thread, title = cl.context.session.thread_id, f"{name}: {next(iter(fields.values()), '')}"[:80]
     if layer := get_data_layer():  # the history lists what was asked, not the name of a button
-        await layer.update_thread(cl.context.session.thread_id, name=f"{name}: {next(iter(fields.values()), '')}"[:80])
+        await layer.update_thread(thread, name=title)
+    # The sidebar looks again; after a message without words, such as the button's, it has not looked yet.
+    await cl.context.emitter.emit("first_interaction", {"interaction": title, "thread_id": thread})
 
 
 async def run_task(page: Page, task: str, fields: dict, *, again: bool = False) -> None:
@@ -80,8 +84,11 @@ async def run_task(page: Page, task: str, fields: dict, *, again: bool = False) 
         messages = tasks.build_messages(task, fields)
     except ValueError:
         messages = None  # the server will say what is wrong
+    again_with = {"task": task, "fields": fields}
+    if profile == ARENA and messages:
+        return await compare(page, messages, again=again_with)
     body = sampling() | {"model": model.id} | fields
-    await answer(page, f"tasks/{task}", body, model, messages, again={"task": task, "fields": fields}, task=task)
+    await answer(page, f"tasks/{task}", body, model, messages, again=again_with, task=task)
 
 
 async def read_files(page: Page, message: cl.Message) -> tuple[str, list[str]]:
