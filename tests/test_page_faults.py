@@ -66,6 +66,14 @@ def test_an_answer_that_breaks_off_is_kept_and_said(tab, page, model):
     assert kept[-1].finish_reason == "broken" and kept[-1].text
 
 
+def test_an_answer_is_copied(tab):
+    tab.profile("good")
+    tab.send("복사할 질문")
+    tab.page.click(".ai-message button:has(svg.lucide-copy)")
+    copied = wait_for(lambda: tab.page.evaluate("navigator.clipboard.readText()"))
+    assert copied == "good의 답: 복사할 질문 — 이것은 대역 서버의 답입니다."
+
+
 def test_a_full_server_is_waited_for(tab):
     tab.profile("busy-once")
     tab.send("기다려 줘", wait=False)
