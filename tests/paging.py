@@ -59,8 +59,8 @@ def chat_page(api: str, database: str, *flags: object, port: int | None = None, 
     )  # fmt: skip
 
 
-def stub(*models: str) -> Process:
-    port = free_port()
+def stub(*models: str, port: int | None = None) -> Process:
+    port = port or free_port()
     return Process("tests/stub_openai.py", port, *models, url=f"http://127.0.0.1:{port}/v1/models")
 
 

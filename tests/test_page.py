@@ -223,13 +223,13 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
     tab.send("기억할 질문")
     tab.page.wait_for_selector("[data-arena=vote]")
     port = int(first.url.rsplit(":", 1)[1])
-    assert first.stop() == 0
+    stopped = first.stop()
     shutil.copy(tmp_path / "chat.db", tmp_path / "copy.db")  # alone, without what SQLite keeps beside it
-    assert len(ChatStore(f"sqlite:///{tmp_path}/copy.db", must_exist=True).comparisons()) == 1
     api.stop()
     api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)
     try:
+        assert stopped == 0 and len(ChatStore(f"sqlite:///{tmp_path}/copy.db", must_exist=True).comparisons()) == 1
         tab = browser.open(second.url)
         tab.page.click("a:has-text('기억할 질문')")
         tab.page.wait_for_selector("[data-arena=vote]")

@@ -6,6 +6,7 @@ from paging import chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
+from sllm.page.server import KEEP_SECONDS
 from sllm.page.words import KO
 
 pytestmark = [needs_browser, pytest.mark.page]
@@ -162,6 +163,24 @@ def test_a_server_that_is_down_is_said(browser, tmp_path):
         assert KO["down_do"] in text and "거기 있나요?" in text
     finally:
         lonely.stop()
+
+
+@pytest.mark.parametrize("profile", ["good", "arena"])
+def test_a_server_that_restarts_is_waited_for(browser, tmp_path, profile):
+    server = stub("good", "other")
+    page = chat_page(server.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db")
+    try:
+        tab = browser.open(page.url)
+        tab.profile(profile)
+        tab.page.wait_for_timeout(1000 * (KEEP_SECONDS + 1))  # what the page knew of its models is old
+        server.stop()
+        tab.send("기다려 주세요", wait=False)
+        tab.page.wait_for_selector(f"text={KO['down']} >> nth=0")
+        server = stub("good", "other", port=int(server.url.split(":")[2].split("/")[0]))
+        tab.page.wait_for_selector("[data-arena=vote]" if profile == "arena" else "text=good의 답: 기다려 주세요")
+    finally:
+        page.stop()
+        server.stop()
 
 
 def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_path):

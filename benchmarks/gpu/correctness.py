@@ -20,6 +20,7 @@ RESUMED = 0.01  # the same, of one run and its killed and resumed twin
 STEPS = 24
 ROWS, BATCH, ACCUMULATION = 96, 2, 2  # one epoch: every row once
 LENGTH = 512
+COMMAND_SECONDS = 300  # after which a command is taken to hang
 
 
 @dataclass
@@ -59,7 +60,11 @@ class Commands:
                     os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 return {}
-            code = process.wait()
+            try:
+                code: object = process.wait(COMMAND_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = f"a hang of {COMMAND_SECONDS} s"
         lines = log.read_text(encoding="utf-8").splitlines()
         if code:
             said = [line for line in lines if line.startswith("error:")] or lines[-3:]

@@ -41,7 +41,9 @@ def build_parser():
     p.add_argument("--small", action="store_true", help="tiny sizes for all that no flag names")
     p.add_argument("--backends", nargs="+", choices=("unsloth", "peft"), help="default: those that work here")
     p.add_argument("--small_models", nargs="+", choices=MODELS, default=["llama-small", "qwen3-small"])
-    p.add_argument("--at_once", type=int, help="commands of the correctness runs side by side; default: cores / 2")
+    p.add_argument(
+        "--at_once", type=int, help="commands of the correctness runs side by side; default: three of four cores"
+    )
     p.add_argument("--deadline", type=float, default=480, help="seconds after which no further case is begun")
     p.add_argument("--model", choices=MODELS, help="that speed is measured on")
     p.add_argument("--large", choices=[*MODELS, "none"], help="that is measured in 4 bits as well")
@@ -68,6 +70,7 @@ def main(args) -> None:
         shutil.rmtree(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     found = {"when": datetime.now(UTC).isoformat(timespec="minutes"), "backends": backends, "machine": machine()}
+    save(args, found)
     print(f"backends            {', '.join(backends)}", flush=True)
     if args.only != "speed":
         at_once = args.at_once or max(1, len(os.sched_getaffinity(0)) * 3 // 4)

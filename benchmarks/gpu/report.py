@@ -49,6 +49,7 @@ def speed(found: dict) -> str:
         f"padded, 1 × {sizes['gradient_accum_steps']} packed and 2 × {sizes['gradient_accum_steps']} pairs; "
         f"{sizes['steps']} steps after {sizes['warm_up']} of warm-up. Tokens are real ones, padding not counted. "
         f"Peak of the device: {peak['flops'] / 1e12:,.1f} TFLOP/s ({peak['matmul']}, {peak['device']}).",
+        *([] if found["machine"]["gpu"] else ["", "**Without a GPU these figures show only that everything runs.**"]),
         "",
         "| model | backend | case | tokens/s | MFU | peak memory GiB | against peft 16-bit padded |",
         "|---|---|---|---|---|---|---|",

@@ -95,7 +95,7 @@ async def find_model(page: Page, profile: str | None) -> Model:
     """The profile's model. A server that is down or loading may be up when it is asked for the answer, which waits."""
     named = profile not in (None, "-")
     try:
-        models = await page.server.models()
+        models = await page.server.models(patient=True)
     except Problem as problem:
         if not named or problem.wait(0) is None:
             raise

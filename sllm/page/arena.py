@@ -22,7 +22,7 @@ async def compare(page: Page, messages: list[dict], *, again: dict | None = None
     the same once more, where it is one; in a chat its question does."""
     text = said()
     try:
-        models = await page.server.models()
+        models = await page.server.models(patient=True)
     except Problem as problem:
         return await say_problem(problem, {})
     if len(models) < 2:

@@ -75,13 +75,21 @@ class Server:
     async def close(self) -> None:
         await self.client.aclose()
 
-    async def models(self) -> list[Model]:
-        """As the server lists them; asked at most every few seconds. Problem where it cannot be asked."""
+    async def models(self, *, patient: bool = False) -> list[Model]:
+        """As the server lists them; asked at most every few seconds. Problem where it cannot be asked.
+
+        Args:
+            patient: a server that is down or loading is taken to have what it listed last: the answer will wait for it.
+        """
         asked, models = self._models
         if time.monotonic() - asked > KEEP_SECONDS or not models:
             try:
                 data = (await self._get("models"))["data"]
                 models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+            except Problem as problem:
+                if patient and models and problem.wait(0) is not None:
+                    return models
+                raise
             except (KeyError, TypeError, AttributeError):
                 raise Problem("bug", "/v1/models is no list of models") from None
             if not models:
