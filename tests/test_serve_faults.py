@@ -82,12 +82,12 @@ def test_clients_that_leave_are_aborted_in_the_engine(server):
 
 
 def test_a_client_that_does_not_read_holds_up_nobody(server):
-    body = SLOW | {"prompt": ["가"] * 32, "logprobs": 20, "max_tokens": 480}  # tens of megabytes of chunks
+    body = SLOW | {"prompt": ["가"] * 16, "logprobs": 20, "max_tokens": 480}  # ten megabytes of chunks
     stuck = open_stream(server, body, receive_buffer=4096, request_id="stuck")
     server.wait_for(lambda: server.metric("vllm:num_requests_running") >= 8, 20)
-    started = time.monotonic()
-    answer = httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 5}, timeout=30)
-    assert answer.status_code == 200 and time.monotonic() - started < 15
+    answer = httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 5}, timeout=60)
+    assert answer.status_code == 200
+    assert not [line for line in server.log if line.get("request_id") == "stuck"]  # others are answered before it ends
     # its time runs out (--request_timeout), though its connection is still open
     server.wait_for(server.idle, 30)
     line = server.wait_for(lambda: next((line for line in server.log if line.get("request_id") == "stuck"), None), 10)
