@@ -19,7 +19,7 @@ pytestmark = [needs_browser, pytest.mark.page]
 
 def serve(base, port: int = 0, **adapters) -> Running:
     return Running(
-        "--port", port, "--model_id", base, "--served_model_name", "base", "--max_seq_length", 1024,
+        "--port", port, "--model_id", base, "--served_model_name", "base", "--max_seq_length", 2048,
         "--max_running", 16, "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
     )  # fmt: skip
 
@@ -143,6 +143,8 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
     ):
         (tmp_path / name).write_bytes(data)
         tab.page.set_input_files("#upload-button-input, input[type=file]", str(tmp_path / name))
+        if name.endswith(".txt"):  # a picture shows no name
+            tab.page.wait_for_selector(f"text={name}")
         tab.page.wait_for_timeout(800)
         tab.send(f"{name} 높이는?", wait=False)
         if said:
@@ -151,6 +153,7 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
         assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
         tab.idle()
         tab.page.click("#new-chat-button")  # four answers as long as they like may be more than the model's context
+        tab.page.wait_for_selector(f"text={KO['task_starter']}")
         tab.ready()
 
 
