@@ -51,6 +51,10 @@ def settings(tab, **values) -> None:
     tab.page.wait_for_selector("#confirm", state="detached")
 
 
+def asked(database) -> list[str]:
+    return [answer.prompt[-1]["content"] for answer in ChatStore(database).answers()]
+
+
 def last_answer(database):
     return ChatStore(database).answers()[-1]
 
@@ -149,7 +153,7 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
         tab.send(f"{name} 높이는?", wait=False)
         if said:
             tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{said}')")
-        sent = wait_for(lambda name=name: name in (text := last_answer(database).prompt[-1]["content"]) and text)
+        sent = wait_for(lambda name=name: next((text for text in asked(database) if name in text), None))
         assert sent == (f"{name} 높이는?" if said else f"한라산의 높이는 1,947m이다.\n\n{name} 높이는?")
         tab.idle()
         tab.page.click("#new-chat-button")  # four answers as long as they like may be more than the model's context
