@@ -165,7 +165,7 @@ def main(args) -> dict | None:
 
 def inputs(args):
     """Keys, base and {name: adapter}; everything wrong with the command line in one go, before heavy imports."""
-    from sllm.serve import engine, limits
+    from sllm.serve import limits, model_facts
 
     problems: list[str] = []
     base, adapters, keys = args.model_id, {}, None
@@ -204,7 +204,7 @@ def inputs(args):
             adapters[name] = folder
             attempt(checkpoint.require_model, folder, base_model=base)
     for folder in adapters.values():
-        attempt(engine.check_adapter, folder)
+        attempt(model_facts.check_adapter, folder)
         attempt(checkpoint.require_base, folder, base)
     if problems:
         raise InputError(problems)
@@ -214,7 +214,7 @@ def inputs(args):
 def load_models(args, base: str, adapters: dict[str, str]):
     """The served models, each with the tokenizer and template of its own folder, and the context in tokens."""
     from sllm import chat
-    from sllm.serve import engine
+    from sllm.serve import model_facts
     from sllm.serve.service import Model
 
     def model(name: str, folder: str, parent: str | None) -> Model:
@@ -223,7 +223,7 @@ def load_models(args, base: str, adapters: dict[str, str]):
         record = checkpoint.read_run(folder)
         chat.check_probe(tokenizer, record, folder)
         kind = record["stage"] if record else "adapter" if parent else "model"
-        stops = engine.stop_ids(tokenizer, base)
+        stops = model_facts.stop_ids(tokenizer, base)
         return Model(name, kind, folder if parent else None, tokenizer, stops, template, parent)
 
     own = None if checkpoint.is_adapter(args.model_id) else args.served_model_name
@@ -239,7 +239,7 @@ def load_models(args, base: str, adapters: dict[str, str]):
             raise InputError(f"adapter {other.adapter} has another vocabulary than {base}: it is of another base")
     if checkpoint.is_adapter(args.model_id):  # the model that was named comes first
         models = [*models[1:], models[0]]
-    return models, min(args.max_seq_length, engine.context_length(base) or args.max_seq_length)
+    return models, min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
 
 
 def say(what: str, value: str) -> None:

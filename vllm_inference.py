@@ -72,7 +72,7 @@ def build_parser():
 
 
 def main(args) -> dict:
-    from sllm.serve import answers, engine
+    from sllm.serve import answers, engine, model_facts
 
     started = time.monotonic()
     engine.set_environment(args.tensor_parallel_size)
@@ -84,10 +84,10 @@ def main(args) -> dict:
     tokenizer = chat.load_tokenizer(folder)
     template = chat.install_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
-    longest = min(args.max_seq_length, engine.context_length(base) or args.max_seq_length)
+    longest = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
     prompts = render(tokenizer, rows, args.testset_path, longest)  # token ids of each row
     room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
-    stops = engine.stop_ids(tokenizer, base)
+    stops = model_facts.stop_ids(tokenizer, base)
 
     settings = {
         "model": checkpoint.folder_hash(base) or base,
@@ -173,7 +173,7 @@ def main(args) -> dict:
 def inputs(args) -> tuple[str, str | None, list[dict]]:
     """Base, adapter or None, and rows; everything wrong with the command line in one go, before heavy imports."""
     from sllm.data import formats
-    from sllm.serve import answers, engine
+    from sllm.serve import answers, model_facts
 
     problems: list[str] = []
     base, adapter, rows = args.model_id, None, []
@@ -200,7 +200,7 @@ def inputs(args) -> tuple[str, str | None, list[dict]]:
     else:
         problems.append("name a model: --model_id FOLDER, or --adapter FOLDER")
     if adapter and not problems:
-        attempt(engine.check_adapter, adapter)
+        attempt(model_facts.check_adapter, adapter)
     attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume)
     rows = attempt(formats.load_rows, args.testset_path, "prompts") or []
     if args.task and rows:

@@ -77,7 +77,7 @@ def main(args) -> dict:
 
 def steady(args, rows: list[dict]) -> dict:
     """Tokens/s of each turn, {"ours": […], "bare": […]}; the order within a turn alternates."""
-    from sllm.serve import answers, engine
+    from sllm.serve import answers, engine, model_facts
 
     engine.set_environment()
     from sllm import chat
@@ -87,7 +87,7 @@ def steady(args, rows: list[dict]) -> dict:
     prompts = [chat.prompt_ids(tokenizer, row["messages"]) for row in rows]
     llm = engine.load(
         args.model_id,
-        max_model_len=engine.context_length(args.model_id),
+        max_model_len=model_facts.context_length(args.model_id),
         kv_tokens=sum(len(ids) + args.tokens for ids in prompts),
     )
     from vllm import SamplingParams
@@ -96,7 +96,7 @@ def steady(args, rows: list[dict]) -> dict:
 
     flags = ["--testset_path", args.testset_path, "--ignore_eos"]
     flags = vllm_inference.build_parser().parse_args(flags)
-    stops = engine.stop_ids(tokenizer, args.model_id)
+    stops = model_facts.stop_ids(tokenizer, args.model_id)
 
     def line_of(index, answer):
         written = {"output": engine.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}

@@ -250,8 +250,8 @@ def many(made, whole) -> dict:
     import json
     import vllm_inference
     from sllm import chat
-    from sllm.serve import engine
-    load, generate, stop_ids, kept = engine.load, engine.generate, engine.stop_ids, {{}}
+    from sllm.serve import engine, model_facts
+    load, generate, stop_ids, kept = engine.load, engine.generate, model_facts.stop_ids, {{}}
     def load_once(model, **how):
         if not kept:
             kept["llm"] = load(model, **(how | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
@@ -263,7 +263,7 @@ def many(made, whole) -> dict:
     engine.load, engine.generate = load_once, keep_ids
     for name, words in {runs!r}.items():
         if name.startswith("beams"):  # the third token of the greedy answer plays the end of turn
-            engine.stop_ids = lambda *what: [kept[0][2], *stop_ids(*what)]
+            model_facts.stop_ids = lambda *what: [kept[0][2], *stop_ids(*what)]
         words = words + ["--output_path", {str(folder)!r} + f"/{{name}}.jsonl"]
         vllm_inference.main(vllm_inference.build_parser().parse_args(words))
     # rows with and without the adapter side by side in one batch

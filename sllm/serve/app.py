@@ -1,8 +1,6 @@
 """The endpoints. Each turns a request into a job for the `Service`, or answers from what it knows."""
 
 import difflib
-import json
-from pathlib import Path as File
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Path, Request
@@ -14,14 +12,12 @@ from starlette.responses import Response
 
 from sllm import chat as template
 from sllm import tasks
-from sllm.serve import responses, schemas, wire
+from sllm.serve import openapi, responses, schemas, wire
 from sllm.serve.errors import ApiError, shape
 from sllm.serve.gate import log
 from sllm.serve.reply import Reply
 from sllm.serve.service import Service
-from sllm.tasks.table import FIELDS
 
-SAMPLES = File(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
 ABOUT = """
 OpenAI-compatible server for Korean models tuned with this project, over vLLM. Point any OpenAI client at `/v1`.
 `/v1/tasks` answers the 23 task types that the models are trained for: send the fields of a task, get the answer and
@@ -102,12 +98,12 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         """The 23 task types: their fields, rules, and a real request of each to start from."""
         return listed
 
-    listed = json_response({"object": "list", "data": task_entries()})
+    listed = json_response({"object": "list", "data": openapi.task_entries()})
 
     @app.post("/v1/tasks/{task_id}", responses=answers(responses.TaskAnswer), tags=["tasks"])
     async def answer_task(
         task_id: Annotated[str, Path(examples=[next(iter(tasks.TASKS))])],
-        body: Annotated[schemas.TaskRequest, Body(openapi_examples=task_examples())],
+        body: Annotated[schemas.TaskRequest, Body(openapi_examples=openapi.task_examples())],
         request: Request,
     ) -> Response:
         """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
@@ -209,7 +205,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         log.error("bug", exc_info=error, extra={"fields": {"request_id": record.id}})
         return json_response(shape(500, f"a bug in the server; its log says more under request id {record.id}"), 500)
 
-    document(app, errors[400])
+    openapi.document(app, errors[400])
     return app
 
 
@@ -247,65 +243,3 @@ def _why_refused(field: str) -> str:
 def _is_tag(part) -> bool:
     """pydantic names the branches of a union in the path of an error."""
     return isinstance(part, str) and (not part.isidentifier() or part in ("str", "int"))
-
-
-def task_entries() -> list[dict]:
-    examples = {}
-    if SAMPLES.is_file():
-        for line in SAMPLES.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["task"] not in examples:
-                examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
-    entries = []
-    for task in tasks.TASKS.values():
-        fields = [{"name": name, "description": FIELDS[name][1], "required": True} for name in task.fields]
-        if "question" not in task.fields:
-            fields.append({"name": "question", "description": FIELDS["question"][1], "required": False})
-        ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
-        entries.append(
-            {
-                "id": task.id,
-                "name_ko": task.name_ko,
-                "name_en": task.name_en,
-                "style": task.style,
-                "fields": fields,
-                "question": task.question,
-                "rules": list(task.rules),
-                "length_ratio": ratio,
-                "system_prompt": task.system_prompt,
-                "example": examples.get(task.id),
-            }
-        )
-    return entries
-
-
-def task_examples() -> dict:
-    """For the documentation page: the example of each task, ready to send."""
-    return {
-        entry["id"]: {
-            "summary": f"{entry['id']} {entry['name_ko']}",
-            "value": (entry["example"] or {}) | {"temperature": 0, "max_tokens": 128},
-        }
-        for entry in task_entries()
-    }
-
-
-def document(app: FastAPI, wrong: dict) -> None:
-    """Complete the OpenAPI document: 422 is never sent, and a key can be given."""
-    plain = app.openapi
-
-    def openapi() -> dict:
-        if app.openapi_schema:
-            return app.openapi_schema
-        schema = plain()
-        for path in schema["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        schemes = schema["components"].setdefault("securitySchemes", {})
-        schemes["key"] = {"type": "http", "scheme": "bearer"}
-        schema["security"] = [{}, {"key": []}]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schema["components"]["schemas"].pop(name, None)
-        return schema
-
-    app.openapi = openapi

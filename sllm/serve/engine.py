@@ -5,7 +5,6 @@ with an input is said before the 10 seconds which that import costs. Call `set_e
 read the environment when they are imported.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from importlib import metadata
@@ -13,14 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from sllm import chat
 from sllm.checkpoint import gib
 from sllm.cli import InputError
+from sllm.serve import model_facts
 
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
 BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
 MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Answer(NamedTuple):
@@ -68,37 +65,6 @@ def resolve_dtype(dtype: str) -> str:
     return "float32" if dtype == "auto" and on_cpu() else dtype
 
 
-def context_length(model: str) -> int | None:
-    """Tokens that the model has positions for, prompt and answer together; None where its config does not say."""
-    return getattr(_text_config(model), "max_position_embeddings", None)
-
-
-def stop_ids(tokenizer, model: str) -> list[int]:
-    """Every token that ends an answer: the template's end of turn, and the EOS of model and tokenizer."""
-    from transformers import GenerationConfig
-
-    try:
-        eos = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # no generation_config.json
-        eos = getattr(_text_config(model), "eos_token_id", None)
-    found = [chat.end_of_turn(tokenizer)[1], *(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
-    return list(dict.fromkeys(token for token in found if token is not None))
-
-
-def check_adapter(adapter: str) -> None:
-    """InputError for an adapter that vLLM cannot apply unmerged."""
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    rank = max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
-    problems = [f"is a {config.get('peft_type')} adapter"] if config.get("peft_type") != "LORA" else []
-    problems += [f"has rank {rank}, above {LORA_RANKS[-1]}"] if rank > LORA_RANKS[-1] else []
-    problems += ["uses DoRA"] if config.get("use_dora") else []
-    problems += [f"trains whole modules ({config['modules_to_save']})"] if config.get("modules_to_save") else []
-    if problems:
-        raise InputError(
-            f"adapter {adapter} {', '.join(problems)}, which vLLM cannot apply; merge it: merged_weights.py"
-        )
-
-
 def load(
     model: str,
     *,
@@ -116,7 +82,7 @@ def load(
 
     Args:
         adapter: a LoRA folder that `generate` and `beam_search` may then be given.
-        max_model_len: tokens of prompt and answer together, at most `context_length(model)`.
+        max_model_len: tokens of prompt and answer together, at most `model_facts.context_length`.
         enforce_eager: do not compile. None: eager on a CPU, where compiling takes 15 to 40 s and gains 5 %.
         kv_tokens: tokens that all rows together could hold at once; bounds the KV cache on a CPU.
         num_beams: width of the beam searches to come.
@@ -167,7 +133,7 @@ def options(
         "generation_config": "vllm",  # generation_config.json sets no sampling; its EOS ids come by `stop_ids`
     }
     if adapters:
-        rank = max(_lora_rank(adapter) for adapter in adapters)
+        rank = max(model_facts.lora_rank(adapter) for adapter in adapters)
         settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
         if on_cpu():
             settings["worker_cls"] = "sllm.serve.cpu_lora.Worker"
@@ -279,37 +245,15 @@ def lora_request(adapter: str | None, name: str | None = None, number: int = 1):
     return LoRARequest(name or Path(adapter).name, number, str(Path(adapter).resolve())) if adapter else None
 
 
-# ── what vLLM needs to know of a model ─────────────────────────────────────────────────────────────────────
-
-
-def _text_config(model: str):
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model).get_text_config()
-
-
-def _lora_rank(adapter: str) -> int:
-    """The adapter's largest rank, rounded up to one that vLLM has."""
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    return min(known for known in LORA_RANKS if known >= rank)
-
-
 def _kv_bytes(model: str, dtype: str, max_model_len: int, kv_tokens: int | None) -> int | None:
     """Bytes of KV cache on a CPU: what the rows can use, at most half of the memory that the weights leave free.
     vLLM's default takes nearly all of the machine. None where the config does not say enough."""
     from vllm.utils.cpu_resource_utils import get_memory_node_info  # heeds a container's limit
 
-    config = _text_config(model)
-    try:
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        per_token = 2 * config.num_hidden_layers * heads * width * _DTYPE_BYTES.get(dtype, 2)
-    except AttributeError:
+    per_token = model_facts.kv_bytes_per_token(model, dtype)
+    if per_token is None:
         return None
-    weights = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
-    stored = {"float32": 4}.get(str(getattr(config, "dtype", "")).removeprefix("torch."), 2)
-    free = get_memory_node_info(0).available_memory - weights * _DTYPE_BYTES.get(dtype, 2) // stored
+    free = get_memory_node_info(0).available_memory - model_facts.weight_bytes(model, dtype)
     least = per_token * (max_model_len + 256)  # one whole row, and vLLM's rounding up to blocks
     if free < least:
         raise InputError(
