@@ -109,7 +109,7 @@ class Tab:
         return url.startswith((self.url, self.url.replace("http", "ws", 1), "data:", "blob:"))
 
     def ready(self) -> None:
-        """Waits for the button that a session's start sends: a page without its session forgets dropped files."""
+        """After a load, waits for the button that a session's start sends: a page without one forgets dropped files."""
         self.page.wait_for_selector("#chat-input")
         self.page.wait_for_selector("[id^=command-]")
         self.page.wait_for_timeout(300)

@@ -8,35 +8,88 @@ import textwrap
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.torch
+from sllm.serve import engine
+
+pytestmark = [pytest.mark.torch, pytest.mark.skipif(not engine.on_cpu(), reason="vLLM's CPU build only")]
+CODE = """
+import json, random
+from sllm.serve import engine, online
+engine.set_environment()
+from vllm import LLM, SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+def ask(lengths, tokens=1, **how):
+    prompts = [{"prompt_token_ids": [random.randrange(100, 1900) for _ in range(length)]} for length in lengths]
+    llm.enqueue(prompts, SamplingParams(max_tokens=tokens, ignore_eos=True, **how), use_tqdm=False)
+
+def step() -> int:  # how many answers it finished
+    return len(llm.llm_engine.step())
+
+def steps() -> list[int]:
+    found = []
+    while llm.llm_engine.has_unfinished_requests():
+        found.append(step())
+    return found
+
+options = dict(dtype="auto", max_model_len=1024)
+llm = LLM(scheduler_cls="sllm.serve.cpu_schedule.Scheduler", **engine.options(BASE, adapters=[], **options))
+found = {}
+for name, lengths in BURSTS.items():
+    ask(lengths)
+    found[name] = steps()
+
+ask([64, 64], tokens=6)  # both are taken in by the first step
+first = step()
+ask([64] * 6)
+found["beside others"] = [first, *steps()]
+
+ask([64] * 2, tokens=4)
+ask([64] * 2, tokens=4, structured_outputs=StructuredOutputsParams(json_object=True))
+found["json"] = sum(steps())
+
+ask([64] * 8)
+first = step()
+llm.llm_engine.abort_request([str(llm.request_counter.counter - 1)], internal=False)
+found["one leaves"] = [first, *steps()]
+
+def asked_for(arguments, **how):
+    found["the server's"] = arguments.scheduler_cls
+    raise ValueError
+
+AsyncLLM.from_engine_args = asked_for
+try:
+    online.start(BASE, {}, parallel={}, seed=0, gpu_memory_utilization=0.5, max_running=8, **options)
+except engine.InputError:
+    print(json.dumps(found))
+"""
 
 
-def test_few_prompts_are_read_in_halves_and_many_at_once(tiny_base):
+def test_few_prompts_are_taken_in_by_halves_and_many_at_once(tiny_base):
     bursts = {
         "eight": [64] * 8,
         "five": [64] * 5,
         "short": [40, 40],
+        "hundreds": [100, 100],
+        "a scrap": [30, 900],
         "long": [600],
         "uneven": [200, 30, 30],
         "many": [64] * 17,
     }
-    code = f"""
-    import json, random
-    from sllm.serve import engine
-    engine.set_environment()
-    from vllm import LLM, SamplingParams
-    settings = engine.options({str(tiny_base)!r}, adapters=[], dtype="auto", max_model_len=1024)
-    llm = LLM(scheduler_cls="sllm.serve.cpu_schedule.Scheduler", **settings)
-    params, found = SamplingParams(max_tokens=1, ignore_eos=True), {{}}
-    for name, lengths in {bursts!r}.items():
-        prompts = [{{"prompt_token_ids": [random.randrange(100, 1900) for _ in range(n)]}} for n in lengths]
-        llm.enqueue(prompts, params, use_tqdm=False)
-        found[name] = []
-        while llm.llm_engine.has_unfinished_requests():
-            found[name].append(len(llm.llm_engine.step()))
-    print(json.dumps(found))
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    code = f"BASE, BURSTS = {str(tiny_base)!r}, {bursts!r}\n{textwrap.dedent(CODE)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    answered = json.loads(done.stdout.splitlines()[-1])  # how many answers each step of the engine brought
-    assert answered == {"eight": [4, 2, 2], "five": [3, 2], "short": [2], "long": [1], "uneven": [2, 1], "many": [17]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "eight": [4, 2, 2],
+        "five": [3, 2],
+        "short": [2],
+        "hundreds": [2],
+        "a scrap": [2],
+        "long": [1],
+        "uneven": [2, 1],
+        "many": [17],
+        "beside others": [0, 3, 2, 1, 0, 2],  # the two that run have a token in every step
+        "json": 4,
+        "one leaves": [4, 2, 1],
+        "the server's": "sllm.serve.cpu_schedule.Scheduler",
+    }

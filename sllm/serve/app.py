@@ -57,6 +57,9 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
     def answers(model) -> dict:
         return {200: {"model": model, "content": events, "description": "the answer, or a stream of chunks"}} | busy
 
+    entries = openapi.task_entries()
+    listed = json_response({"object": "list", "data": entries})
+
     # ── answers ──
 
     @app.post("/v1/chat/completions", responses=answers(responses.ChatCompletion), tags=["OpenAI"])
@@ -98,12 +101,10 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         """The 23 task types: their fields, rules, and a real request of each to start from."""
         return listed
 
-    listed = json_response({"object": "list", "data": openapi.task_entries()})
-
     @app.post("/v1/tasks/{task_id}", responses=answers(responses.TaskAnswer), tags=["tasks"])
     async def answer_task(
         task_id: Annotated[str, Path(examples=[next(iter(tasks.TASKS))])],
-        body: Annotated[schemas.TaskRequest, Body(openapi_examples=openapi.task_examples())],
+        body: Annotated[schemas.TaskRequest, Body(openapi_examples=openapi.task_examples(entries))],
         request: Request,
     ) -> Response:
         """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
@@ -205,7 +206,7 @@ def create(service: Service, *, log_prompts: bool = False) -> FastAPI:
         log.error("bug", exc_info=error, extra={"fields": {"request_id": record.id}})
         return json_response(shape(500, f"a bug in the server; its log says more under request id {record.id}"), 500)
 
-    openapi.document(app, errors[400])
+    openapi.document(app)
     return app
 
 

@@ -1,28 +1,36 @@
-"""vLLM's scheduler, kinder to the first of a few who ask at once. Named to vLLM as the server's `scheduler_cls` on a
-CPU.
-"""
+"""vLLM's scheduler for the server on a CPU: of a few prompts that arrive together, half are read in one step."""
 
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
-FEW = 16  # sequences, waiting and running; with more there is always work, and the largest batch is the best
-LEAST = 128  # prompt tokens that are worth a step of their own
+FEW = 16  # sequences that wait or run; with more there is always work, and the largest batch is the best
+LEAST = 128  # prompt tokens in a step, where as many wait: what a step costs by itself is then a small part of it
 
 
 class Scheduler(VllmScheduler):
-    """While few sequences are about, a step reads half of the prompts that wait.
+    """While at most `FEW` sequences wait or run, a step takes in half of those that wait.
 
-    A CPU takes as long for twice the tokens as for two steps. vLLM reads all prompts that wait in one step: whoever
-    came together waits for the last prompt, gets every token together and ends together, and the engine then has
-    nothing to do until the next requests are there. In halves the first answers begin sooner, and the others' requests
-    are received and written while the engine works. (On a GPU, where a step costs nearly the same with few prompts and
-    with many, vLLM's own way is right.)
+    vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, whoever came together then
+    waits for the last prompt, has every token together and ends together, and the engine has nothing to do until the
+    next requests are there. In halves the first answers begin sooner, and while the engine works on the others, those
+    that are done are sent and followed by new ones. (On a GPU a step over a few prompts costs hardly more.)
     """
 
     def schedule(self, *args, **kwargs):
-        self.max_num_scheduled_tokens = self.scheduler_config.max_num_batched_tokens
-        waiting = [request.num_tokens - request.num_computed_tokens for request in self.waiting][: FEW + 1]
-        if len(waiting) > 1 and len(waiting) + len(self.running) <= FEW:
-            going_on = sum(request.num_tokens - request.num_computed_tokens for request in self.running)
-            half = sum(waiting[: (len(waiting) + 1) // 2])
-            self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, going_on + max(half, LEAST))
-        return super().schedule(*args, **kwargs)
+        most = self.max_num_running_reqs
+        self.max_num_running_reqs = min(most, len(self.running) + self._taken_in())
+        try:
+            return super().schedule(*args, **kwargs)
+        finally:
+            self.max_num_running_reqs = most
+
+    def _taken_in(self) -> int:
+        """How many of those that wait this step may take in; whole prompts, so that none is read for nothing."""
+        waiting = len(self.skipped_waiting) + len(self.waiting)
+        if waiting + len(self.running) > FEW:
+            return waiting
+        tokens = 0
+        for count, request in enumerate([*self.skipped_waiting, *self.waiting], 1):  # in vLLM's order
+            tokens += request.num_tokens - request.num_computed_tokens
+            if count >= waiting / 2 and tokens >= LEAST:
+                return count
+        return waiting

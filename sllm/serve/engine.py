@@ -1,4 +1,7 @@
-"""The one place that imports vLLM. Offline generation: token ids in, token ids out, nothing decided unseen.
+"""How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
+
+vLLM is imported here, in `online` (the server's half) and in the classes that vLLM itself loads (`cpu_lora`,
+`cpu_schedule`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
 with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
@@ -130,7 +133,7 @@ def options(
         "max_model_len": max_model_len,
         "enforce_eager": on_cpu() if enforce_eager is None else enforce_eager,
         "use_tqdm_on_load": False,
-        "generation_config": "vllm",  # generation_config.json sets no sampling; its EOS ids come by `stop_ids`
+        "generation_config": "vllm",  # generation_config.json sets no sampling; EOS ids: `model_facts.stop_ids`
     }
     if adapters:
         rank = max(model_facts.lora_rank(adapter) for adapter in adapters)

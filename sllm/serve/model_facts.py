@@ -1,4 +1,4 @@
-"""What the engine has to know of a model and of its adapters before vLLM loads them; read off their configs."""
+"""What the engine has to know of a model and of its adapters before vLLM loads them; read off their files."""
 
 import json
 from pathlib import Path
@@ -60,8 +60,8 @@ def kv_bytes_per_token(model: str, dtype: str) -> int | None:
 def weight_bytes(model: str, dtype: str) -> int:
     """Bytes of the weights once they are loaded as `dtype`; 0 for a model that is not on disk."""
     stored = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
-    width = {"float32": 4}.get(str(getattr(_text_config(model), "dtype", "")).removeprefix("torch."), 2)
-    return stored * _DTYPE_BYTES.get(dtype, 2) // width
+    per_number = {"float32": 4}.get(str(getattr(_text_config(model), "dtype", "")).removeprefix("torch."), 2)
+    return stored * _DTYPE_BYTES.get(dtype, 2) // per_number
 
 
 def _text_config(model: str):
@@ -75,4 +75,5 @@ def _adapter_config(adapter: str) -> dict:
 
 
 def _largest_rank(config: dict) -> int:
-    return max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
+    """8 is what peft itself takes where a config does not say."""
+    return max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])

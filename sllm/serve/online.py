@@ -28,7 +28,7 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
     """
     max_running = how.pop("max_running")
     settings = engine.options(model, adapters=list(adapters.values()), **how)
-    if engine.on_cpu():
+    if engine.on_cpu():  # who asks at the same time as a few others waits less
         settings["scheduler_cls"] = "sllm.serve.cpu_schedule.Scheduler"
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext

@@ -1,4 +1,6 @@
-"""The OpenAPI document, which `/docs` shows: a real request for each task, and only what is really answered."""
+"""The tasks as `/v1/tasks` lists them, and the OpenAPI document that `/docs` shows: a real request for each task, and
+only what is really answered.
+"""
 
 import json
 from pathlib import Path
@@ -42,18 +44,18 @@ def task_entries() -> list[dict]:
     return entries
 
 
-def task_examples() -> dict:
+def task_examples(entries: list[dict]) -> dict:
     """For the documentation page: the example of each task, ready to send."""
     return {
         entry["id"]: {
             "summary": f"{entry['id']} {entry['name_ko']}",
             "value": (entry["example"] or {}) | {"temperature": 0, "max_tokens": 128},
         }
-        for entry in task_entries()
+        for entry in entries
     }
 
 
-def document(app: FastAPI, wrong: dict) -> None:
+def document(app: FastAPI) -> None:
     """Complete the OpenAPI document: 422 is never sent, and a key can be given."""
     plain = app.openapi
 
