@@ -35,6 +35,12 @@ def build_parser():
         help="one or a sum of: %(choices)s",
     )
     group.add_argument(
+        "--label_smoothing",
+        type=cli.between(0, 0.49),
+        default=0.0,
+        help="share of the pairs that may be the wrong way round; exo_pair needs one, sigmoid and robust take one",
+    )
+    group.add_argument(
         "--precompute_ref_log_probs",
         action=cli.BOOLEAN,
         default=False,
@@ -45,24 +51,32 @@ def build_parser():
     return p
 
 
+def check_loss(args) -> None:
+    if "exo_pair" in args.loss_type and not args.label_smoothing:
+        raise cli.InputError("--loss_type exo_pair needs --label_smoothing above 0; its paper takes 0.001")
+
+
 def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import backend, checks, plan, session
+    from sllm.lora import backend, checks, plan, session, targets
 
     # ── inputs ──
     validation = session.validation_path(args)
-    (base, adapter), rows, valid_rows, out, _ = cli.gather(
+    _, (base, adapter), rows, valid_rows, out, *_ = cli.gather(
+        lambda: session.resolve_arguments(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "preference"),
         lambda: formats.load_rows(validation, "preference") if validation else [],
         lambda: session.check_output(args),
-        lambda: session.check_names(args),
+        lambda: session.check_machine(args),
+        lambda: check_loss(args),
     )
     choice = backend.choose(args.backend)
     session.check_bits(args, choice)
-    lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
+    if not (args.preview or args.dry_run):
+        lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
@@ -77,7 +91,7 @@ def main(args) -> dict | None:
         return None
     sequences = encode.as_sequences(columns)
     tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
-    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, copies=2, tokens_per_batch=tokens)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
@@ -127,11 +141,12 @@ def main(args) -> dict | None:
             alpha=args.lora_alpha,
             dropout=args.lora_dropout,
             use_rslora=args.use_rslora,
-            target_modules=args.lora_target_modules,
+            target_modules=needs.targets,
             seed=args.seed,
             max_seq_length=max_length,
             gradient_checkpointing=checkpointing,
         )
+    targets.require_adapted(model, needs.adapted)
 
     # ── work ──
     dataset = datasets.Dataset.from_dict(columns)
@@ -141,6 +156,7 @@ def main(args) -> dict | None:
         output_dir=str(out),
         beta=args.beta,
         loss_type=args.loss_type,
+        label_smoothing=args.label_smoothing,
         precompute_ref_log_probs=args.precompute_ref_log_probs,
         per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size,
@@ -149,8 +165,9 @@ def main(args) -> dict | None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
+        warmup_steps=session.warmup(args),
         weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
         optim=session.optimizer(args),
         **session.precision(args),
         gradient_checkpointing=checkpointing,
@@ -158,6 +175,7 @@ def main(args) -> dict | None:
         train_sampling_strategy="random",
         logging_steps=args.logging_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would show a loss that is not finite as 0
         save_steps=every,
         save_total_limit=max(args.save_total_limit, 2),  # a kill while one is written leaves the other
         eval_strategy="steps" if valid_rows else "no",
@@ -169,20 +187,24 @@ def main(args) -> dict | None:
         dataloader_pin_memory=choice.name == "unsloth",
         seed=args.seed,
     )
+    session.use_one_gpu(config)
     conversations = [row["prompt"] for row in valid_rows or rows]
     session.set_up_logging(out)
-    trainer = PairTrainer(
-        model=model,
-        args=config,
-        train_dataset=dataset,
-        eval_dataset=valid_dataset,
-        processing_class=tokenizer,
-        callbacks=monitor.callbacks(
-            out,
-            samples=session.samples(lora, model, tokenizer, conversations),
-            fields=("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
-        ),
-    )
+    with session.adapter_in_float32(model):
+        trainer = PairTrainer(
+            model=model,
+            args=config,
+            train_dataset=dataset,
+            eval_dataset=valid_dataset,
+            processing_class=tokenizer,
+            callbacks=session.early_stopping(args)
+            + monitor.callbacks(
+                out,
+                samples=session.samples(lora, model, tokenizer, conversations),
+                arguments=session.started_with(args),
+                fields=("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
+            ),
+        )
     trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
     difference = checks.dpo_reference(trainer)
     print(f"reference = the model that training starts from: {difference:.1e} nats per token apart")

@@ -24,7 +24,8 @@ def build_parser():
         "--padding_free",
         action=cli.BOOLEAN,
         default=None,
-        help="flatten the rows of a batch into one sequence instead of padding them; default: with the peft backend",
+        help="flatten the rows of a batch into one sequence instead of padding them; default: yes, where the model "
+        "keeps them apart",
     )
     group.add_argument(
         "--packing",
@@ -44,20 +45,22 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import backend, checks, flat_attention, plan, session
+    from sllm.lora import backend, evaluation, flat_attention, plan, session, targets
 
     # ── inputs ──
     validation = session.validation_path(args)
-    (base, adapter), rows, valid_rows, out, _ = cli.gather(
+    _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
+        lambda: session.resolve_arguments(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "sft"),
         lambda: formats.load_rows(validation, "sft") if validation else [],
         lambda: session.check_output(args),
-        lambda: session.check_names(args),
+        lambda: session.check_machine(args),
     )
     choice = backend.choose(args.backend)
     session.check_bits(args, choice)
-    lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
+    if not (args.preview or args.dry_run):
+        lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
@@ -69,11 +72,10 @@ def main(args) -> dict | None:
     if args.preview:
         session.preview(tokenizer, columns, args.preview)
         return None
-    padding_free = args.padding_free if args.padding_free is not None else choice.name == "peft"
-    flat = padding_free or args.packing
+    flat = args.packing or args.padding_free is not False
     batch_size, accumulation = session.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
-    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, copies=1, tokens_per_batch=tokens)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -82,7 +84,7 @@ def main(args) -> dict | None:
         ("longest", f"{stats['longest']:,} of {max_length:,} tokens; {stats['truncated']} cut, "
                     f"{stats['dropped']} dropped"),
         ("validation", f"{valid_stats['rows']:,} rows" if valid_rows else "none"),
-        ("batches", "packed" if args.packing else "padding-free" if padding_free else "padded"),
+        ("batches", "packed" if args.packing else "padding-free" if flat else "padded"),
     ]  # fmt: skip
     print(plan.show(needs, summary))
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
@@ -112,12 +114,13 @@ def main(args) -> dict | None:
             alpha=args.lora_alpha,
             dropout=args.lora_dropout,
             use_rslora=args.use_rslora,
-            target_modules=args.lora_target_modules,
+            target_modules=needs.targets,
             seed=args.seed,
             max_seq_length=max_length,
             gradient_checkpointing=checkpointing,
         )
 
+    targets.require_adapted(model, needs.adapted)
     if flat and choice.name == "peft":
         flat_attention.use(model)
 
@@ -138,8 +141,9 @@ def main(args) -> dict | None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=args.warmup_ratio,  # below 1: a share of the steps
+        warmup_steps=session.warmup(args),
         weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
         optim=session.optimizer(args),
         **session.precision(args),
         gradient_checkpointing=checkpointing,
@@ -149,6 +153,7 @@ def main(args) -> dict | None:
         train_sampling_strategy="group_by_length" if args.group_by_length else "random",
         logging_steps=args.logging_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would show a loss that is not finite as 0
         save_steps=every,
         save_total_limit=max(args.save_total_limit, 2),  # a kill while one is written leaves the other
         eval_strategy="steps" if valid_rows else "no",
@@ -160,23 +165,25 @@ def main(args) -> dict | None:
         dataloader_pin_memory=choice.name == "unsloth",
         seed=args.seed,
     )
+    session.use_one_gpu(config)
     conversations = [row["messages"] for row in valid_rows or rows]
     session.set_up_logging(out)
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=dataset,
-        eval_dataset=valid_dataset,
-        processing_class=tokenizer,
-        callbacks=monitor.callbacks(out, samples=session.samples(lora, model, tokenizer, conversations)),
-    )
+    with session.adapter_in_float32(model):
+        trainer = evaluation.per_token(SFTTrainer)(
+            model=model,
+            args=config,
+            train_dataset=dataset,
+            eval_dataset=valid_dataset,
+            processing_class=tokenizer,
+            callbacks=session.early_stopping(args)
+            + monitor.callbacks(
+                out,
+                samples=session.samples(lora, model, tokenizer, conversations),
+                arguments=session.started_with(args),
+            ),
+        )
     trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
-    isolation = {}
-    if flat:
-        few = [{name: column[i] for name, column in columns.items()} for i in session.shortest(columns)]
-        apart = checks.packing_isolation(trainer, few, packed=args.packing)
-        isolation["packing_isolation"] = apart
-        print(f"rows of a batch kept apart: logits differ by {apart:.1e} of the largest")
+    isolation = session.separate_rows(args, trainer, columns) if trainer.args.padding_free or args.packing else {}
     before = monitor.probe(trainer)["loss"]
     seconds = session.train(trainer, resume_from)
     after = monitor.probe(trainer)["loss"]

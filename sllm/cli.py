@@ -3,13 +3,16 @@ and the last stdout line. Standard library only, so that `--help` answers at onc
 """
 
 import argparse
+import errno
 import json
+import math
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 BOOLEAN = argparse.BooleanOptionalAction  # --flag / --no-flag
 
@@ -32,6 +35,10 @@ class Interrupted(Exception):
     def __init__(self, hint: str):
         self.hint = hint
         super().__init__(hint)
+
+
+class CheckFailed(Exception):
+    """What a stage made, or was making, is not sound (training diverged): exit code 1, one `error:` line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,35 +85,53 @@ def add_model_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--max_seq_length", type=positive_int, default=8192, help="tokens; capped by what the model has")
 
 
+# Of a fresh adapter. The flags themselves have no default, so that one that is given beside an existing adapter,
+# whose shape is fixed, can be told from one that is not.
+LORA_DEFAULTS = {
+    "lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.0, "use_rslora": False, "lora_target_modules": ["all-linear"],
+}  # fmt: skip
+
+
 def add_lora_flags(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("LoRA")
-    group.add_argument("--lora_r", type=positive_int, default=64, help="rank")
-    group.add_argument("--lora_alpha", type=positive_int, default=128, help="scale is alpha / r")
-    group.add_argument("--lora_dropout", type=fraction, default=0.0, help="dropout before the adapter")
-    group.add_argument("--use_rslora", action=BOOLEAN, default=False, help="scale by alpha / sqrt(r) instead")
+    group = p.add_argument_group("LoRA", "of a fresh adapter; where --model_id is an adapter, it keeps its own")
+    group.add_argument("--lora_r", type=positive_int, help="rank (default: 64)")
+    group.add_argument("--lora_alpha", type=positive_int, help="scale is alpha / r (default: 128)")
+    group.add_argument("--lora_dropout", type=fraction, help="dropout before the adapter (default: 0)")
+    group.add_argument("--use_rslora", action=BOOLEAN, help="scale by alpha / sqrt(r) instead (default: no)")
     group.add_argument(
         "--lora_target_modules",
         nargs="+",
-        default="q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split(),
         metavar="NAME",
-        help="linear layers that get an adapter",
+        help="layers that get an adapter, by the end of their names; all-linear, the default: every linear layer of "
+        "the language model but the output layer",
     )
+
+
+# transformers' names, of those that need no further settings. In full here, so that a wrong one is refused at once.
+SCHEDULES = "cosine linear constant constant_with_warmup cosine_with_restarts polynomial inverse_sqrt".split()
+OPTIMIZERS = "auto adamw_torch adamw_torch_fused adamw_8bit paged_adamw_8bit paged_adamw_32bit adafactor sgd".split()
+REPORTERS = "tensorboard wandb mlflow swanlab trackio comet_ml clearml none".split()
 
 
 def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warmup_ratio: float) -> None:
     """Flags that SFT and DPO share, with the stage's own learning rate and warm-up."""
     group = p.add_argument_group("training")
     group.add_argument("--train_epochs", type=positive_float, default=5, help="passes over the rows")
-    group.add_argument("--max_steps", type=int, default=-1, help="optimizer steps; -1: by --train_epochs")
+    group.add_argument("--max_steps", type=steps, default=-1, help="optimizer steps; -1: by --train_epochs")
     group.add_argument("--batch_size", type=positive_int, default=4, help="rows of one forward pass")
     group.add_argument(
         "--gradient_accum_steps", type=positive_int, default=8, help="forward passes of one optimizer step"
     )
     group.add_argument("--learning_rate", type=positive_float, default=learning_rate, help="peak")
-    group.add_argument("--lr_scheduler_type", default="cosine", help="a transformers schedule name")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="cosine", help="how the learning rate goes")
     group.add_argument("--warmup_ratio", type=fraction, default=warmup_ratio, help="share of the steps")
     group.add_argument("--weight_decay", type=nonnegative_float, default=0.1, help="AdamW")
-    group.add_argument("--optim", default="auto", help="auto: adamw_8bit on a GPU, adamw_torch without one")
+    group.add_argument(
+        "--max_grad_norm", type=nonnegative_float, default=1.0, help="gradients are clipped to it; 0: not"
+    )
+    group.add_argument(
+        "--optim", choices=OPTIMIZERS, default="auto", help="auto: adamw_8bit on a GPU, adamw_torch without one"
+    )
     group.add_argument(
         "--gradient_checkpointing",
         action=BOOLEAN,
@@ -116,9 +141,15 @@ def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warm
     group.add_argument("--seed", type=int, default=42, help="data order and weights")
     group.add_argument("--save_steps", type=positive_int, default=100, help="steps between checkpoints and evaluations")
     group.add_argument("--save_total_limit", type=positive_int, default=2, help="checkpoints kept")
+    group.add_argument(
+        "--early_stopping_patience",
+        type=positive_int,
+        metavar="N",
+        help="stop after N evaluations in a row without a lower eval_loss; default: never",
+    )
     group.add_argument("--logging_steps", type=positive_int, default=1, help="steps between two progress lines")
     group.add_argument(
-        "--report_to", nargs="+", default=["tensorboard"], metavar="NAME", help="tensorboard, wandb, …, or none"
+        "--report_to", nargs="+", choices=REPORTERS, default=["tensorboard"], metavar="NAME", help="%(choices)s"
     )
 
 
@@ -161,45 +192,31 @@ def add_overwrite_flag(group) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return value
+def _checked(kind: type, wanted: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """An argument type: a number of `kind` for which `holds`, or an error that says what is `wanted`."""
 
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def nonnegative_float(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
-def fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def between(low: float, high: float) -> Callable[[str], float]:
-    """An argument type: a number from `low` to `high`."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError
+    def number(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):  # a NaN holds nowhere
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
         return value
 
-    number.__name__ = f"number from {low:g} to {high:g}"  # argparse: "invalid number from 0 to 2 value: '3'"
     return number
+
+
+positive_int = _checked(int, "a whole number above 0", lambda value: value >= 1)
+steps = _checked(int, "-1 or a whole number above 0", lambda value: value == -1 or value >= 1)
+positive_float = _checked(float, "a number above 0", lambda value: 0 < value < float("inf"))
+nonnegative_float = _checked(float, "a number from 0 on", lambda value: 0 <= value < float("inf"))
+fraction = _checked(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:
+    """An argument type: a number from `low` to `high`."""
+    return _checked(kind, f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
 
 
 def is_loopback(host: str) -> bool:
@@ -241,7 +258,7 @@ def command_line(script: str | None = None, *, drop: Sequence[str] = (), add: Se
 def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentParser) -> None:
     """Parse the command line, run `main`, print its results as the last line and exit with the right code.
 
-    0 done, 2 bad input or usage, 130 interrupted, 1 anything unexpected.
+    0 done; 2 bad input or usage, a full disk, too little memory; 130 interrupted; 1 a failed check or a bug.
     """
     args = p.parse_args()
     for stream in (sys.stdout, sys.stderr):
@@ -250,29 +267,71 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
     try:
         results = main(args)
     except InputError as error:
-        for problem in error.problems:
-            print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _exit(2, *error.problems)
+    except CheckFailed as error:
+        _exit(1, str(error))
     except (KeyboardInterrupt, Interrupted) as stop:
         print(f"interrupted{f'; to go on: {stop.hint}' if isinstance(stop, Interrupted) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "sllm":
             raise
-        print(
-            f"error: {sys.executable} has no {error.name}; after `make setup` type `. .venv/bin/activate` first, or "
-            "pip install -r requirements.txt",
-            file=sys.stderr,
+        _exit(
+            2,
+            f"{sys.executable} has no {error.name}; after `make setup` type `. .venv/bin/activate` first, or pip "
+            "install -r requirements.txt",
         )
-        raise SystemExit(2) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
-    except Exception:
+    except Exception as error:
+        fault = environment_fault(error)
+        if fault:
+            _exit(2, fault)
         traceback.print_exc()
         raise SystemExit(1) from None
     if results is not None:
-        print(json.dumps({**results, "seconds": round(time.monotonic() - started, 1)}, ensure_ascii=False))
+        print(json.dumps(finite({**results, "seconds": round(time.monotonic() - started, 1)}), ensure_ascii=False))
+
+
+def _exit(code: int, *problems: str) -> NoReturn:
+    for problem in problems:
+        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def environment_fault(error: BaseException) -> str | None:
+    """What to say of an error that the machine caused and not a bug: a full disk, a place that cannot be written, too
+    little GPU memory. None for any other error. Libraries wrap such errors, so its causes are looked at too."""
+    while error is not None:
+        text, kind = str(error), type(error).__name__
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full{f': {error.filename}' if error.filename else ''}; free some space, then run again"
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"{error.filename}: {error.strerror}; name another place, or change its permissions"
+        # safetensors and torch.save say it in words of their own
+        if "No space left on device" in text or ("PytorchStreamWriter" in text and "write" in text):
+            return f"the disk is full ({_first_line(text)}); free some space, then run again"
+        if kind == "OutOfMemoryError":
+            return (
+                f"not enough GPU memory ({_first_line(text)}); try a smaller --batch_size (and more "
+                "--gradient_accum_steps), a smaller --max_seq_length, or --bits 4"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:200]
+
+
+def finite(value):
+    """The same with None for numbers that are not finite: JSON has neither NaN nor Infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -5,24 +5,66 @@ transformers is imported by the functions that need it, so that importing this m
 """
 
 import json
+import math
 import os
 import signal
 import time
 from pathlib import Path
 
 from sllm import chat, checkpoint
+from sllm.cli import CheckFailed, finite
 
 METRICS_FILE = "metrics.jsonl"
 PROBE = "eval_probe"
 COMPLETE = "complete"
+SKIPPED_STEPS = 25  # in a row, that fp16's loss scaling may need to find its scale; it starts at 2^16 and halves
 
 
-def last_complete(folder: str | Path) -> Path | None:
-    """The newest `checkpoint-N` of a run that was written to its end. A kill can leave a half-written one
-    behind; such folders are told by the missing marker."""
-    steps = {int(path.name.split("-")[1]): path for path in Path(folder).glob("checkpoint-[0-9]*")}
-    whole = [step for step, path in steps.items() if (path / COMPLETE).exists()]
-    return steps[max(whole)] if whole else None
+def mark_complete(folder: Path, arguments: dict) -> None:
+    """Write the marker that makes a `checkpoint-N` complete: the sha256 of each of its files, and what the run was
+    started with."""
+    files = {str(path.relative_to(folder)): checkpoint.file_hash(path) for path in _files(folder)}
+    checkpoint.write_atomically(folder / COMPLETE, json.dumps({"files": files, "arguments": arguments}))
+
+
+def read_marker(folder: Path) -> dict:
+    """{"files", "arguments"} of a checkpoint; ValueError with the reason where it cannot be resumed from."""
+    try:
+        marker = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        hashes = marker["files"]
+    except FileNotFoundError:
+        raise ValueError("it was not written to its end") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"its {COMPLETE} file is damaged") from None
+    present = {str(path.relative_to(folder)) for path in _files(folder)}
+    missing = sorted(hashes.keys() - present)
+    changed = [name for name in sorted(hashes.keys() & present) if checkpoint.file_hash(folder / name) != hashes[name]]
+    if missing or changed:
+        faults = [f"{name} is missing" for name in missing] + [f"{name} has changed" for name in changed]
+        raise ValueError("; ".join(faults))
+    return marker
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE]
+
+
+def last_complete(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest `checkpoint-N` of a run whose files are just what was written, and why each newer one is not it.
+
+    A kill can leave a half-written checkpoint behind, and files get lost or damaged later; resuming from one would
+    end in another curve, or in a traceback.
+    """
+    folders = sorted(Path(folder).glob("checkpoint-[0-9]*"), key=lambda path: -int(path.name.split("-")[1]))
+    passed_over = {}
+    for path in folders:
+        try:
+            read_marker(path)
+        except ValueError as error:
+            passed_over[path] = str(error)
+        else:
+            return path, passed_over
+    return None, passed_over
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
@@ -36,10 +78,13 @@ def read_metrics(folder: str | Path) -> list[dict]:
     return rows
 
 
-def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)) -> list:
+def callbacks(
+    folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",), arguments: dict | None = None
+) -> list:
     """The callbacks of a run that writes to `folder`.
 
     Args:
+        arguments: what the run was started with; kept in each checkpoint.
         samples: called at each evaluation; returns (prompt, answer) texts to show. None: no samples.
         fields: which logged numbers stand in the progress line, in order.
     """
@@ -48,6 +93,7 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
 
     class Monitor(TrainerCallback):
         samples_of = -1  # the step whose samples were shown last
+        skipped = 0  # steps in a row whose gradient was not finite
 
         def on_train_begin(self, args, state, control, model=None, **kwargs):
             folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +133,21 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             if "loss" in logs:
                 row |= self._rates(state)
             with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(finite(row)) + "\n")
             print(self._line(state, row))
+            for name in ("loss", "eval_loss"):
+                if not math.isfinite(row.get(name, 0)):
+                    raise _diverged(args, state, f"{name} is {row[name]}")
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            """Gradients that are not finite would spoil every weight; they come with a loss that is not finite, too."""
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+                self.skipped = 0
+                return
+            self.skipped += 1
+            if not args.fp16 or self.skipped > SKIPPED_STEPS:  # fp16's scaler leaves out such a step by itself
+                raise _diverged(args, state, "the gradient is not finite")
 
         def on_evaluate(self, args, state, control, **kwargs):
             if samples and self.samples_of != state.global_step:
@@ -102,7 +161,7 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
                     print(f"  ▸ {_one_line(prompt, 56)}\n    → {_one_line(answer, 100)}")
 
         def on_save(self, args, state, control, **kwargs):
-            checkpoint.write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", arguments or {})
 
         def _rates(self, state) -> dict:
             tokens, now = int(self.tokens), time.monotonic()
@@ -121,6 +180,7 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
             parts = [f"step {row['step']:>4}/{state.max_steps}", f"epoch {row['epoch']:.2f}"]
             if "loss" in row:
                 parts += [f"{_short(name)} {row[name]:.4g}" for name in fields if name in row]
+                parts += [f"grad {row['grad_norm']:.3g}"] if "grad_norm" in row else []
                 parts += [f"lr {row.get('learning_rate', 0):.2e}"]
                 parts += [f"{row['tokens_per_second']:,} tok/s"]
                 if "peak_memory_bytes" in row:
@@ -157,6 +217,18 @@ def callbacks(folder: Path, *, samples=None, fields: tuple[str, ...] = ("loss",)
     return [Monitor(), StopOnSignal()]
 
 
+def _diverged(args, state, what: str) -> CheckFailed:
+    """Training cannot go on. What was learned until then is not what anyone wants, but its checkpoints are kept."""
+    last, _ = last_complete(args.output_dir)
+    kept = f"{last} is the last sound checkpoint" if last else "there is no checkpoint yet"
+    return CheckFailed(
+        f"training diverged in step {state.global_step + 1}: {what}; the step was not taken and no adapter is saved "
+        f"({kept}). Start over with --overwrite and a lower --learning_rate (it was {args.learning_rate:g}), a longer "
+        "--warmup_ratio or a smaller --max_grad_norm; where it happens in the first step, the base model or the dtype "
+        "is to blame (--dtype bfloat16 or float32 instead of float16)"
+    )
+
+
 def was_stopped(trainer) -> bool:
     """Did a signal end the run before its last step?"""
     asked = any(getattr(callback, "asked", False) for callback in trainer.callback_handler.callbacks)
@@ -164,13 +236,23 @@ def was_stopped(trainer) -> bool:
 
 
 def probe(trainer, count: int = 128) -> dict[str, float]:
-    """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …)."""
+    """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …).
+
+    Raises:
+        CheckFailed: the loss is not finite.
+    """
     rows = trainer.train_dataset.select(range(min(count, len(trainer.train_dataset))))
     # Reference scores that were computed beforehand are computed anew by evaluate(), which would double the columns.
     rows = rows.remove_columns([name for name in rows.column_names if name.startswith("ref_")])
     trainer.evaluate(rows, metric_key_prefix=PROBE)
     logged = trainer.state.log_history[-1]  # TRL adds its own metrics to the log only
-    return {name.removeprefix(f"{PROBE}_").removeprefix("eval_"): value for name, value in logged.items()}
+    found = {name.removeprefix(f"{PROBE}_").removeprefix("eval_"): value for name, value in logged.items()}
+    if not math.isfinite(found["loss"]):
+        raise CheckFailed(
+            f"the loss on the training rows is {found['loss']}: the model has weights that are not finite, or "
+            "overflows in its dtype; check the base model, or try --dtype bfloat16 or float32. Nothing was saved"
+        )
+    return found
 
 
 def answer_samples(model, tokenizer, conversations: list[list[dict]], *, max_new_tokens: int = 64):

@@ -1,5 +1,6 @@
 """Fixtures: the shipped tiny base, and one small real run of each stage that the tests share."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -35,6 +36,12 @@ def succeed(*words: object) -> dict:
     done = run_script(*words)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_process(command: list[str], *flags: object) -> dict:
+    """Run a script's main in this process, so that a test can break something under it."""
+    module = importlib.import_module(command[0].removesuffix(".py"))
+    return module.main(module.build_parser().parse_args([*command[1:], *map(str, flags)]))
 
 
 def assert_refused(done: subprocess.CompletedProcess, *said: str) -> None:

@@ -2,10 +2,16 @@
 
 import importlib
 import importlib.util
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from sllm.cli import InputError
+
+DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/sys/module/nvidia/version"))
+DEVICE = Path("/dev/nvidia0")
 
 
 @dataclass(frozen=True)
@@ -20,13 +26,17 @@ class Choice:
 
 
 def choose(name: str) -> Choice:
-    """`auto` takes unsloth on a CUDA GPU and peft elsewhere; an explicit choice that cannot be had fails.
+    """`auto` takes unsloth on a CUDA GPU and peft elsewhere; an explicit choice that is not available fails.
 
     Raises:
-        InputError: unsloth was asked for and there is no CUDA GPU, or it is not installed.
+        InputError: unsloth was asked for and there is no CUDA GPU, or it is not installed; or there is an NVIDIA GPU
+            that torch cannot use, where training on the CPU is hardly what was meant (`peft` insists on it).
     """
     if name == "peft":
         return Choice("peft", "asked for")
+    unusable = unusable_gpu()
+    if unusable:
+        raise InputError(f"{unusable}; or train with --backend peft, on the CPU where the GPU cannot be used")
     missing = _why_not_unsloth()
     if name == "unsloth":
         if missing:
@@ -43,3 +53,53 @@ def _why_not_unsloth() -> str | None:
     if importlib.util.find_spec("unsloth") is None:
         return "unsloth is not installed (pip install -r requirements.txt)"
     return None
+
+
+def unusable_gpu() -> str | None:
+    """An NVIDIA GPU or driver that this torch cannot compute with: what is there, and what fixes it. None where there
+    is none, where it works, or where CUDA_VISIBLE_DEVICES hides it on purpose."""
+    import torch
+
+    if torch.cuda.is_available():
+        return _too_old_a_card(torch)
+    driver = nvidia_driver()
+    if driver is None or os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return None
+    if torch.version.cuda is None:
+        return (
+            f"there is an NVIDIA driver ({driver}), but torch {torch.__version__} is built for the CPU: "
+            "pip install -r requirements.txt in a fresh environment"
+        )
+    try:
+        torch.cuda.init()
+        reason = "no device is visible"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+    needs = {"12": "525", "13": "580"}.get(torch.version.cuda.partition(".")[0])
+    return (
+        f"there is an NVIDIA driver ({driver}), but CUDA does not work with it: {reason}. torch {torch.__version__} is "
+        f"built for CUDA {torch.version.cuda}{f', which needs driver {needs} or newer' if needs else ''}: update the "
+        "driver"
+    )
+
+
+def nvidia_driver() -> str | None:
+    """Version of the NVIDIA driver of this machine ("unknown version" where only its device is there), or None."""
+    for path in DRIVER_FILES:
+        if path.is_file():
+            found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", path.read_text(errors="replace"))
+            return found[0] if found else "unknown version"
+    return "unknown version" if DEVICE.exists() else None
+
+
+def _too_old_a_card(torch) -> str | None:
+    """torch has compiled kernels for some architectures only: its builds for CUDA 13 begin with Turing (7.5)."""
+    ours = torch.cuda.get_device_capability(0)
+    compiled = [int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if "sm_" in name]
+    if not compiled or ours[0] * 10 + ours[1] >= min(compiled):
+        return None
+    oldest = divmod(min(compiled), 10)
+    return (
+        f"{torch.cuda.get_device_name(0)} has compute capability {ours[0]}.{ours[1]}, and torch {torch.__version__} "
+        f"computes on {oldest[0]}.{oldest[1]} and newer only: use a newer card, or a torch built for CUDA 12"
+    )

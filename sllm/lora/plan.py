@@ -4,18 +4,18 @@ The memory figure is an estimate, good to about a quarter: weights, the adapter 
 AdamW moments, activations of one forward pass, and logits with their gradient.
 """
 
-import json
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from sllm import checkpoint
 from sllm.cli import InputError, table
+from sllm.lora import targets
 
 
 @dataclass(frozen=True)
 class Plan:
     parameters: int
+    targets: list[str]  # what peft and unsloth take as `target_modules`
+    adapted: list[str]  # the path of every layer that they stand for
     adapter_parameters: int
     weights: int
     adapter: int
@@ -29,44 +29,36 @@ class Plan:
         return self.weights + self.adapter + self.activations + self.logits
 
 
-def make(args, *, base: str, adapter: str | None, tokens_per_batch: int, copies: int) -> Plan:
+def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
     """Plan of a run from the base's config alone.
 
     Args:
         tokens_per_batch: tokens of one forward pass, padding included.
         copies: adapters held in memory (2 for DPO with its reference).
     Raises:
-        InputError: the config cannot be read, or no target module is in the model.
+        InputError: the config cannot be read, or a target module is not in the model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     config = model_config(base)
-    rank, names = args.lora_r, args.lora_target_modules
-    if adapter:  # its shape is given; the --lora_* flags are for a fresh one
-        given = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, names = given["r"], given["target_modules"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    targets = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (re.fullmatch(names, name) if isinstance(names, str) else name.rpartition(".")[2] in names)
-    ]
-    if not targets:
-        wanted = names if isinstance(names, str) else " ".join(names)
-        raise InputError(f"--lora_target_modules: {base} has no linear layer named {wanted}")
+    names, adapted = targets.resolve(model, args.lora_target_modules)
+    modules = dict(model.named_modules())
     gpu = torch.cuda.is_available()
     width = 4 if args.dtype == "float32" or (args.dtype == "auto" and not gpu) else 2
     text = config.get_text_config()
     parameters = sum(weight.numel() for weight in model.parameters())
-    rank_parameters = sum(rank * (module.in_features + module.out_features) for module in targets)
+    # a linear layer's weight is (out, in), or (in, out): A is (rank, in) and B (out, rank)
+    rank_parameters = sum(args.lora_r * sum(modules[path].weight.shape) for path in adapted)
     checkpointing = gpu if args.gradient_checkpointing is None else args.gradient_checkpointing
     # One hidden state a layer with checkpointing; without it about 16 of them, and the MLP's three.
     per_token = text.hidden_size * (1 if checkpointing else 16) + (0 if checkpointing else 3 * text.intermediate_size)
     return Plan(
         parameters=parameters,
+        targets=names,
+        adapted=adapted,
         adapter_parameters=rank_parameters,
         weights=parameters * width * args.bits // 16,
         adapter=rank_parameters * 4 * (3 + copies),
@@ -104,6 +96,7 @@ def show(plan: Plan, rows: list[tuple[str, str]]) -> str:
         [
             *rows,
             ("model", f"{plan.parameters / 1e6:,.1f} M parameters, adapter {plan.adapter_parameters / 1e6:,.2f} M"),
+            ("adapter on", targets.said(plan.adapted)),
             ("memory (estimate)", f"{checkpoint.gib(plan.memory)} of {checkpoint.gib(plan.available)}: {fits}"),
             ("  weights", checkpoint.gib(plan.weights)),
             ("  adapter + optimizer", checkpoint.gib(plan.adapter)),

@@ -77,9 +77,10 @@ def for_training(model):
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """auto: bfloat16 (float16 on cards without it) on a GPU; float32 on a CPU, where training in it is exact."""
+    """auto: bfloat16 on a GPU (float16 on cards that only emulate it, such as a T4); float32 on a CPU, where training
+    in it is exact."""
     if dtype != "auto":
         return getattr(torch, dtype)
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from sllm import chat, monitor
 from sllm.data import encode, formats
-from sllm.lora import checks
+from sllm.lora import checks, evaluation
 
 LENGTH = 512
 
@@ -42,7 +42,7 @@ def columns(tokenizer):
     return encode.sft_columns(tokenizer, rows, LENGTH)[0]
 
 
-def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut: bool = True):
+def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut: bool = True, eval_size: int = 8):
     dataset = datasets.Dataset.from_dict(columns)
     if cut:
         dataset._unsloth_truncated_to = LENGTH  # as train_LoRA_SFT.py says it
@@ -50,9 +50,9 @@ def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut:
         output_dir=str(out), padding_free=flat, max_length=None, dataset_kwargs={"skip_prepare_dataset": True},
         report_to="none", per_device_train_batch_size=2, gradient_accumulation_steps=1, max_steps=4, logging_steps=1,
         bf16=False, fp16=False, use_cpu=True, optim="adamw_torch", disable_tqdm=True, save_strategy="no",
-        gradient_checkpointing=False,
+        gradient_checkpointing=False, per_device_eval_batch_size=eval_size,
     )  # fmt: skip
-    return patched_trl.SFTTrainer(
+    return evaluation.per_token(patched_trl.SFTTrainer)(
         model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=monitor.callbacks(out)
     )
 
@@ -74,6 +74,15 @@ def test_labels_reach_the_model_as_they_were_made(patched_trl, model, tokenizer,
         assert batch["input_ids"][row, : len(ids)].tolist() == ids
         assert batch["labels"][row, : len(ids)].tolist() == labels
         assert (batch["labels"][row, len(ids) :] == -100).all()
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_evaluation_does_not_depend_on_the_batch(patched_trl, model, tokenizer, columns, tmp_path, flat):
+    found = []
+    for size in (1, 3, 8):
+        trainer = sft_trainer(patched_trl, model, tokenizer, columns, tmp_path, flat=flat, eval_size=size)
+        found.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
+    assert max(found) - min(found) < 1e-4 and found[0] > 1
 
 
 def test_an_epoch_counts_every_real_token(patched_trl, model, tokenizer, columns, tmp_path):

@@ -1,0 +1,44 @@
+"""Weights that are not finite (NaN, infinity): found on disk before a stage works with them.
+
+A single one makes a model answer nonsense, or train to nothing, without an error anywhere. Needs numpy only, and reads
+blocks, so that memory stays small whatever the model's size.
+"""
+
+import json
+from pathlib import Path
+
+BLOCK = 2**20  # bytes read at a time: what a core keeps close
+# A number is NaN or infinite where all bits of its exponent are set: (unsigned type, mask) of each safetensors dtype.
+_EXPONENTS = {
+    "BF16": ("<u2", 0x7F80),
+    "F16": ("<u2", 0x7C00),
+    "F32": ("<u4", 0x7F800000),
+    "F64": ("<u8", 0x7FF0000000000000),
+}
+
+
+def first_not_finite(path: str | Path) -> str | None:
+    """Name of the first tensor in a safetensors file that holds a NaN or an infinity; None where there is none.
+
+    A file that is not whole is somebody else's to report: what cannot be read is left out.
+    """
+    import numpy
+
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length <= Path(path).stat().st_size else {}
+        except ValueError:
+            header = {}
+        header.pop("__metadata__", None)
+        for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            if tensor["dtype"] not in _EXPONENTS:
+                continue  # whole numbers, and quantised weights
+            kind, mask = _EXPONENTS[tensor["dtype"]]
+            first, last = tensor["data_offsets"]
+            file.seek(8 + length + first)
+            for start in range(first, last, BLOCK):
+                bits = numpy.frombuffer(file.read(min(BLOCK, last - start)), dtype=kind)
+                if ((bits & mask) == mask).any():
+                    return name
+    return None

@@ -1,0 +1,100 @@
+"""Which layers get an adapter: `--lora_target_modules` against the model that is really there.
+
+The default is every linear layer of the language model but the output layer, whatever the architecture calls them.
+What stands beside the language model (a vision tower, the projection of images) gets one only where it is named with a
+dot, and a router of experts only where it is named.
+"""
+
+import re
+from collections import Counter
+
+import torch
+
+from sllm.cli import InputError
+
+ALL = "all-linear"
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
+
+
+def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
+    """The layers that `names` stand for.
+
+    Args:
+        model: a transformers model; on the meta device will do.
+        names: layer names or ends of their paths (`q_proj`, `layers.0.mlp.up_proj`), or `all-linear`; a text that is
+            neither is peft's regular expression over whole paths.
+    Returns:
+        (targets, paths): what peft and unsloth take as `target_modules`, as short as it can be said, and the path of
+        every layer that gets an adapter.
+    Raises:
+        InputError: names that no layer has.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    linear = {path: m for path, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
+    language = _language_model(model)
+    inside = {path: m for path, m in linear.items() if path.startswith(language)}
+    if isinstance(names, str) and names != ALL:
+        paths = [path for path in linear if re.fullmatch(names, path)]
+        if not paths:
+            raise InputError(f"no linear layer's path matches the regular expression {names}")
+        return _short(paths, linear), paths
+    names = [names] if isinstance(names, str) else names
+    if ALL in names:
+        output = model.get_output_embeddings()
+        paths = [p for p, m in inside.items() if m is not output and p.rpartition(".")[2] not in _ROUTERS]
+        names = [name for name in names if name != ALL]
+    else:
+        paths = []
+    embeddings = {path: m for path, m in model.named_modules() if isinstance(m, torch.nn.Embedding)}
+    everything = linear | embeddings
+    head = {path: m for path, m in everything.items() if m is model.get_output_embeddings()}
+    missing = []
+    for name in names:
+        among = everything if "." in name else inside | head | _within(embeddings, language)
+        found = [path for path in among if path == name or path.endswith(f".{name}")]
+        if not found:
+            missing.append(name)
+        paths += [path for path in found if path not in paths]
+    if missing:
+        there = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in inside))
+        raise InputError(f"--lora_target_modules: no layer is named {', '.join(missing)}; this model has {there}")
+    if not paths:
+        raise InputError("--lora_target_modules: this model has no linear layer that could get an adapter")
+    return _short(paths, everything), paths
+
+
+def said(paths: list[str]) -> str:
+    """What is adapted, for people: `28 layers: q_proj ×4, k_proj ×4, …`."""
+    counts = Counter(path.rpartition(".")[2] for path in paths)
+    return f"{len(paths)} layers: " + ", ".join(f"{name} ×{count}" for name, count in counts.items())
+
+
+def require_adapted(model, paths: list[str]) -> None:
+    """RuntimeError unless just the layers at `paths` carry the adapter: a library may have chosen others."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    there = {
+        name.removeprefix("base_model.model.") for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)
+    }
+    if there != set(paths):
+        odd = sorted(there ^ set(paths))
+        raise RuntimeError(f"the adapter is on other layers than were asked for: {', '.join(odd[:6])}")
+
+
+def _language_model(model) -> str:
+    """Path of the decoder, with a dot behind it; empty where the model is nothing else."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    path = next((path for path, module in model.named_modules() if module is decoder), "")
+    return f"{path}." if path else ""
+
+
+def _within(modules: dict, prefix: str) -> dict:
+    return {path: module for path, module in modules.items() if path.startswith(prefix)}
+
+
+def _short(paths: list[str], everything: dict) -> list[str]:
+    """The last names of the layers where these mean no others; else whole paths."""
+    leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+    meant = [path for path in everything if path.rpartition(".")[2] in leaves]
+    return leaves if set(meant) == set(paths) else paths

@@ -1,0 +1,426 @@
+"""What training must notice by itself: divergence, damaged checkpoints, an evaluation that depends on the batch,
+weights too coarse to move; and what a finished run can still be asked for."""
+
+import json
+import shutil
+
+import pytest
+from conftest import DPO, SFT, assert_refused, in_process
+
+from sllm import checkpoint, monitor
+from sllm.cli import CheckFailed, InputError
+from sllm.lora import session
+
+pytestmark = pytest.mark.torch
+
+
+def copied(folder, copy, **change):
+    """A copy of a model folder with one weight changed by `change`: {tensor name: function}."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run.json"))
+    weights = load_file(copy / "model.safetensors")
+    for name, function in change.items():
+        function(weights[name])
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return copy
+
+
+def losses(folder) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in monitor.read_metrics(folder) if "loss" in row}
+
+
+# ── divergence ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("clip", ["1", "0"])
+def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpoint(
+    tiny_base, few_rows, tmp_path, monkeypatch, clip
+):
+    """A gradient that is not finite, here in the third step, as a learning rate far too high makes one in the end."""
+    from trl import SFTTrainer
+
+    compute, calls = SFTTrainer.compute_loss, []
+
+    def spoilt(self, model, inputs, *args, **kwargs):
+        loss = compute(self, model, inputs, *args, **kwargs)
+        calls.append(model.training)
+        return loss * float("nan") if sum(calls) == 5 else loss
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", spoilt)
+    out = tmp_path / "sft"
+    flags = ["--trainset_path", few_rows, "--model_id", tiny_base, "--save_steps", "2", "--max_steps", "6"]
+    accumulate = ["--batch_size", "1", "--no-padding_free", "--max_grad_norm", clip]  # two forward passes a step
+    with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last sound.*--learning_rate"):
+        in_process(SFT, *flags, *accumulate, "--output_dir", out)
+    assert not (out / "run.json").exists() and not (out / "adapter_model.safetensors").exists()
+    last, passed_over = monitor.last_complete(out)
+    assert last.name == "checkpoint-2" and not passed_over
+    from safetensors.torch import load_file
+
+    assert all(tensor.isfinite().all() for tensor in load_file(last / "adapter_model.safetensors").values())
+
+
+def test_a_learning_rate_far_too_high_exits_1_with_one_line(script, tiny_base, few_rows, tmp_path):
+    done = script(
+        *SFT, "--learning_rate", "1e30", "--warmup_ratio", "0", "--trainset_path", few_rows, "--model_id", tiny_base,
+        "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "training diverged in step" in said and "--learning_rate (it was 1e+30)" in said
+    assert " grad " in done.stdout and not (tmp_path / "x" / "run.json").exists()
+    for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_base_with_one_broken_weight_is_refused_before_the_first_step(
+    tiny_base, few_rows, few_pairs, tmp_path, stage
+):
+    def spoil(weight):
+        weight[0, 0] = float("nan")
+
+    base = copied(tiny_base, tmp_path / "base", **{"model.layers.1.mlp.up_proj.weight": spoil})
+    command, rows = (SFT, few_rows) if stage == "sft" else (DPO, few_pairs)
+    with pytest.raises((CheckFailed, InputError), match="not finite"):
+        in_process(command, "--trainset_path", rows, "--model_id", base, "--output_dir", tmp_path / "x")
+    assert not (tmp_path / "x" / "run.json").exists()
+
+
+# ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_rows, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sllm import chat
+    from sllm.data import curate, encode, formats
+
+    found = {}
+    for size, flags in ((1, []), (3, []), (3, ["--no-padding_free"]), (5, ["--packing"])):
+        out = tmp_path / f"{size}{len(flags)}{flags}"
+        in_process(
+            SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--val_set_size", "7", "--max_steps", "1",
+            "--learning_rate", "1e-12", "--batch_size", size, "--output_dir", out, *flags,
+        )  # fmt: skip
+        found[out.name] = [row["eval_loss"] for row in monitor.read_metrics(out) if "eval_loss" in row][-1]
+
+    tokenizer = chat.load_tokenizer(str(tiny_base))
+    chat.install_template(tokenizer)
+    _, held_out = curate.hold_out(formats.load_rows(str(few_rows), "sft"), 7, 42)
+    columns, stats = encode.sft_columns(tokenizer, held_out, 2048)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    total = 0.0
+    with torch.no_grad():
+        for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            total += torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), reduction="sum").item()
+    for name, loss in found.items():
+        assert loss == pytest.approx(total / stats["supervised_tokens"], abs=1e-4), name
+
+
+# ── the adapter's own precision ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", [SFT, DPO], ids=["sft", "dpo"])
+def test_the_adapter_of_a_quantised_model_stays_in_float32_and_moves(
+    command, sft_folder, tiny_base, few_rows, few_pairs, tmp_path, monkeypatch
+):
+    """TRL casts it to bfloat16, where a step of 5e-7 rounds to nothing. The model says that it is quantised; its
+    weights need not be."""
+    import torch
+    from safetensors.torch import load_file
+
+    from sllm.lora import with_peft
+
+    load, train, kinds = with_peft.load_model, session.train, []
+
+    def quantised(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model.is_loaded_in_4bit = True
+        return model
+
+    def watched(trainer, resume_from):
+        kinds.extend({p.dtype for p in trainer.model.parameters() if p.requires_grad})
+        return train(trainer, resume_from)
+
+    monkeypatch.setattr(with_peft, "load_model", quantised)
+    monkeypatch.setattr(session, "train", watched)
+    rows = few_rows if command is SFT else few_pairs
+    in_process(
+        command, "--trainset_path", rows, "--model_id", sft_folder, "--learning_rate", "5e-7", "--max_steps", "3",
+        "--warmup_ratio", "0", "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    assert kinds == [torch.float32]
+    before, after = (
+        load_file(sft_folder / "adapter_model.safetensors"),
+        load_file(tmp_path / "x/adapter_model.safetensors"),
+    )
+    moved = sum((before[name] != after[name]).sum().item() for name in before)
+    assert moved > 0.95 * sum(tensor.numel() for tensor in before.values())
+
+
+# ── checkpoints ────────────────────────────────────────────────────────────────────────────────────────────
+
+RUN = ["--val_set_size", "3", "--save_steps", "2", "--save_total_limit", "3"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_base, few_rows, tmp_path_factory):
+    """A finished run of 6 steps with three checkpoints."""
+    out = tmp_path_factory.mktemp("finished") / "sft"
+    flags = [*RUN, "--trainset_path", few_rows, "--model_id", tiny_base]
+    in_process(SFT, *flags, "--max_steps", "6", "--output_dir", out)
+    return out, flags
+
+
+def damage(path, how: str) -> None:
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:  # one bit of the last byte
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("optimizer.pt", "missing"), ("optimizer.pt", "cut"), ("scheduler.pt", "missing"), ("rng_state.pth", "missing"),
+        ("adapter_model.safetensors", "flipped"), ("trainer_state.json", "cut"), ("complete", "missing"),
+        ("complete", "empty"), ("complete", "cut"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(finished, tmp_path, name, how):
+    folder = tmp_path / "sft"
+    shutil.copytree(finished[0], folder)
+    damage(folder / "checkpoint-6" / name, how)
+    last, passed_over = monitor.last_complete(folder)
+    assert last.name == "checkpoint-4"
+    assert [path.name for path in passed_over] == ["checkpoint-6"] and all(passed_over.values())
+
+
+def test_a_finished_run_is_extended_from_its_last_sound_checkpoint(finished, tmp_path, capsys):
+    """The optimizer of the newest checkpoint is gone: the one before it is taken, and that is said."""
+    source, flags = finished
+    folder = tmp_path / "sft"
+    shutil.copytree(source, folder)
+    before = losses(folder)
+    for wrong in (["--max_steps", "6"], ["--max_steps", "4"]):
+        with pytest.raises(InputError, match="is complete .*--max_steps trains it further"):
+            in_process(SFT, *flags, *wrong, "--resume", "--output_dir", folder)
+    with pytest.raises(InputError, match="--learning_rate was 0.003, now 0.1"):
+        in_process(SFT, *flags, "--max_steps", "8", "--learning_rate", "0.1", "--resume", "--output_dir", folder)
+    damage(folder / "checkpoint-6" / "optimizer.pt", "missing")
+    result = in_process(SFT, *flags, "--max_steps", "8", "--resume", "--output_dir", folder)
+    said = capsys.readouterr().out
+    assert "checkpoint-6: optimizer.pt is missing" in said and "checkpoint-4" in said
+    assert result["steps"] == 8 and list(losses(folder)) == list(range(1, 9))
+    assert all(losses(folder)[step] == before[step] for step in range(1, 5))
+    assert checkpoint.read_run(folder)["arguments"]["max_steps"] == 8
+    assert not (folder / checkpoint.UNFINISHED).exists()
+
+
+def test_without_a_sound_checkpoint_the_reasons_are_said(script, finished, tmp_path):
+    source, flags = finished
+    folder = tmp_path / "sft"
+    shutil.copytree(source, folder)
+    (folder / "run.json").unlink()
+    (folder / checkpoint.UNFINISHED).write_text("")
+    for path in folder.glob("checkpoint-*"):
+        damage(path / "scheduler.pt", "missing")
+    done = script(*SFT, *flags, "--max_steps", "6", "--resume", "--output_dir", folder)
+    assert_refused(done, "no complete checkpoint", "checkpoint-6: scheduler.pt is missing", "--overwrite")
+
+
+def test_quantised_runs_resume_with_the_flags_they_were_started_with(tiny_base, few_rows, tmp_path):
+    """--load_in_4bit became --bits 4 after it was recorded, so that no such run could ever be resumed."""
+    import train_LoRA_SFT
+
+    words = ["--trainset_path", str(few_rows), "--model_id", str(tiny_base), "--output_dir", str(tmp_path / "x")]
+    for flags in (["--load_in_4bit"], ["--bits", "4"], ["--no-load_in_4bit"], []):
+        recorded = []
+        for resume in ([], ["--resume"]):
+            args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *resume])
+            session.resolve_arguments(args)
+            recorded.append(session.started_with(args))
+        assert recorded[0] == recorded[1] and recorded[0]["bits"] == (
+            4 if "4" in "".join(flags[:2]) and "--no" not in flags[0] else 16
+        )  # noqa: E501
+    args = train_LoRA_SFT.build_parser().parse_args([*words, "--load_in_4bit", "--bits", "8"])
+    with pytest.raises(InputError, match="contradict"):
+        session.resolve_arguments(args)
+
+
+# ── settings ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lora_flags_beside_an_adapter_are_not_ignored(sft_folder, few_rows, tmp_path):
+    flags = ["--trainset_path", few_rows, "--model_id", sft_folder, "--output_dir", tmp_path / "x"]
+    given = [flag for flag in SFT if "lora" not in flag and flag not in ("8", "16")]
+    with pytest.raises(InputError) as error:
+        in_process(given, *flags, "--lora_r", "4", "--lora_target_modules", "q_proj", "--dry_run")
+    assert ["--lora_r 4" in p or "--lora_target_modules" in p for p in error.value.problems] == [True, True]
+    assert all("cannot be changed" in problem for problem in error.value.problems)
+    result = in_process(given, *flags, "--lora_r", "8", "--dry_run")  # what it has
+    assert result["dry_run"]
+
+
+def test_all_of_the_steps_can_be_warm_up(tiny_base, few_rows, tmp_path):
+    in_process(
+        SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--warmup_ratio", "1", "--max_steps", "4",
+        "--lr_scheduler_type", "linear", "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    rates = [row["learning_rate"] for row in monitor.read_metrics(tmp_path / "x") if "loss" in row]
+    assert rates == pytest.approx([0, 0.003 / 4, 0.003 / 2, 0.003 * 3 / 4])
+
+
+def test_early_stopping_stops_and_keeps_the_best(tiny_base, few_rows, tmp_path):
+    result = in_process(
+        SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--val_set_size", "3", "--learning_rate", "0.05",
+        "--warmup_ratio", "0", "--save_steps", "1", "--max_steps", "12", "--early_stopping_patience", "2",
+        "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    evaluated = [row["eval_loss"] for row in monitor.read_metrics(tmp_path / "x") if "eval_loss" in row]
+    assert result["steps"] == len(evaluated) < 12 and min(evaluated) == result["best_eval_loss"] < min(evaluated[-2:])
+    with pytest.raises(InputError, match="--early_stopping_patience needs rows to evaluate on"):
+        in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--early_stopping_patience", "2", "--output_dir", tmp_path / "y")  # fmt: skip # noqa: E501
+
+
+def test_gradients_are_clipped_to_what_was_asked(tiny_base, few_rows, tmp_path):
+    curves = []
+    for clip in ("1e-6", "0"):
+        in_process(
+            SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "3", "--warmup_ratio", "0",
+            "--optim", "sgd", "--weight_decay", "0", "--max_grad_norm", clip, "--output_dir", tmp_path / clip,
+        )  # fmt: skip
+        curves.append(losses(tmp_path / clip))
+        rows = [row for row in monitor.read_metrics(tmp_path / clip) if "loss" in row]
+        assert all(row["grad_norm"] > 0.1 for row in rows)  # as it was before it was clipped
+    import torch
+    from safetensors.torch import load_file
+
+    tiny, free = (load_file(tmp_path / clip / "adapter_model.safetensors") for clip in ("1e-6", "0"))
+    name = next(name for name in tiny if "lora_B" in name)
+    assert 0 < tiny[name].norm() < 1e-7 < torch.linalg.norm(free[name])
+
+
+NAMES = [
+    (["--report_to", "foo"], "'foo'"),
+    (["--report_to", "mlflow"], "mlflow: it is not installed"),
+    (["--optim", "adamw_8bit"], "--optim adamw_8bit needs bitsandbytes"),
+    (["--optim", "adamw"], "'adamw'"),
+    (["--lr_scheduler_type", "cosinus"], "'cosinus'"),
+    (["--max_steps", "0"], "-1 or a whole number above 0"),
+    (["--batch_size", "x"], "'x' is not a whole number above 0"),
+    (["--lora_target_modules", "q_proj", "v_porj"], "no layer is named v_porj"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), NAMES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_names_are_refused_and_nothing_is_written(tiny_base, few_rows, tmp_path, capsys, flags, said):
+    words = ["--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "x"]
+    command = [word for word in SFT if word not in ("--report_to", "none")] if flags[0] == "--report_to" else SFT
+    try:
+        in_process(command, *words, *flags)
+        raise AssertionError("it was not refused")
+    except InputError as error:
+        shown = "\n".join(error.problems)
+    except SystemExit as stop:
+        assert stop.code == 2
+        shown = capsys.readouterr().err
+    assert said in shown and not (tmp_path / "x").exists()
+
+
+def test_wandb_without_a_key_is_refused(monkeypatch, tmp_path):
+    from importlib import util
+
+    monkeypatch.setattr(session, "find_spec", lambda name: util.find_spec("json"))  # as if it were installed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    import train_LoRA_SFT
+
+    args = train_LoRA_SFT.build_parser().parse_args(["--trainset_path", "x", "--model_id", "y", "--report_to", "wandb"])
+    with pytest.raises(InputError, match="wandb: no key; run `wandb login`"):
+        session.check_machine(args)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    session.check_machine(args)
+
+
+def test_offered_names_are_ones_that_the_libraries_take():
+    import torch
+    from transformers import get_scheduler
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.training_args import OptimizerNames
+
+    from sllm import cli
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    for name in cli.SCHEDULES:
+        get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=4)
+    assert set(cli.OPTIMIZERS) - {"auto"} <= {name.value for name in OptimizerNames}
+    assert set(cli.REPORTERS) - {"none"} <= INTEGRATION_TO_CALLBACK.keys()
+
+
+def test_every_offered_loss_trains(sft_folder, few_pairs, tmp_path):
+    import train_LoRA_DPO
+
+    with pytest.raises(InputError, match="exo_pair needs --label_smoothing"):
+        in_process(DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--loss_type", "exo_pair")
+    in_process(  # their sum
+        DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--loss_type", *train_LoRA_DPO.LOSSES,
+        "--label_smoothing", "0.01", "--max_steps", "1", "--batch_size", "2", "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    assert (tmp_path / "x" / "run.json").exists()
+
+
+def test_readers_of_checkpoints_are_the_markers(finished):
+    """Every file of a checkpoint is in its marker."""
+    folder = finished[0] / "checkpoint-6"
+    marker = monitor.read_marker(folder)
+    assert set(marker["files"]) == {path.name for path in folder.iterdir()} - {monitor.COMPLETE}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"} <= set(marker["files"])
+    assert marker["arguments"]["max_steps"] == 6
+
+
+def test_a_disk_that_fills_during_training_is_one_line(script, tiny_base, few_rows, tmp_path):
+    code = (
+        "import errno, sys, train_LoRA_SFT as t\n"
+        "from sllm import cli, monitor\n"
+        "def full(folder, arguments): raise OSError(errno.ENOSPC, 'No space left on device', str(folder))\n"
+        "monitor.mark_complete = full\n"
+        "sys.argv[0] = 'train_LoRA_SFT.py'\n"
+        "cli.run(t.main, t.build_parser())\n"
+    )
+    done = script(
+        "-c", code, *SFT[1:], "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "2", "--output_dir",
+        tmp_path / "x",
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: the disk is full: {tmp_path / 'x' / 'checkpoint-2'}; free some space" in done.stderr
+
+
+def test_what_the_machine_caused_is_told_from_bugs():
+    from safetensors import SafetensorError
+
+    from sllm.cli import environment_fault
+
+    wrapped = RuntimeError("cannot save")
+    wrapped.__cause__ = OSError(28, "No space left on device", "/x/optimizer.pt")
+    assert "the disk is full: /x/optimizer.pt" in environment_fault(wrapped)
+    assert "the disk is full" in environment_fault(
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    )  # noqa: E501
+    assert "the disk is full" in environment_fault(
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1: file write failed")
+    )  # noqa: E501
+    assert environment_fault(PermissionError(13, "Permission denied", "/x")).startswith("/x: Permission denied")
+    assert "--batch_size" in environment_fault(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."))
+    assert environment_fault(RuntimeError("anything else")) is None
+    assert environment_fault(OSError(2, "No such file", "/x")) is None
