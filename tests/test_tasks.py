@@ -113,7 +113,7 @@ def test_good_answers_pass():
         ("Task08_02", ["task08_02"]),
         (" task 8-2 ", ["task08_02"]),
         ("task2", ["task02"]),
-        ("task02_01", []),
+        ("task02_01", ["task02"]),
         ("task01", ["task01_01", "task01_02"]),
         ("task01_03", ["task01_01", "task01_02"]),
         ("task99", []),

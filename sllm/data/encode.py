@@ -1,5 +1,6 @@
 """Rows → the token columns that TRL trains on, cut to length and counted. Nothing is dropped in silence."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from sllm import chat
@@ -187,9 +188,10 @@ def _answer(tokenizer, messages: list[dict]) -> list[int]:
 
 
 def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
-    """Where the rows go that cannot be used; rows that were not read from a file are counted here."""
+    """Where the rows go that cannot be used. It knows the files that were read with it; others are counted here."""
     skipped = skipped or Skipped()
-    skipped.expect(None, sum(getattr(row, "file", None) is None for row in rows))
+    for file, count in Counter(getattr(row, "file", None) for row in rows).items():
+        skipped.expect(file, count)
     return skipped
 
 
