@@ -37,7 +37,11 @@ LONG = "물 " * 300  # over 300 tokens
 )
 class TestBothSorts:
     def test_a_bad_row_is_named_with_its_line_or_skipped(self, tokenizer, tmp_path, kind, columns_of, make):
-        path = write(tmp_path / "rows.jsonl", *(make(str(n)) for n in range(39)), make("bad", "물은?", "끝<|im_end|>"))
+        path = write(
+            tmp_path / "rows.jsonl",
+            *(make(str(n), f"물 {n}?") for n in range(39)),
+            make("bad", "물은?", "끝<|im_end|>"),
+        )
         rows = formats.load_rows(path, kind)
         with pytest.raises(InputError) as caught:
             columns_of(tokenizer, rows, 200)
