@@ -90,37 +90,20 @@ def read(path: str, seen: dict[str, str]) -> tuple[dict, list[str]]:
 
 
 def check_with_model(args, files: list[dict]) -> dict:
-    """Encode every row as the trainer of --model_id will. Moves what it would refuse to the rejects of its file.
-
-    Returns:
-        The report's figures: rows checked and refused, tokens, and the rows that would be cut, the longest first.
-    """
+    """Encode every row as the trainer of --model_id will; what it would refuse moves to the rejects of its file."""
     from sllm import chat
-    from sllm.data import encode, formats
+    from sllm.data import encode, trial
     from sllm.lora import plan
 
     base, _ = checkpoint.require_model(args.model_id)
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.install_template(tokenizer, args.chat_template)
-    longest, config = plan.max_length(args, base), plan.model_config(base).get_text_config()
-    rows = [row for file in files for row in file["rows"]]
-    skipped = formats.Skipped(True, share=1.0)  # all may go: what is refused stands in the report
-    for file in files:
-        skipped.expect(file["path"], file["read"])
-    columns_of = encode.dpo_columns if "chosen" in rows[0] else encode.sft_columns
-    _, stats = columns_of(tokenizer, rows, longest, skipped=skipped)
-    for file in files:
-        file["rejects"] += [
-            {"file": row.file, "line": row.line, "reason": skipped.reason(row), "row": row}
-            for row in file["rows"]
-            if skipped.reason(row)
-        ]
-        file["rejects"].sort(key=lambda reject: reject["line"])
-        file["rows"] = [row for row in file["rows"] if not skipped.reason(row)]
-    for line in encode.cut_summary(stats, most=getattr(config, "max_position_embeddings", None)):
+    stats = trial.encode(files, tokenizer, plan.max_length(args, base))
+    most = getattr(plan.model_config(base).get_text_config(), "max_position_embeddings", None)
+    for line in encode.cut_summary(stats, most=most):
         print(line)
-    return {"model_id": args.model_id, "chat_template": template, "refused": len(skipped.rows), **stats}
+    return {"model_id": args.model_id, "chat_template": template, **stats}
 
 
 def refused(file: dict, strict: bool) -> list[str]:

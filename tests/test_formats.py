@@ -211,6 +211,7 @@ KTO = {"prompt": [USER], "completion": [WORSE], "label": False}
         ({**PAIR, "score_chosen": 3, "score_rejected": 5.5}, "score_chosen is below score_rejected: 3 < 5.5"),
         ({**PAIR, "chosen_rating": 1, "rejected_rating": 2}, "chosen_rating is below rejected_rating"),
         ({**PAIR, "margin": -0.5}, "margin is below 0"),
+        ({"prompt": "물은?", "response": "100℃"}, "no assistant turn; nothing reads the keys 'response'"),
         ({"messages": [{"from": "human", "value": "물은?"}]},
          "message without role and content: message 1 has the keys 'from'"),
     ],
@@ -318,6 +319,12 @@ def converted_by_its_advice(path, folder):
          ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
         ("h.jsonl", b'{"id": "1", "context": "C", "question": "Q", "answers": {"text": ["A"], "answer_start": [0]}}',
          "SQuAD's (KorQuAD's) rows", ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
+        ("m.jsonl", b'{"messages": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}',
+         "messages without role and content; these are ShareGPT rows", ("Q", "A")),
+        ("o.jsonl", b'{"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}', "convert them: ",
+         ("S", "Q", "A")),
+        ("n.json", b'{"train": [{"instruction": "Q", "output": "A"}], "test": [{"instruction": "R", "output": "B"}]}',
+         "several lists (train, test)", ("Q", "A")),
         ("f.jsonl", b'{"question": "Q", "answer": "A", "level": "1"}', "convert them (it leaves out level)", ("Q",
          "A")),
     ],
@@ -340,6 +347,8 @@ def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, r
         (b"\x1f\x8b\x08", "compressed with gzip; unpack it: gunzip -k"),
         (b"SQLite format 3\0", "build_preferences.py --from_chat"),
         ("안녕하세요, 여러분.\n오늘은\n".encode(), "plain text"),
+        ("첫째, 둘째\n셋째, 넷째\n".encode(), "plain text"),
+        (b"{'instruction': 'a', 'output': None}\n", "Python's quotes; write the rows with json.dumps"),
     ],
 )
 def test_a_file_that_is_not_json_is_named(tmp_path, raw, said):
@@ -503,6 +512,8 @@ def test_load_rows_names_the_script_for_the_other_sort(tmp_path):
     (problem,) = problems(formats.load_rows, rows, "preference")
     assert "train_LoRA_SFT.py reads those" in problem
     assert formats.load_rows(pairs, "preference")[0]["chosen"] == [ANSWER]
+    (problem,) = problems(formats.load_rows, write(tmp_path / "kto.jsonl", KTO), "preference")
+    assert "KTO rows" in problem and "SFT" not in problem
 
 
 def test_prompts(tmp_path):

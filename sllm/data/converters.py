@@ -92,6 +92,8 @@ def _preference(row: dict) -> dict:
     chosen, rejected = _turns(row.get("chosen"), "assistant"), _turns(row.get("rejected"), "assistant")
     if not chosen or not rejected:
         raise ValueError(f"no {'chosen' if not chosen else 'rejected'} answer")
+    if not prompt and isinstance(row["chosen"], str):
+        raise ValueError("no user turn: chosen and rejected are texts, so the question has to stand in prompt")
     for turns in (prompt, chosen, rejected):
         if turns is not prompt and turns[-1].get("weight", 1) != 1:
             raise ValueError("weight is not 1: both answers of a pair are learned from")
@@ -143,7 +145,17 @@ def detect(rows: list[dict], path: str = "FILE") -> str:
         raise ValueError(
             f"no known format: the rows have the keys {keys}; {advice or f'known, by their keys: {known}'}"
         )
-    return counts.most_common(1)[0][0]
+    name = counts.most_common(1)[0][0]
+    turns = rows[0].get("messages")
+    if (
+        name == "messages"
+        and isinstance(turns, list)
+        and turns
+        and isinstance(turns[0], dict)
+        and {"from", "value"} <= turns[0].keys()
+    ):
+        raise ValueError(f"messages without role and content; {foreign.unknown_rows(path, rows[0])}")
+    return name
 
 
 def convert(row: dict, name: str, *, answered: bool = True) -> Row:
@@ -189,6 +201,8 @@ def convert(row: dict, name: str, *, answered: bool = True) -> Row:
             faults.append(f"{key} is neither text nor a number: {kind_of(value)}")
         elif broken(str(value)):
             faults.append(f"broken character: {broken(str(value))} in the {key}")
+    if ignored and {"no assistant turn", "no user turn"} & {*faults}:
+        faults.append(f"nothing reads the keys {', '.join(map(repr, ignored[:8]))}")
     if faults:
         raise ValueError("; ".join(faults))
     identity = str(labels["id"]) if "id" in labels else _digest(body)

@@ -202,6 +202,8 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
 
 def _fault(error: Exception, line: int, *, one_line: bool = False) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
+        if error.doc[error.pos : error.pos + 1] == "'":
+            return line if one_line else error.lineno, "no JSON: Python's quotes; write the rows with json.dumps"
         return line if one_line else error.lineno, f"no JSON: {error.msg} (column {error.colno}); correct it"
     return line, f"no JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; correct it"
 

@@ -18,6 +18,7 @@ _CONTEXT = "context passage document 본문 지문 문맥 input 입력".split()
 _ANSWER = (
     "output answer response completion assistant a 답변 응답 대답 출력 답 정답 summary 요약 label gold_label".split()
 )
+_KEPT = ("id", "task", "system_prompt", "system")  # columns that keep their names
 # Rows with all of these keys are read as they are.
 _READ = (
     {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"messages"},
@@ -104,10 +105,11 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     except csv.Error:
         return None
     named = Path(path).suffix.lower() in (".csv", ".tsv")
-    if len(rows[0]) < 2 or not named and (len(rows) < 2 or len({len(row) for row in rows}) > 1):
+    ragged = len(rows) < 2 or len({len(row) for row in rows}) > 1 or any(cell != cell.strip() for cell in rows[0])
+    if len(rows[0]) < 2 or ragged and not named:
         return None
     columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
-    if len(columns) < 2:
+    if len({*columns} - {*_KEPT}) < 2:
         return None
     kind = "TSV" if mark == "\t" else "CSV"
     fields, left_out, sure = _chosen(columns)
@@ -137,22 +139,26 @@ def unknown_rows(path: str | Path, row: dict) -> str | None:
         fields = '"prompt": r["input"], "completion": r["output"]' + (f', "task": r["{task}"]' if task else "")
         name = "KOSITP rows" if task == "Task_name" else "rows of input and output"
         return f"these are {name}; convert them: {_over_rows(path, f'{{{fields}}}')}"
-    columns = [key for key, value in row.items() if isinstance(value, str) and key not in ("id", "task")]
-    if len(columns) < 2:
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) > 1:
+        command = _over_rows(path, "r", f'for r in rows[0]["{lists[0]}"]')
+        return f"these are several lists ({', '.join(lists)}); write each to a file, as this does the first: {command}"
+    columns = [key for key, value in row.items() if isinstance(value, str)]
+    if len({*columns} - {*_KEPT}) < 2:
         return "text without a question and an answer cannot be learned here" if "text" in columns else None
     fields, left_out, sure = _chosen(columns)
     return f"convert them{_told(left_out, sure)}: {_over_rows(path, fields)}"
 
 
 def _conversations(path: str | Path, key: str, turn: dict) -> str:
-    kept = f'"{key}": None'  # None says nothing, so the old key is not named as ignored
+    rest = "**r" if key == "messages" else f'**r, "{key}": None'  # None says nothing: it is not named as ignored
     if "role" in turn and "content" in turn:
         return f"the messages stand under {key!r}; rename it: " + _over_rows(
-            path, f'{{**r, "messages": r["{key}"], {kept}}}'
+            path, f'{{{rest}, "messages": r["{key}"]}}'
         )
     roles = '{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}'
     turns = f'[{{"role": roles.get(t["from"], t["from"]), "content": t["value"]}} for t in r["{key}"]]'
-    command = _over_rows(path, f'{{**r, "messages": {turns}, {kept}}}', before=f"roles = {roles}; ")
+    command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', before=f"roles = {roles}; ")
     return f"these are ShareGPT rows ({key}: from, value); convert them: {command}"
 
 
@@ -161,18 +167,19 @@ def _chosen(columns: list[str]) -> tuple[str, list[str], bool]:
     columns told which is which."""
     if any(keys <= set(columns) for keys in _READ):
         return "r", [], True
-    answer = _find(columns, _ANSWER)
-    question = _find([c for c in columns if c != answer], _QUESTION)
+    free = [c for c in columns if c not in _KEPT]
+    answer = _find(free, _ANSWER)
+    question = _find([c for c in free if c != answer], _QUESTION)
     sure = bool(answer and question)
-    answer = answer or [c for c in columns if c != question][-1]
-    rest = [c for c in columns if c not in (answer, question)]
+    answer = answer or [c for c in free if c != question][-1]
+    rest = [c for c in free if c not in (answer, question)]
     context = _find(rest, _CONTEXT)
     if not question:  # the first column that is left, and the second one as its context
         question = next((c for c in rest if c != context), rest[0])
         context = next((c for c in (context, *rest) if c not in (None, question)), None)
-    parts = {"instruction": question, "input": context, "output": answer}
+    parts = {c: c for c in columns if c in _KEPT} | {"instruction": question, "input": context, "output": answer}
     fields = ", ".join(f'"{key}": r[{json.dumps(c, ensure_ascii=False)}]' for key, c in parts.items() if c)
-    return f"{{{fields}}}", [c for c in columns if c not in parts.values()], sure
+    return f"{{{fields}}}", [c for c in free if c not in parts.values()], sure
 
 
 def _find(columns: list[str], names: list[str]) -> str | None:

@@ -53,6 +53,11 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
         except ValueError as error:
             raise InputError(listed(path, [*found.faults, *found.bad, (0, str(error))])) from None
         if kind != "prompts" and (sort == "preference") != (kind == "preference"):
+            if sort == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in found.rows):
+                raise InputError(
+                    f"{path} holds KTO rows (prompt, completion, label), and DPO learns from pairs; "
+                    "build_preferences.py writes those too, to train.jsonl"
+                )
             held, reader = ("preference", "DPO") if sort == "preference" else ("training", "SFT")
             raise InputError(f"{path} holds {held} rows ({sort}): train_LoRA_{reader}.py reads those")
         for line, row in found.rows:
