@@ -30,6 +30,9 @@ def build_parser():
     p.add_argument(
         "--max_seq_length", type=cli.positive_int, default=8192, help="with --model_id: tokens; capped by the model's"
     )
+    p.add_argument(
+        "--skip_bad_rows", action="store_true", help="set lines that are no JSON aside too, at most 5%% of a file"
+    )
     p.add_argument("--strict", action="store_true", help="stop, writing nothing, if any row cannot be used")
     cli.add_output_flags(p, "outputs/data")
     return p
@@ -59,16 +62,23 @@ def check_usage(args) -> list[str]:
     return problems
 
 
-def read(path: str, seen: dict[str, str]) -> tuple[dict, list[str]]:
+def read(path: str, seen: dict[str, str], *, skip_bad: bool = False) -> tuple[dict, list[str]]:
     """One file: its format, its rows, what is refused, and the problems that stop the whole run.
 
     Args:
         seen: conversation → file:line of the rows read before, for duplicates; grows.
+        skip_bad: a few lines that are no JSON are refused rows, not problems.
     """
     from sllm.data import formats
 
-    found, faults = formats.scan(path)
-    file = {"path": path, "format": None, "read": len(found), "rows": [], "rejects": []}
+    contents = formats.examine(path, each_line=skip_bad)
+    found, faults, bad = contents.rows, sorted(contents.faults + contents.bad), []
+    if skip_bad and len(contents.bad) <= formats.MAX_LOST_SHARE * (len(found) + len(contents.bad)):
+        faults, bad = contents.faults, contents.bad
+    elif skip_bad:  # a file in another encoding, rather than a few broken lines: say that once
+        found, faults = formats.scan(path)
+    file = {"path": path, "format": None, "read": len(found) + len(bad), "rows": []}
+    file["rejects"] = [{"file": path, "line": line, "reason": reason, "row": None} for line, reason in bad]
     if found:
         try:
             file["format"] = formats.detect([row for _, row in found], path)
@@ -84,6 +94,7 @@ def read(path: str, seen: dict[str, str]) -> tuple[dict, list[str]]:
             file["rows"].append(converted.at(path, line))
         except ValueError as error:
             file["rejects"].append({"file": path, "line": line, "reason": str(error), "row": row})
+    file["rejects"].sort(key=lambda reject: reject["line"])
     if faults:  # the file has to be corrected anyway: name its refused rows along with them
         faults += [(reject["line"], reject["reason"]) for reject in file["rejects"]]
     return file, formats.listed(path, faults)
@@ -121,7 +132,7 @@ def main(args) -> dict:
     started = time.monotonic()
     problems, files, seen = check_usage(args), [], {}
     for path in dict.fromkeys(args.input_path):
-        file, faults = read(path, seen)
+        file, faults = read(path, seen, skip_bad=args.skip_bad_rows)
         files.append(file)
         problems += faults or refused(file, args.strict)
     preference = [file["path"] for file in files if file["format"] == "preference"]

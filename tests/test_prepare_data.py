@@ -326,6 +326,21 @@ def test_strict_refuses_the_file_for_one_row(script, tmp_path, row, reason):
     refuses(done, out, f"{path}:2: {reason}")
 
 
+def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
+    path = write(tmp_path / "rows.jsonl", *alpaca(50))
+    path.write_bytes(path.read_bytes() + b'{"instruction" 1}\n{"instruction": "\xb0\xa1"}\n')
+    words = ["--input_path", str(path), "--output_dir", str(tmp_path / "data")]
+    with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:51: no JSON.*rows.jsonl:52: not UTF-8"):
+        prepare_data.main(prepare_data.build_parser().parse_args(words))
+    last = prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
+    assert (last["read"], last["kept"], last["refused"]) == (52, 50, 2)
+    assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
+    path.write_bytes(path.read_bytes() + b'{"instruction": "\xb0\xa1"}\n' * 2)
+    words[-1] = str(tmp_path / "more")
+    with pytest.raises(prepare_data.cli.InputError, match="51: no JSON.*3 lines.; convert the file: iconv"):
+        prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
+
+
 def test_a_file_of_which_nothing_is_left(script, tmp_path):
     good, bad = write(tmp_path / "good.jsonl", ROW), write(tmp_path / "bad.jsonl", *[{"messages": []}] * 2)
     out = tmp_path / "data"

@@ -16,7 +16,7 @@ from sllm.data.files import examine, jsonl, listed, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
 
 __all__ = [
-    "FORMATS", "MAX_LOST_SHARE", "Row", "Skipped", "convert", "detect", "format_of", "ignored_keys",
+    "FORMATS", "MAX_LOST_SHARE", "Row", "Skipped", "convert", "detect", "examine", "format_of", "ignored_keys",
     "ignored_note", "jsonl", "listed", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
 ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
         path = Path(path) / ("test.jsonl" if kind == "prompts" else "train.jsonl")
     name = str(path)
     found = examine(path, each_line=True)
-    if len(found.bad) > MAX_LOST_SHARE * len(found.rows):
+    if len(found.bad) > MAX_LOST_SHARE * (len(found.rows) + len(found.bad)):
         found = examine(path)  # a file in another encoding, rather than a few broken lines: say that once
     skipped.expect(name, len(found.rows) + len(found.bad))
     rows, refused = [], []

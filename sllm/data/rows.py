@@ -127,7 +127,7 @@ class Skipped:
             if self.allow:
                 problems.append(
                     f"{file or 'the rows'}: {count} cannot be used, and --skip_bad_rows leaves out at most "
-                    f"{self.share:.0%}; correct them, or let prepare_data.py set them aside"
+                    f"{self.share:.0%}; correct them, or let prepare_data.py set refused rows aside"
                 )
             elif len(mine) <= most:
                 problems.append(f"{file or 'the rows'}: --skip_bad_rows leaves out such rows ({count})")
