@@ -110,6 +110,7 @@ def check_with_model(args, files: list[dict]) -> dict:
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.install_template(tokenizer, args.chat_template)
+    print(f"checking {sum(len(file['rows']) for file in files):,} rows as the trainer of {args.model_id} will")
     stats = trial.encode(files, tokenizer, plan.max_length(args, base))
     most = getattr(plan.model_config(base).get_text_config(), "max_position_embeddings", None)
     for line in encode.cut_summary(stats, most=most):

@@ -138,3 +138,5 @@ def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tm
         columns, stats = encode.sft_columns(tokenizer, rows, 512)
         assert stats["supervised_tokens"] == sum(first.completion_mask) and stats["dropped"] == 0
         assert stats["sequences"] == 1
+    with pytest.raises(InputError, match="an answer has the weight 0, and --train_on_inputs learns every turn"):
+        encode.sft_columns(tokenizer, rows, 512, train_on_inputs=True)
