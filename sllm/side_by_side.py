@@ -62,10 +62,10 @@ def main(args) -> dict:
 
 
 def _conformance(rows) -> tuple[int, int, float]:
-    """(answers that keep every rule of their task, answers with a task, share of rules kept)."""
+    """(answers that keep every rule of their task, answers with a known task, share of rules kept)."""
     good = total = kept = rules = 0
     for row in rows:
-        if row["task"]:
+        if row["task"] in tasks.TASKS:
             broken = tasks.check(row["task"], row["messages"][-1]["content"], row["output"])
             total, good = total + 1, good + (not broken)
             rules += len(tasks.get(row["task"]).rules)

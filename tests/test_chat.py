@@ -169,7 +169,7 @@ def test_pairs_that_render_alike_are_refused(tokenizer):
     assert columns["prompt_ids"][0] == chat.prompt_ids(tokenizer, TURNS[:1])
     assert columns["chosen_ids"][0] == chat.completion_ids(tokenizer, TURNS[:2])
     same = {**pair, "id": "p2", "rejected": [{"role": "assistant", "content": TURNS[1]["content"] + "  \n"}]}
-    with pytest.raises(InputError, match="pair p2: chosen and rejected render to the same tokens"):
+    with pytest.raises(InputError, match="row p2: chosen and rejected render to the same tokens"):
         encode.dpo_columns(tokenizer, [pair, same], 512)
 
 

@@ -2,8 +2,12 @@
 
 import json
 import random
+import shlex
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from sllm.cli import InputError
 from sllm.data import formats
@@ -47,6 +51,29 @@ def problems(call, *args):
             {"instruction": "옮겨라", "input": " 물 ", "output": "water"},
             [{"role": "user", "content": "옮겨라\n\n 물 "}, {"role": "assistant", "content": "water"}],
         ),
+        (
+            "alpaca",
+            {"instruction": "가", "input": "나", "context": "다", "response": "라"},
+            [{"role": "user", "content": "가\n\n나\n\n다"}, {"role": "assistant", "content": "라"}],
+        ),
+        (
+            "alpaca",
+            {"instruction": "물은?", "input": "", "context": "", "output": "100℃", "response": "100℃"},
+            [USER, ANSWER],
+        ),
+        (
+            "messages",
+            {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**WORSE, "weight": 1.0}]},
+            [USER, {**ANSWER, "weight": 0}, USER, {**WORSE, "weight": 1}],
+        ),
+        (
+            "messages",
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "100℃"}]}]},
+            [USER, ANSWER],
+        ),
+        ("prompt_completion", {"prompt": "물은?", "completion": "100℃", "label": True}, [USER, ANSWER]),
+        ("original", {**ORIGINAL, "task": "summarization"}, [SYSTEM, USER, ANSWER]),
+        ("original", {**ORIGINAL, "system_prompt": " ", "system": "답하라."}, [SYSTEM, USER, ANSWER]),
     ],
 )
 def test_training_rows(name, row, expected):
@@ -110,13 +137,13 @@ def test_texts_stay_as_they_are_and_ids_are_stable():
         ({**ORIGINAL, "system_prompt": 3}, "content is not text"),
         ({"instruction": ["물은?"], "output": "100℃"}, "content is not text"),
         ({"instruction": "물은?", "output": "100℃", "history": [["a", "b"]]}, "history is not read"),
-        ({**ORIGINAL, "task": "task99"}, "unknown task id: 'task99'"),
-        ({**ORIGINAL, "task": ["task02"]}, "unknown task id"),
-        ({**ORIGINAL, "id": {}}, "id is no text or number"),
+        ({**ORIGINAL, "task": ["task02"]}, "task is neither text nor a number: an array"),
+        ({**ORIGINAL, "id": {}}, "id is neither text nor a number: an object"),
+        ({**ORIGINAL, "task": "\ud83d"}, "broken character: U+D83D at character 0 in the task"),
         ({**ORIGINAL, "assistant_content": "물\ufffd"}, "broken character: U+FFFD"),
         ({**ORIGINAL, "assistant_content": "물\ud83d"}, "broken character: U+D83D"),
         ({**ORIGINAL, "id": "\ud83d"}, "broken character: U+D83D"),
-        ({**ORIGINAL, "task": "task99", "assistant_content": ""}, "empty answer: message 3; unknown task id: 'task99'"),
+        ({**ORIGINAL, "task": True, "assistant_content": ""}, "empty answer: message 3; task is neither text nor"),
         ({**PAIR, "rejected": [ANSWER]}, "chosen and rejected are the same"),
         ({"prompt": "물은?", "chosen": "100℃", "rejected": "100℃\n"}, "chosen and rejected are the same"),
         ({"prompt": "물은?", "chosen": "100℃"}, "no rejected answer"),
@@ -140,6 +167,233 @@ def test_a_file_has_the_format_of_most_of_its_rows():
         formats.convert(rows[2], "preference")
     with pytest.raises(ValueError, match="no known format: the rows have the keys 'question'"):
         formats.detect([{"question": "물은?"}])
+
+
+# ── nothing that a row says is lost ────────────────────────────────────────────────────────────────────────
+
+KTO = {"prompt": [USER], "completion": [WORSE], "label": False}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (KTO, "label is false: a bad answer must not be learned"),
+        ({**ORIGINAL, "label": False}, "label is false"),
+        ({"prompt": "물은?", "completion": "글쎄", "kto_tag": False}, "label is false"),
+        ({"prompt": "물은?", "completion": "글쎄", "label": 0}, "label is neither true nor false: 0"),
+        ({**PAIR, "label": False}, "label is false"),
+        ({**ORIGINAL, "system": "달리 답하라."}, "system_prompt and system differ"),
+        ({"instruction": "물은?", "output": "100℃", "response": "200℃"}, "output and response differ"),
+        ({"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools cannot be trained here"),
+        ({"messages": [USER, ANSWER], "functions": [{"name": "f"}]}, "functions cannot be trained here"),
+        ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+         "tool_calls cannot be trained"),
+        ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]},
+         "message without role and content: message 2 has"),
+        ({"messages": [USER, ANSWER], "images": ["a.png"]}, "images cannot be trained here"),
+        ({**PAIR, "images": ["a.png"]}, "images cannot be trained here"),
+        ({"messages": [{**USER, "images": ["a.png"]}, ANSWER]}, "images cannot be trained here: message 1"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}, ANSWER]},
+            "content is not text: an array of text, image_url in message 1",
+        ),
+        ({"messages": [USER, {**ANSWER, "reasoning_content": "음"}]},
+         "reasoning_content is not read: message 2; write it"),
+        ({"messages": [USER, {**ANSWER, "thinking": "음"}]}, "thinking is not read"),
+        ({"prompt": [USER], "completion": [{**ANSWER, "reasoning": "음"}]}, "reasoning is not read"),
+        ({**PAIR, "chosen": [{**ANSWER, "reasoning_content": "음"}]}, "reasoning_content is not read"),
+        ({"messages": [USER, {**ANSWER, "train": False}]}, 'train is not read: message 2; write "weight": 0'),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "weight is neither 0 nor 1: 0.5 in message 2"),
+        ({"messages": [USER, {**ANSWER, "weight": True}]}, "weight is neither 0 nor 1: True"),
+        ({"messages": [USER, {**ANSWER, "weight": "1"}]}, "weight is neither 0 nor 1: '1'"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "nothing to learn: every answer has the weight 0"),
+        ({**PAIR, "chosen": [{**ANSWER, "weight": 0}]}, "weight is not 1"),
+        ({**PAIR, "score_chosen": 3, "score_rejected": 5.5}, "score_chosen is below score_rejected: 3 < 5.5"),
+        ({**PAIR, "chosen_rating": 1, "rejected_rating": 2}, "chosen_rating is below rejected_rating"),
+        ({**PAIR, "margin": -0.5}, "margin is below 0"),
+        ({"prompt": "물은?", "response": "100℃"}, "no assistant turn; nothing reads the keys 'response'"),
+        ({"messages": [{"from": "human", "value": "물은?"}]},
+         "message without role and content: message 1 has the keys 'from'"),
+    ],
+)  # fmt: skip
+def test_rows_that_say_what_cannot_be_trained_are_refused(row, reason):
+    with pytest.raises(ValueError) as caught:
+        formats.convert(row, formats.format_of(row))
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        ({**ORIGINAL, "source": "web", "difficulty": 3, "note": None}, ("source", "difficulty")),
+        ({"messages": [{**USER, "name": "철수"}, {**ANSWER, "name": "봇", "prefix": True}]}, ("message name",
+         "message prefix")),
+        ({"messages": [{**USER, "weight": 1}, ANSWER], "tools": [], "label": "neutral"}, ("tools", "label",
+         "message weight")),
+        ({**PAIR, "score_chosen": 5, "score_rejected": 3, "margin": 2}, ("score_chosen", "score_rejected", "margin")),
+        ({**PAIR, "prompt": [USER, {**ANSWER, "weight": 0}, USER]}, ("message weight",)),
+        ({"instruction": "물은?", "output": "100℃", "text": "전체", "history": []}, ("text",)),
+        ({"prompt": "물은?", "completion": "100℃", "label": True}, ()),
+        (ORIGINAL, ()),
+    ],
+)  # fmt: skip
+def test_keys_that_nothing_uses_are_named(row, ignored):
+    assert formats.convert(row, formats.format_of(row)).ignored == ignored
+
+
+def test_every_key_is_used_or_named_or_refuses_the_row():
+    """Any key at any place of any format: the converted row differs with it, or names it, or is refused."""
+    rows = [ORIGINAL, {"messages": [USER, ANSWER]}, {"instruction": "물은?", "output": "100℃"}, PAIR]
+    rows += [{"prompt": [USER], "completion": [ANSWER]}]
+    keys = "context input label weight tools images reasoning_content system foo name thinking history score".split()
+    for row in rows:
+        name = formats.format_of(row)
+        plain = formats.convert(row, name)
+        places = [lambda r: r]
+        places += [lambda r, k=k: r[k][-1] for k, value in row.items() if isinstance(value, list)]
+        for place in places:
+            for key in keys:
+                changed = json.loads(json.dumps(row))
+                place(changed)[key] = "말"
+                try:
+                    converted = formats.convert(changed, name)
+                except ValueError:
+                    continue
+                assert converted != plain or any(key in named for named in converted.ignored), (name, key)
+
+
+def test_load_rows_counts_ignored_keys_and_mistyped_tasks(tmp_path):
+    rows = [{**ORIGINAL, "source": "web", "task": task} for task in ("task1_01", "summarization", "task04_01", None)]
+    loaded = formats.load_rows(write(tmp_path / "rows.jsonl", *rows, {**ORIGINAL, "url": "a"}), "sft")
+    assert formats.ignored_keys(loaded) == {"source": 4, "url": 1}
+    assert formats.notes(loaded) == [
+        "ignored keys: source (4 rows), url (1 row)",
+        "warning: task 'task1_01' (1 row) is no task id and is kept as a label; task01_01 was probably meant",
+    ]
+    assert [(row.file, row.line) for row in loaded] == [(str(tmp_path / "rows.jsonl"), n) for n in range(1, 6)]
+    assert json.dumps(loaded[0]) == json.dumps(dict(loaded[0])) and "line" not in loaded[0]
+
+
+def test_a_bad_answer_still_asks_its_question(tmp_path):
+    (prompt,) = formats.load_rows(write(tmp_path / "kto.jsonl", KTO), "prompts")
+    assert prompt["messages"] == [USER] and prompt["reference"] is None
+    row = {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}
+    (prompt,) = formats.load_rows(write(tmp_path / "weights.jsonl", row), "prompts")
+    assert prompt["messages"] == [USER, ANSWER, USER] and prompt["reference"] == "100℃"
+
+
+# ── formats that are not read ──────────────────────────────────────────────────────────────────────────────
+
+
+def converted_by_its_advice(path, folder):
+    """The rows that the command in the error message prints, run as it stands in the repository's root."""
+    (problem,) = problems(formats.load_rows, path, "sft")
+    assert str(path) in problem and "\n" not in problem
+    command, _, quoted = ("python -c " + problem.partition("python -c ")[2]).rpartition(" > ")
+    command = command.replace("python", shlex.quote(sys.executable), 1)
+    (out,) = shlex.split(quoted)
+    assert out == f"{path.stem}_rows.jsonl" != path.name
+    with (folder / out).open("wb") as file:
+        subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, stdout=file)
+    return problem, formats.load_rows(folder / out, "sft")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "said", "expected"),
+    [
+        ("a.csv", "Q,A,label\n물은?,100℃,0\n".encode(), "a CSV file; convert it (it leaves out label)",
+         ("물은?", "100℃")),
+        ("a.csv", '"질문","답변"\r\n"가,""나""\n라","다"\r\n'.encode("cp949"), "a CSV file", ('가,"나"\n라', "다")),
+        ("a.csv", "\ufeffinstruction;output\n물은?;100℃\n".encode(), "a CSV file; convert it:", ("물은?", "100℃")),
+        ("it's.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode(), "a TSV file; convert it (put in",
+         ('"가\n\n나', "neutral")),
+        ("a.xls.txt", "Q\tA\n물은?\t100℃\n".encode("utf-16"), "a TSV file", ("물은?", "100℃")),
+        ("k.jsonl", b'{"input": "Q", "output": "A", "Task_name": "Summarization"}', "these are KOSITP rows", ("Q",
+         "A")),
+        ("s.json", b'[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]',
+         "these are ShareGPT rows", ("Q", "A")),
+        ("c.jsonl", b'{"dialogue": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}',
+         "the messages stand under 'dialogue'", ("Q", "A")),
+        ("q.json", b'{"version": "1", "data": [{"title": "t", "paragraphs": [{"context": "C", "qas": [{"id": "1", '
+         b'"question": "Q", "answers": [{"text": "A", "answer_start": 0}]}]}]}]}', "SQuAD's (KorQuAD's) layout",
+         ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
+        ("h.jsonl", b'{"id": "1", "context": "C", "question": "Q", "answers": {"text": ["A"], "answer_start": [0]}}',
+         "SQuAD's (KorQuAD's) rows", ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
+        ("m.jsonl", b'{"messages": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}',
+         "messages without role and content; these are ShareGPT rows", ("Q", "A")),
+        ("o.jsonl", b'{"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}', "convert them: ",
+         ("S", "Q", "A")),
+        ("n.json", b'{"train": [{"instruction": "Q", "output": "A"}], "test": [{"instruction": "R", "output": "B"}]}',
+         "several lists (train, test)", ("Q", "A")),
+        ("f.jsonl", b'{"question": "Q", "answer": "A", "level": "1"}', "convert them (it leaves out level)", ("Q",
+         "A")),
+    ],
+)  # fmt: skip
+def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, raw, said, expected):
+    path = tmp_path / name
+    path.write_bytes(raw)
+    (tmp_path / "out").mkdir()
+    problem, (row,) = converted_by_its_advice(path, tmp_path / "out")
+    assert said in problem
+    assert [turn["content"] for turn in row["messages"]] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"PAR1\x15\x04", "a Parquet file; convert it: python -c 'import pandas"),
+        (b"PK\x03\x04\x14xl/workbook.xml", "an Excel workbook; save its sheet as CSV"),
+        (b"PK\x03\x04\x14\0\0", "a zip archive; unpack it: unzip"),
+        (b"\x1f\x8b\x08", "compressed with gzip; unpack it: gunzip -k"),
+        (b"SQLite format 3\0", "build_preferences.py --from_chat"),
+        ("안녕하세요, 여러분.\n오늘은\n".encode(), "plain text"),
+        ("첫째, 둘째\n셋째, 넷째\n".encode(), "plain text"),
+        (b"{'instruction': 'a', 'output': None}\n", "Python's quotes; write the rows with json.dumps"),
+    ],
+)
+def test_a_file_that_is_not_json_is_named(tmp_path, raw, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(raw)
+    (problem,) = problems(formats.load_rows, path, "sft")
+    assert said in problem
+
+
+# ── bad rows that a run may leave out ──────────────────────────────────────────────────────────────────────
+
+
+def many(tmp_path, *bad, good=40):
+    text = "".join(json.dumps({**ORIGINAL, "id": n}, ensure_ascii=False) + "\n" for n in range(good))
+    (tmp_path / "rows.jsonl").write_bytes(text.encode() + b"".join(line + b"\n" for line in bad))
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize("bad", [b'{"a" 1}', b'{"user_content": "\xb0\xa1"}', b"[1]", json.dumps(KTO).encode()])
+def test_one_bad_row_is_left_out_where_that_is_allowed(tmp_path, bad):
+    path = many(tmp_path, bad)
+    found = problems(formats.load_rows, path, "sft")
+    assert len(found) == 2 and f"{path}:41: " in found[0]
+    assert found[1] == f"{path}: --skip_bad_rows leaves out such rows (1 of 41 rows)"
+    skipped = formats.Skipped(True)
+    assert len(formats.load_rows(path, "sft", skipped=skipped)) == 40
+    (entry,) = skipped.rows
+    assert (entry["file"], entry["line"]) == (str(path), 41) and entry["reason"]
+    assert skipped.lines()[0] == f"skipped 1 of 41 rows of {path}:" and f"{path}:41: " in skipped.lines()[1]
+    assert json.loads(skipped.write(tmp_path).read_text(encoding="utf-8")) == entry
+    assert formats.Skipped(True).write(tmp_path / "none") is None
+
+
+def test_more_than_the_share_is_an_error(tmp_path):
+    path = many(tmp_path, b"{]", b"{]", b"{]")
+    found = problems(lambda: formats.load_rows(path, "sft", skipped=formats.Skipped(True)))
+    assert [line.split(": ")[0] for line in found] == [f"{path}:{n}" for n in (41, 42, 43)] + [str(path)]
+    assert "3 of 43 rows cannot be used, and --skip_bad_rows leaves out at most 5%" in found[-1]
+    assert "--skip_bad_rows" not in " ".join(problems(formats.load_rows, path, "sft"))  # it would not help
+
+
+def test_a_damaged_array_is_never_read_in_part(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("[" + ",\n".join([json.dumps(ORIGINAL)] * 40) + ",\n{]]", encoding="utf-8")
+    assert "no JSON" in problems(lambda: formats.load_rows(path, "sft", skipped=formats.Skipped(True)))[0]
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,6 +512,8 @@ def test_load_rows_names_the_script_for_the_other_sort(tmp_path):
     (problem,) = problems(formats.load_rows, rows, "preference")
     assert "train_LoRA_SFT.py reads those" in problem
     assert formats.load_rows(pairs, "preference")[0]["chosen"] == [ANSWER]
+    (problem,) = problems(formats.load_rows, write(tmp_path / "kto.jsonl", KTO), "preference")
+    assert "KTO rows" in problem and "SFT" not in problem
 
 
 def test_prompts(tmp_path):

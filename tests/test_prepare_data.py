@@ -47,7 +47,10 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     rows = write(
         tmp_path / "rows.jsonl", *alpaca(80), alpaca(1)[0], {"instruction": "x", "output": ""}, {"y": "\ud800"}
     )
-    more = write(tmp_path / "more.jsonl", ROW, {**ROW, "task": "task99"}, {**ROW, "user_content": "불은?"})
+    foreign = {**ROW, "user_content": "요약해 줘", "task": "summarization", "source": "web"}
+    kto = {**ROW, "user_content": "모르나?", "label": False}
+    mistyped = {**ROW, "user_content": "풀은?", "task": "Task08_02", "source": "web"}
+    more = write(tmp_path / "more.jsonl", ROW, kto, {**ROW, "user_content": "불은?"}, foreign, mistyped)
     out = tmp_path / "made" / "data"
     done = script("prepare_data.py", "--input_path", rows, more, "--output_dir", out)
     assert done.returncode == 0, done.stderr
@@ -58,17 +61,28 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     first, second = report["files"]
     assert (first["format"], first["read"], first["kept"]) == ("alpaca", 83, 80)
     assert first["refused"] == {"duplicate": 1, "empty answer": 1, "not a row of the file's format, alpaca": 1}
-    assert (second["format"], second["read"], second["kept"]) == ("original", 3, 2)
-    assert second["refused"] == {"unknown task id": 1}
-    assert report["rows"] == {"read": 86, "kept": 82, "refused": 4}
+    assert (second["format"], second["read"], second["kept"]) == ("original", 5, 4)
+    assert second["refused"] == {"label is false": 1}
+    assert report["rows"] == {"read": 88, "kept": 84, "refused": 4}
+    assert report["ignored"] == second["ignored"] == {"source": 2} and first["ignored"] == {}
+    assert report["unknown_tasks"] == {"Task08_02": 1, "summarization": 1}
+    (warning,) = report["warnings"]
+    assert "task 'Task08_02' (1 row)" in warning and warning.endswith("task08_02 was probably meant")
+    for text in (
+        "  1 refused: label is false",
+        "  ignored keys: source (2 rows)",
+        f"  warning: {warning}",
+        "  labels that are no task ids, kept: Task08_02 (1), summarization (1)",
+    ):
+        assert text in done.stdout.splitlines()
     split = {name: lines(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
     assert {name: len(found) for name, found in split.items()} == {
         name: counts["rows"] for name, counts in report["splits"].items()
     }
-    assert sum(map(len, split.values())) == 82 and len(split["valid"]) == len(split["test"]) == 4
-    assert sum(report["tasks"].values()) == 82 and report["tasks"]["task04_01"] == 2
+    assert sum(map(len, split.values())) == 84 and len(split["valid"]) == len(split["test"]) == 4
+    assert sum(report["tasks"].values()) == 84 and report["tasks"]["task04_01"] == 2
     assert report["characters"]["answer"] == {"min": 3, "median": 3.0, "p95": 3, "max": 4}
-    assert report["conformance"]["task04_01"]["answers"] == 2
+    assert list(report["conformance"]) == ["task04_01"] and report["conformance"]["task04_01"]["answers"] == 2
     assert all(list(row) == ["id", "task", "messages"] for found in split.values() for row in found)
     assert "질문" in (out / "train.jsonl").read_text(encoding="utf-8")  # Korean is not escaped
 
@@ -82,9 +96,9 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     assert rejects[0]["reason"] == f"duplicate of {rows}:1" and rejects[1]["row"]["instruction"] == "x"
     for name, digest in report["sha256"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
-    assert run["stage"] == "data" and run["data"]["rows"] == {"train": 74, "valid": 4, "test": 4}
+    assert run["stage"] == "data" and run["data"]["rows"] == {"train": 76, "valid": 4, "test": 4}
     assert [parent["hash"] for parent in run["parents"]] == [entry["sha256"] for entry in report["files"]]
-    assert last["stage"] == "data" and last["kept"] == 82 and last["train"] == 74
+    assert last["stage"] == "data" and last["kept"] == 84 and last["train"] == 76
 
     assert formats.load_rows(out, "sft") == split["train"]
     assert [row["id"] for row in formats.load_rows(out, "prompts")] == [row["id"] for row in split["test"]]
@@ -115,6 +129,47 @@ def test_the_seed_decides_and_nothing_else(tmp_path):
         return {row["id"] for row, side in zip(rows, sides, strict=True) if side == "valid"}
 
     assert valid(rows, 1) == valid(shuffled, 1) != valid(rows, 2)
+
+
+def test_rows_are_checked_as_the_trainer_of_a_model_will(tiny_base, tmp_path, capsys):
+    """Which rows a model's trainer refuses, and which it cuts, is found out before any training."""
+    tokens = {"n": 0}
+
+    def row(user, answer):
+        tokens["n"] += 1
+        return {"id": f"r{tokens['n']}", "instruction": user, "output": answer}
+
+    rows = [row(f"질문 {i}", "답") for i in range(30)]
+    rows += [row("끝", "끝<|im_end|>"), row("물 " * 300, "답"), row("물은?", "물 " * 300)]
+    path, out = write(tmp_path / "rows.jsonl", *rows), tmp_path / "data"
+    words = ["--input_path", path, "--output_dir", out, "--model_id", tiny_base, "--max_seq_length", 200]
+    args = prepare_data.build_parser().parse_args([str(word) for word in words])
+    last = prepare_data.main(args)
+    assert last["kept"] == 31 and last["refused"] == 2
+    rejects = lines(out / "rejects.jsonl")
+    assert [(reject["line"], reject["row"]["id"]) for reject in rejects] == [(31, "r31"), (32, "r32")]
+    assert "special token <|im_end|>" in rejects[0]["reason"] and "no room for its answer" in rejects[1]["reason"]
+    check = json.loads((out / "report.json").read_text(encoding="utf-8"))["model_check"]
+    assert (check["refused"], check["cut_rows"], check["dropped"], check["max_length"]) == (2, 2, 1, 200)
+    assert {found["row"] for found in check["worst_cut"]} == {f"{path}:32 (r32)", f"{path}:33 (r33)"}
+    assert (
+        f"warning: 2 of 33 rows are cut at 200 tokens, 1 with nothing left to learn: {path}:3"
+        in capsys.readouterr().out
+    )
+    kept = {row["id"] for name in ("train", "valid", "test") for row in lines(out / f"{name}.jsonl")}
+    assert kept == {f"r{n}" for n in range(1, 34)} - {"r31", "r32"}
+
+    args.strict, args.output_dir = True, str(tmp_path / "strict")
+    with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:31: .*special token"):
+        prepare_data.main(args)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_the_model_check_asks_for_a_model(script, tmp_path):
+    path, out = write(tmp_path / "rows.jsonl", ROW), tmp_path / "data"
+    words = ["--input_path", path, "--output_dir", out]
+    refuses(script("prepare_data.py", *words, "--max_seq_length", 100), out, "are for the check of --model_id")
+    refuses(script("prepare_data.py", *words, "--model_id", tmp_path / "none"), out, "model folder")
 
 
 # ── the split ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,6 +231,12 @@ def test_a_chain_of_shared_keys_is_one_group():
     ]
     groups = curate.group(rows)
     assert len(set(groups[:6])) == 1 and groups[6] != groups[0]
+
+
+def test_alpaca_rows_of_one_context_stay_together():
+    rows = [{"instruction": f"질문 {i}", "context": f"글 {i % 3}", "output": "답"} for i in range(30)]
+    converted = [formats.convert(row, "alpaca") for row in rows]
+    assert len(set(curate.group(converted))) == 3
 
 
 def test_tasks_are_spread_over_the_splits():
@@ -254,7 +315,8 @@ def test_all_files_are_checked_before_anything_is_said(script, tmp_path):
     [
         ({**ROW, "assistant_content": None}, "no assistant turn"),
         ({**ROW, "assistant_content": " "}, "empty answer"),
-        ({**ROW, "task": "task14"}, "unknown task id: 'task14'"),
+        ({**ROW, "task": ["task02"]}, "task is neither text nor a number"),
+        ({**ROW, "label": False}, "label is false"),
         (ROW, "duplicate of "),
     ],
 )
@@ -262,6 +324,21 @@ def test_strict_refuses_the_file_for_one_row(script, tmp_path, row, reason):
     path, out = write(tmp_path / "rows.jsonl", ROW, row), tmp_path / "data"
     done = script("prepare_data.py", "--input_path", path, "--output_dir", out, "--strict")
     refuses(done, out, f"{path}:2: {reason}")
+
+
+def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
+    path = write(tmp_path / "rows.jsonl", *alpaca(50))
+    path.write_bytes(path.read_bytes() + b'{"instruction" 1}\n{"instruction": "\xb0\xa1"}\n')
+    words = ["--input_path", str(path), "--output_dir", str(tmp_path / "data")]
+    with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:51: no JSON.*rows.jsonl:52: not UTF-8"):
+        prepare_data.main(prepare_data.build_parser().parse_args(words))
+    last = prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
+    assert (last["read"], last["kept"], last["refused"]) == (52, 50, 2)
+    assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
+    path.write_bytes(path.read_bytes() + b'{"instruction": "\xb0\xa1"}\n' * 2)
+    words[-1] = str(tmp_path / "more")
+    with pytest.raises(prepare_data.cli.InputError, match="51: no JSON.*3 lines.; convert the file: iconv"):
+        prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
 
 
 def test_a_file_of_which_nothing_is_left(script, tmp_path):

@@ -104,3 +104,22 @@ def test_good_answers_pass():
     assert tasks.check("task03_01", {"question": "?", "choices": CHOICES}, good) == []
     grounded = "아니요\n근거:\n서울 도서관은 2019년에 책 3200권을 새로 들였고, 시민 투표로 고른 책이 절반이다."
     assert tasks.check("task07_02", {"context": CONTEXT, "question": "책을 안 샀나?"}, grounded) == []
+
+
+@pytest.mark.parametrize(
+    ("label", "ids"),
+    [
+        ("task1_01", ["task01_01"]),
+        ("Task08_02", ["task08_02"]),
+        (" task 8-2 ", ["task08_02"]),
+        ("task2", ["task02"]),
+        ("task02_01", ["task02"]),
+        ("task01", ["task01_01", "task01_02"]),
+        ("task01_03", ["task01_01", "task01_02"]),
+        ("task99", []),
+        ("summarization", []),
+        ("task01_01", []),
+    ],
+)
+def test_what_a_mistyped_id_meant(label, ids):
+    assert tasks.meant(label) == ids

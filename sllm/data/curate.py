@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 
 from sllm import tasks
 from sllm.cli import InputError
+from sllm.data.rows import ignored_keys, near_misses, unknown_tasks
 
 SPLITS = ("train", "valid", "test")
 _CONTEXT = re.compile(r"###Context###:(.*?)(?:###Question###:|###Answer###:|\Z)", re.DOTALL)
@@ -23,12 +24,13 @@ def prompt_and_answer(row: dict) -> tuple[list[dict], str]:
 
 
 def context_key(row: dict) -> str:
-    """What a row is about: its task's context, table, text or title; else the section labelled `Context`; else
-    the first user turn. White space and Unicode composition do not count."""
+    """What a row is about: its task's context, table, text or title; else its own `context` key, where it had one;
+    else the section labelled `Context`; else the first user turn. White space and Unicode composition do not count."""
     user = _first_user_turn(row)
-    source = tasks.TASKS[row["task"]].source if row["task"] else None
+    source = tasks.TASKS[row["task"]].source if row["task"] in tasks.TASKS else None
     context = tasks.split_user_turn(row["task"], user).get(source, "") if source else ""
-    if not context:
+    context = context or getattr(row, "context", None) or ""
+    if not context.strip():
         labelled = _CONTEXT.search(user)
         context = labelled[1] if labelled and labelled[1].strip() else user
     return _normal(str(context))
@@ -131,12 +133,12 @@ def characters(rows: list[dict]) -> dict[str, dict]:
 
 
 def conformance(rows: list[dict]) -> dict[str, dict]:
-    """For each task: answers checked, how many keep every rule, and how many break which. Conversations of one
+    """For each known task: answers checked, how many keep every rule, and how many break which. Conversations of one
     question only: the rules look at a labelled user turn. Tells, and refuses nothing."""
     found: dict[str, dict] = {}
     for row in rows:
         prompt, answer = prompt_and_answer(row)
-        if row["task"] is None or sum(turn["role"] == "user" for turn in prompt) != 1:
+        if row["task"] not in tasks.TASKS or sum(turn["role"] == "user" for turn in prompt) != 1:
             continue
         counts = found.setdefault(row["task"], {"answers": 0, "conform": 0, "broken": Counter()})
         failures = tasks.check(row["task"], prompt[-1]["content"], answer)
@@ -147,13 +149,14 @@ def conformance(rows: list[dict]) -> dict[str, dict]:
 
 
 def report(files: list[dict], rows: list[dict], groups: list[int], sides: list[str]) -> dict:
-    """What report.json says: counts by file, reason, task and split that add up, lengths, conformance.
+    """What report.json says: counts by file, reason, task and split that add up, lengths, conformance, keys not used.
 
     Args:
         files: {"path", "format", "read", "rows", "rejects"} of each input.
         rows: the kept rows of all files; `groups` and `sides` are theirs.
     """
     rejects = [reject for file in files for reject in file["rejects"]]
+    labels = unknown_tasks(rows)
     splits = {}
     for name in SPLITS:
         mine = [i for i, side in enumerate(sides) if side == name]
@@ -168,12 +171,16 @@ def report(files: list[dict], rows: list[dict], groups: list[int], sides: list[s
                 "read": file["read"],
                 "kept": len(file["rows"]),
                 "refused": _by_reason(file["rejects"]),
+                "ignored": ignored_keys(file["rows"]),
             }
             for file in files
         ],
         "rows": {"read": sum(file["read"] for file in files), "kept": len(rows), "refused": len(rejects)},
         "refused": _by_reason(rejects),
+        "ignored": ignored_keys(rows),
         "tasks": _by_task(rows),
+        "unknown_tasks": labels,
+        "warnings": list(near_misses(labels).values()),
         "splits": splits,
         "characters": characters(rows),
         "conformance": conformance(rows),

@@ -1,101 +1,176 @@
 """Rows → the token columns that TRL trains on, cut to length and counted. Nothing is dropped in silence."""
 
+from collections import Counter
+from dataclasses import dataclass, field
+
 from sllm import chat
 from sllm.cli import InputError
+from sllm.data.rows import MAX_LOST_SHARE, Skipped, where
 
 IGNORED = -100  # label of a token that is not supervised (PyTorch's cross-entropy ignore_index)
-MAX_LOST_SHARE = 0.05
+SHOWN = 20  # cut rows that the statistics name, the longest first
 
 
-def sft_columns(tokenizer, rows: list[dict], max_length: int, *, train_on_inputs: bool = False):
+@dataclass
+class _Cuts:
+    """The rows that are longer than `max_length` tokens, and the sequences or pairs that nothing is left of."""
+
+    max_length: int
+    longest: int = 0
+    dropped: int = 0
+    rows: list[tuple[int, dict]] = field(default_factory=list)  # (tokens, row)
+
+    def see(self, row: dict, tokens: int) -> bool:
+        """Count a sequence of `row`; True where it is cut."""
+        self.longest = max(self.longest, tokens)
+        if tokens <= self.max_length:
+            return False
+        if self.rows and self.rows[-1][1] is row:  # a row of several sequences
+            self.rows[-1] = (max(tokens, self.rows[-1][0]), row)
+        else:
+            self.rows.append((tokens, row))
+        return True
+
+    def stats(self) -> dict:
+        worst = sorted(self.rows, key=lambda found: -found[0])[:SHOWN]
+        return {
+            "max_length": self.max_length,
+            "longest": self.longest,
+            "cut_rows": len(self.rows),
+            "worst_cut": [{"row": where(row), "tokens": tokens} for tokens, row in worst],
+        }
+
+
+def sft_columns(
+    tokenizer, rows: list[dict], max_length: int, *, train_on_inputs: bool = False, skipped: Skipped | None = None
+):
     """Training rows as `input_ids` and `labels`.
 
     Args:
         max_length: tokens; a longer sequence loses its end.
         train_on_inputs: supervise every token instead of the assistant's alone.
+        skipped: takes the rows that cannot be rendered, or lose their whole answer, where the run allows that.
     Returns:
         (columns, stats): columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence; stats with
-        rows, sequences, tokens, supervised_tokens, truncated, dropped, longest.
+        rows, sequences, tokens, supervised_tokens, truncated and dropped (sequences), and what `cut_summary` reads.
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
     columns: dict[str, list] = {"input_ids": [], "labels": []}
-    problems, longest, truncated, dropped = [], 0, 0, 0
+    skipped, cuts, truncated = _expecting(skipped, rows), _Cuts(max_length), 0
     end = chat.end_of_turn(tokenizer)[1]
     for row in rows:
         try:
+            if train_on_inputs and any(message.get("weight") == 0 for message in row["messages"]):
+                raise ValueError("an answer has the weight 0, and --train_on_inputs learns every turn; choose one")
             examples = chat.encode(tokenizer, row["messages"])
+            if not all(_learns_its_end(example, row["messages"], end) for example in examples):
+                raise ValueError("its end-of-turn token would not be learned (guarantee 2)")
         except (ValueError, InputError) as error:
-            problems.append(f"row {row['id']}: {error}")
+            skipped.add(row, str(error))
             continue
+        kept = lost = 0
         for example in examples:
+            if not any(example.completion_mask):
+                continue  # a turn of weight 0
             ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
-            if example.input_ids[-1] != end or not example.completion_mask[-1]:
-                problems.append(f"row {row['id']}: its end-of-turn token would not be learned (guarantee 2)")
-                continue
-            longest = max(longest, len(example.input_ids))
-            truncated += len(example.input_ids) > max_length
+            truncated += cuts.see(row, len(example.input_ids))
             if not any(mask):
-                dropped += 1
+                lost += 1
                 continue
+            kept += 1
             columns["input_ids"].append(ids)
             labels = ids if train_on_inputs else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
             columns["labels"].append(list(labels))
-    _report(problems)
-    _refuse_losses(dropped, dropped + len(columns["input_ids"]), max_length)
+        cuts.dropped += lost
+        if skipped.allow and not kept:
+            longest = max(len(example.input_ids) for example in examples)
+            skipped.add(row, _lost(max_length, longest))
+    skipped.check()
+    if not skipped.allow:
+        _refuse_losses(cuts, cuts.dropped + len(columns["input_ids"]))
     stats = {
         "rows": len(rows),
         "sequences": len(columns["input_ids"]),
         "tokens": sum(map(len, columns["input_ids"])),
         "supervised_tokens": sum(label != IGNORED for labels in columns["labels"] for label in labels),
         "truncated": truncated,
-        "dropped": dropped,
-        "longest": longest,
+        "dropped": cuts.dropped,
     }
-    return columns, stats
+    return columns, stats | cuts.stats()
 
 
-def dpo_columns(tokenizer, rows: list[dict], max_length: int):
+def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skipped | None = None):
     """Preference rows as `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
+    Args:
+        max_length: tokens of prompt and answer together; longer answers lose their end.
+        skipped: takes the pairs that cannot be used, where the run allows that.
     Returns:
-        (columns, stats): stats with rows, tokens (prompts counted once for each side), truncated, dropped, longest.
+        (columns, stats): stats with rows, pairs, tokens (prompts counted once for each side), truncated and dropped
+        (pairs), and what `cut_summary` reads.
     Raises:
         InputError: pairs that cannot be rendered or whose two sides render alike, all of them; or more than
             5 % lost to truncation.
     """
     columns: dict[str, list] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    problems, longest, truncated, dropped, tokens = [], 0, 0, 0, 0
+    skipped, cuts, tokens = _expecting(skipped, rows), _Cuts(max_length), 0
     for row in rows:
         try:
             sides = {name: _answer(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
+            if sides["chosen"] == sides["rejected"]:
+                raise ValueError("chosen and rejected render to the same tokens, so there is no choice")
         except (ValueError, InputError) as error:
-            problems.append(f"pair {row['id']}: {error}")
-            continue
-        if sides["chosen"] == sides["rejected"]:
-            problems.append(f"pair {row['id']}: chosen and rejected render to the same tokens, so there is no choice")
+            skipped.add(row, str(error))
             continue
         prompt = chat.prompt_ids(tokenizer, row["prompt"])
-        room = max_length - len(prompt)
-        longest = max(longest, len(prompt) + max(map(len, sides.values())))
-        truncated += any(len(ids) > room for ids in sides.values())
+        room, whole = max_length - len(prompt), len(prompt) + max(map(len, sides.values()))
+        cuts.see(row, whole)
         if room < 1 or sides["chosen"][:room] == sides["rejected"][:room]:
-            dropped += 1
+            cuts.dropped += 1
+            if skipped.allow:
+                skipped.add(row, _lost(max_length, whole))
             continue
         columns["prompt_ids"].append(prompt)
         for name, ids in sides.items():
             columns[f"{name}_ids"].append(ids[:room])
             tokens += len(prompt) + len(ids[:room])
-    _report(problems)
-    _refuse_losses(dropped, len(rows), max_length)
-    return columns, {
+    skipped.check()
+    if not skipped.allow:
+        _refuse_losses(cuts, len(rows))
+    stats = {
         "rows": len(rows),
         "pairs": len(columns["prompt_ids"]),
         "tokens": tokens,
-        "truncated": truncated,
-        "dropped": dropped,
-        "longest": longest,
+        "truncated": len(cuts.rows),
+        "dropped": cuts.dropped,
     }
+    return columns, stats | cuts.stats()
+
+
+def cut_summary(stats: dict, *, most: int | None = None, shown: int = 3) -> list[str]:
+    """Lines to print about the rows that are cut: how many, the longest, and the length that holds them all.
+
+    Args:
+        stats: of `sft_columns` or `dpo_columns`.
+        most: tokens that the model has positions for, if known; no greater length is recommended.
+    """
+    if not stats["cut_rows"]:
+        return []
+    worst = [f"{found['row']} has {found['tokens']:,} tokens" for found in stats["worst_cut"][:shown]]
+    others = stats["cut_rows"] - len(worst)
+    if others:
+        worst.append(f"{others:,} more")
+    length = _holding(stats["longest"])
+    if most is not None and length > most:
+        remedy = f"the model holds {most:,}: " + (
+            f"--max_seq_length {most} holds all" if stats["longest"] <= most else "split or shorten these rows"
+        )
+    else:
+        remedy = f"--max_seq_length {length} holds all"
+    count, length = f"{stats['cut_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
+    lost = f", {stats['dropped']:,} with nothing left to learn" if stats["dropped"] else ""
+    return [f"warning: {count} are cut at {length}{lost}: {', '.join(worst)}; {remedy}"]
 
 
 def as_sequences(columns: dict) -> dict:
@@ -114,15 +189,35 @@ def _answer(tokenizer, messages: list[dict]) -> list[int]:
     return chat.completion_ids(tokenizer, messages)
 
 
-def _report(problems: list[str], shown: int = 20) -> None:
-    if problems:
-        more = [f"… and {len(problems) - shown} more"] if len(problems) > shown else []
-        raise InputError(problems[:shown] + more)
+def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
+    """Where the rows go that cannot be used. It knows the files that were read with it; others are counted here."""
+    skipped = skipped or Skipped()
+    for file, count in Counter(getattr(row, "file", None) for row in rows).items():
+        skipped.expect(file, count)
+    return skipped
 
 
-def _refuse_losses(dropped: int, total: int, max_length: int) -> None:
-    if dropped > MAX_LOST_SHARE * total:
+def _learns_its_end(example, messages: list[dict], end: int) -> bool:
+    """Is the last supervised token the end of turn, and the last of all where no answer has the weight 0?"""
+    supervised = [i for i, on in enumerate(example.completion_mask) if on]
+    if any(message.get("weight") == 0 for message in messages):
+        return not supervised or example.input_ids[supervised[-1]] == end
+    return bool(supervised) and supervised[-1] == len(example.input_ids) - 1 and example.input_ids[-1] == end
+
+
+def _holding(tokens: int) -> int:
+    """A round length that holds `tokens`: the next power of two."""
+    return 1 << (tokens - 1).bit_length()
+
+
+def _lost(max_length: int, tokens: int) -> str:
+    return f"no room for its answer: {tokens} tokens of at most {max_length}; shorten the row or raise --max_seq_length"
+
+
+def _refuse_losses(cuts: _Cuts, total: int) -> None:
+    if cuts.dropped > MAX_LOST_SHARE * total:
+        tokens, row = max(cuts.rows, key=lambda found: found[0])
         raise InputError(
-            f"{dropped} of {total} rows lose their whole answer at {max_length} tokens (at most "
-            f"{MAX_LOST_SHARE:.0%} may); raise --max_seq_length or shorten the prompts"
+            f"{cuts.dropped} of {total} rows lose their whole answer at {cuts.max_length} tokens (at most "
+            f"{MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
         )

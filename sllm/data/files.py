@@ -6,9 +6,12 @@ UTF-8. Which of them is found out from the text, not from the name.
 
 import json
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sllm.cli import InputError
+from sllm.data import foreign
 
 SHOWN = 20  # problems listed for one file; the rest are counted
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -28,33 +31,79 @@ def read_file(path: str | Path) -> list[tuple[int, dict]]:
     return rows
 
 
+@dataclass
+class Contents:
+    """What a file holds.
+
+    Attributes:
+        rows: (line, row) of what can be read.
+        faults: what is wrong with the file as a whole, as (line, text); line 0 where no line can be named.
+        bad: lines of JSON Lines that are no row, one row each, as (line, text).
+    """
+
+    rows: list[tuple[int, dict]] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+
 def scan(path: str | Path) -> tuple[list[tuple[int, dict]], list[tuple[int, str]]]:
     """What can be read of a file, and what is wrong with it as (line, text); line 0 is the file as a whole."""
+    found = examine(path)
+    return found.rows, sorted(found.faults + found.bad)
+
+
+def examine(path: str | Path, *, each_line: bool = False) -> Contents:
+    """What a file holds, good and bad.
+
+    Args:
+        each_line: name every line that is not UTF-8, instead of the file once with how to convert it.
+    """
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
-        return [], [(0, "missing; check the path")]
+        return Contents(faults=[(0, "missing; check the path")])
     except IsADirectoryError:
-        return [], [(0, "a folder; name a .jsonl or .json file in it")]
+        return Contents(faults=[(0, "a folder; name a .jsonl or .json file in it")])
     except OSError as error:
-        return [], [(0, f"cannot be read ({error.strerror})")]
-    problems, broken = [], set()
+        return Contents(faults=[(0, f"cannot be read ({error.strerror})")])
+    other = foreign.not_json(path, raw)
+    if other:
+        return Contents(faults=[(0, other)])
+    undecoded = _undecoded(path, raw)
+    if undecoded and undecoded[1] == "UTF-16":
+        return Contents(faults=[undecoded[2]])
+    rows, faults, one_a_line = _parse(raw.decode("utf-8", errors="replace").removeprefix("\ufeff"))
+    broken = undecoded[0] if undecoded else {}
+    found = Contents([(n, row) for n, row in rows if _is_row(row) and n not in broken])
+    strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not _is_row(row)]
+    wrong = found.bad if one_a_line else found.faults
+    wrong += [fault for fault in faults + strays if not (one_a_line and each_line and fault[0] in broken)]
+    if broken and one_a_line and each_line:
+        found.bad += [(n, f"not UTF-8: from byte {column} of the line on; correct it") for n, column in broken.items()]
+    elif broken:
+        found.faults.append(undecoded[2])
+    if not rows and not faults and not broken:
+        found.faults.append((0, "no rows in it; give a file that has some"))
+    return found
+
+
+def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple[int, str]] | None:
+    """({line: first bad byte of it}, likely encoding, the problem that names them all), where the file is not UTF-8."""
     try:
         raw.decode("utf-8")
+        return None
     except UnicodeDecodeError as error:
-        broken = {number for number, line in enumerate(raw.split(b"\n"), 1) if not _is_utf8(line)}
-        encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP949"
-        where = f"from byte {error.start} on, {len(broken)} line{'s' * (len(broken) > 1)}"
-        mend = f"iconv -f {encoding} -t UTF-8 {path} > converted{Path(path).suffix}"
-        problems.append((min(broken), f"not UTF-8 ({where}); convert the file: {mend}"))
-        if encoding == "UTF-16":
-            return [], problems
-    text = raw.decode("utf-8", errors="replace").removeprefix("\ufeff")
-    rows, faults = _parse(text)
-    problems += faults + [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not _is_row(row)]
-    if not rows and not problems:
-        problems.append((0, "no rows in it; give a file that has some"))
-    return [(n, row) for n, row in rows if _is_row(row) and n not in broken], sorted(problems)
+        first = error.start
+    broken = {}
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            broken[number] = error.start
+    encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP949"
+    where = f"from byte {first} on, {len(broken)} line{'s' * (len(broken) > 1)}"
+    command = f"iconv -f {encoding} -t UTF-8 {path} > converted{Path(path).suffix}"
+    return broken, encoding, (min(broken), f"not UTF-8 ({where}); convert the file: {command}")
 
 
 def listed(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
@@ -67,26 +116,30 @@ def listed(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
     return lines
 
 
-def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]]]:
+def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], bool]:
+    """(rows, problems, whether the text is JSON Lines)."""
     start = _SPACE.match(text).end()
     if start == len(text):
-        return [], []
+        return [], [], False
     if text[start] == "[":
-        return _array(text, start)
+        return *_array(text, start), False
     try:
         value, end = _decode(text, start)
     except (ValueError, RecursionError) as error:
         first = text[start:].partition("\n")[0].rstrip()
         if first.endswith("}") or "\n{" in text:
-            return _lines(text)
+            return *_lines(text), True
         held = re.compile(r'\{\s*"[^"]*"\s*:\s*\[').match(text, start)
-        return _array(text, held.end() - 1, held=True) if held else ([], [_fault(error, 1)])
+        return (*_array(text, held.end() - 1, held=True), False) if held else ([], [_fault(error, 1)], False)
     if text[end:].strip():
         if "\n" in text[start:end]:
-            return [], [(1, "a record spans several lines; JSON Lines wants one on each: jq -c . FILE > rows.jsonl")]
-        return _lines(text)
+            several = "a record spans several lines; JSON Lines has one on each: jq -c . FILE > rows.jsonl"
+            return [], [(1, several)], False
+        return *_lines(text), True
     at = _held_array(text, value)
-    return _array(text, at, held=True) if at else ([(1 + text.count("\n", 0, start), value)], [])
+    if at:
+        return *_array(text, at, held=True), False
+    return [(1 + text.count("\n", 0, start), value)], [], False
 
 
 def _held_array(text: str, value: object) -> int | None:
@@ -149,15 +202,10 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
 
 def _fault(error: Exception, line: int, *, one_line: bool = False) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
-        return line if one_line else error.lineno, f"no JSON: {error.msg} (column {error.colno}); mend it"
-    return line, f"no JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; mend it"
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        return line.decode("utf-8") is not None
-    except UnicodeDecodeError:
-        return False
+        if error.doc[error.pos : error.pos + 1] == "'":
+            return line if one_line else error.lineno, "no JSON: Python's quotes; write the rows with json.dumps"
+        return line if one_line else error.lineno, f"no JSON: {error.msg} (column {error.colno}); correct it"
+    return line, f"no JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; correct it"
 
 
 def _is_row(value: object) -> bool:
@@ -167,3 +215,12 @@ def _is_row(value: object) -> bool:
 def kind_of(value: object) -> str:
     names = {list: "an array", str: "a text", bool: "true or false", type(None): "null", dict: "an object"}
     return names.get(type(value), "a number")
+
+
+def jsonl(rows: Iterable[dict]) -> str:
+    """JSON Lines with Korean as it is; a lone surrogate (only in a refused row) can only be written escaped."""
+    lines = []
+    for row in rows:
+        line = json.dumps(row, ensure_ascii=False)
+        lines.append(json.dumps(row) if any("\ud800" <= c <= "\udfff" for c in line) else line)
+    return "".join(line + "\n" for line in lines)

@@ -202,6 +202,19 @@ def get(task_id: str) -> Task:
     return TASKS[task_id]
 
 
+def meant(label: str) -> list[str]:
+    """The task ids that a label almost is (other case, separators or zeros: `task1_01`, `Task08_02`; a family whose
+    forms have ids of their own: `task01`); empty where it is a label of another kind."""
+    found = re.fullmatch(r"\W*task[\W_]*0*(\d+)(?:[\W_]+0*(\d+))?\W*", label, re.IGNORECASE)
+    if label in TASKS or not found:
+        return []
+    family = f"task{found[1]:0>2}"
+    exact = f"{family}_{found[2]:0>2}" if found[2] else family
+    if exact in TASKS:
+        return [exact]
+    return [known for known in TASKS if known.partition("_")[0] == family]
+
+
 def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
     """The labelled user turn of a request.
 

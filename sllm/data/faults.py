@@ -1,0 +1,122 @@
+"""What is wrong with a row, and which of its keys nothing uses. Standard library only.
+
+A reason starts with the words that it is counted by, up to the first ":" or ";".
+"""
+
+import re
+
+from sllm.data.files import kind_of
+
+# Keys that say what cannot be trained here: where one of them holds something, the row is refused.
+_TOOLS = ("cannot be trained here", "write the call into the content, or remove the key")
+_MEDIA = ("cannot be trained here", "only text is; remove the key or the row")
+_REASONING = ("is not read", "write it into the content as <think>…</think> if it is to be learned, or remove the key")
+_SWITCH = ("is not read", 'write "weight": 0 for an answer that is not to be learned, or remove the key')
+_REFUSED = (
+    dict.fromkeys("tools functions tool_calls function_call tool_call_id".split(), _TOOLS)
+    | dict.fromkeys("image images video videos audio audios".split(), _MEDIA)
+    | {"reasoning_content": _REASONING}
+)
+_REFUSED_IN_MESSAGES = (
+    _REFUSED
+    | dict.fromkeys("reasoning reasoning_details thinking thought thoughts".split(), _REASONING)
+    | dict.fromkeys("train training trainable loss loss_mask masked".split(), _SWITCH)
+)
+_HOLD_TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "user_content", "assistant_content")
+
+
+def leftovers(row: dict, name: str, used: set[str]) -> tuple[list[str], list[str]]:
+    """Keys that format `name`, which uses `used`, does not use: those that are ignored, and the faults of those that
+    refuse the row. A key with the value null says nothing."""
+    ignored, faults = [], []
+    for key in row:
+        if key in used or row[key] is None or key in ("label", "kto_tag") and isinstance(row[key], bool):
+            continue
+        if row[key] and key in _REFUSED:
+            what, remedy = _REFUSED[key]
+            faults.append(f"{key} {what}: {remedy}")
+        else:
+            ignored.append(key)
+    for key in _HOLD_TURNS:
+        if key in used and isinstance(row.get(key), list):
+            for number, turn in enumerate(row[key], 1):
+                if isinstance(turn, dict) and turn.keys() != {"role", "content"}:
+                    _leftovers_of_turn(turn, number, name, ignored, faults)
+    return list(dict.fromkeys(ignored)), faults + (_contradictions(row) if name == "preference" else [])
+
+
+def _leftovers_of_turn(turn: dict, number: int, name: str, ignored: list[str], faults: list[str]) -> None:
+    for key, value in turn.items():
+        if key in ("role", "content") or value is None:
+            continue
+        if key == "weight" and turn.get("role") == "assistant" and name != "preference":
+            continue
+        if key in _REFUSED_IN_MESSAGES and (value or value is False):
+            what, remedy = _REFUSED_IN_MESSAGES[key]
+            faults.append(f"{key} {what}: message {number}; {remedy}")
+        else:
+            ignored.append(f"message {key}")
+
+
+def _contradictions(row: dict) -> list[str]:
+    """Scores of a pair that call the rejected answer the better one."""
+    faults = []
+    for stem in ("score", "rating", "reward"):
+        for good, bad in ((f"{stem}_chosen", f"{stem}_rejected"), (f"chosen_{stem}", f"rejected_{stem}")):
+            chosen, rejected = row.get(good), row.get(bad)
+            if isinstance(chosen, int | float) and isinstance(rejected, int | float) and chosen < rejected:
+                faults.append(f"{good} is below {bad}: {chosen} < {rejected}; exchange the answers or remove the row")
+    if isinstance(row.get("margin"), int | float) and row["margin"] < 0:
+        faults.append(f"margin is below 0: {row['margin']}; exchange the answers or remove the row")
+    return faults
+
+
+def faults_of(turns: list[dict], *, answered: bool) -> list[str]:
+    """Everything wrong with a conversation."""
+    faults = []
+    for number, turn in enumerate(turns, 1):
+        role, content, place = turn["role"], turn["content"], f"message {number}"
+        if role not in ("system", "user", "assistant"):
+            faults.append(f"unknown role: {role!r} in {place} (system, user, assistant)")
+        if not isinstance(content, str):
+            faults.append(f"content is not text: {kind_of(content)}{_part_types(content)} in {place}")
+        elif blank(turn):
+            faults.append(f"empty {'answer' if role == 'assistant' else f'{role} content'}: {place}")
+        elif broken(content):
+            faults.append(f"broken character: {broken(content)} in {place}, lost when the text was decoded")
+        if isinstance(turn.get("weight"), bool) or turn.get("weight", 1) not in (0, 1):
+            faults.append(f"weight is neither 0 nor 1: {turn['weight']!r} in {place}")
+        elif "weight" in turn:
+            turn["weight"] = int(turn["weight"])
+    roles = [turn["role"] for turn in turns]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if not any(fault.startswith("unknown role") for fault in faults):
+        if answered and "assistant" not in roles:
+            faults.append("no assistant turn")
+        elif "user" not in roles:
+            faults.append("no user turn")
+        elif any(role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)):
+            order = " ".join(roles[:8])
+            faults.append(f"roles out of order: {order} (system only first, then user and assistant in turn)")
+        elif answered and roles[-1] != "assistant":
+            faults.append("no answer to the last user turn")
+        elif answered and all(turn.get("weight") == 0 for turn in turns if turn["role"] == "assistant"):
+            faults.append("nothing to learn: every answer has the weight 0")
+    return faults
+
+
+def _part_types(content: object) -> str:
+    """` of text, image_url`: what OpenAI's content parts hold."""
+    types = [part["type"] for part in content if isinstance(part, dict) and "type" in part] if content else []
+    return f" of {', '.join(map(str, dict.fromkeys(types)))}" if isinstance(content, list) and types else ""
+
+
+def blank(turn: dict) -> bool:
+    """No character that one could see."""
+    content = turn["content"]
+    return isinstance(content, str) and not any(c.isprintable() and not c.isspace() for c in content)
+
+
+def broken(text: str) -> str | None:
+    found = re.search("[\ud800-\udfff\ufffd\0]", text)
+    return f"U+{ord(found[0]):04X} at character {found.start()}" if found else None

@@ -1,0 +1,207 @@
+"""Files and rows of formats that are not read here: what they are, and the command that converts them.
+
+Each command is one line of Python for the file at hand, with its real columns; run in the repository's root it
+writes rows that every script reads. Standard library only.
+"""
+
+import csv
+import io
+import json
+import re
+import shlex
+from pathlib import Path
+
+_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
+# Columns that hold a question, its context and an answer in the wild, the more telling names first.
+_QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 input 입력".split()
+_CONTEXT = "context passage document 본문 지문 문맥 input 입력".split()
+_ANSWER = (
+    "output answer response completion assistant a 답변 응답 대답 출력 답 정답 summary 요약 label gold_label".split()
+)
+_KEPT = ("id", "task", "system_prompt", "system")  # columns that keep their names
+# Rows with all of these keys are read as they are.
+_READ = (
+    {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"messages"},
+    {"user_content", "assistant_content"}, {"prompt", "chosen", "rejected"},
+)  # fmt: skip
+# A question about a text, with the sections that the tasks' user turns have: rows of one context stay together.
+_QA = (
+    '{{"id": r["id"], "user_content": "###Context###:\\n" + {context} + "\\n\\n###Question###:\\n" + r["question"] + '
+    '"\\n\\n###Answer###:", "assistant_content": {answer}}}'
+)
+_DUMP = "json.dumps({}, ensure_ascii=False)"
+
+
+def not_json(path: str | Path, raw: bytes) -> str | None:
+    """What a file is that holds no JSON at all, and how to convert it; None where it may be JSON."""
+    if _JSON_START.match(raw):
+        return None
+    binary = _binary(path, raw)
+    if binary:
+        return binary
+    for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949"):
+        try:
+            text = raw.decode(encoding).lstrip()
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        return None
+    if text[:1] in ("{", "[") or "\n{" in text or _is_json(text.partition("\n")[0]):
+        return None
+    return _separated(path, text, encoding) or (
+        "no JSON: it is plain text; a row is a JSON object a line, such as "
+        '{"instruction": "question", "output": "answer"}'
+    )
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _binary(path: str | Path, raw: bytes) -> str | None:
+    name, out = shlex.quote(str(path)), _out(path)
+    if raw.startswith(b"PAR1"):
+        return f"a Parquet file; convert it: {_pandas('read_parquet', path)}"
+    if raw.startswith(b"PK\x03\x04") and b"xl/" in raw or raw.startswith(b"\xd0\xcf\x11\xe0"):
+        return (
+            "an Excel workbook; save its sheet as CSV UTF-8 and give that file, or (after pip install openpyxl): "
+            + _pandas("read_excel", path)
+        )
+    if raw.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        code = "import datasets, sys; datasets.Dataset.from_file(sys.argv[1]).to_json(sys.argv[2], force_ascii=False)"
+        return f"an Arrow file; convert it: python -c {shlex.quote(code)} {name} {out}"
+    if raw.startswith(b"\x1f\x8b"):
+        return f"compressed with gzip; unpack it: gunzip -k {name}"
+    if raw.startswith(b"PK\x03\x04"):
+        return f"a zip archive; unpack it: unzip {name}"
+    if raw.startswith(b"SQLite format 3\0"):
+        return f"a SQLite database; the chat page's becomes rows with: python build_preferences.py --from_chat {name}"
+    if b"\0" in raw[:4096] and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        return "a binary file; give rows as .jsonl or .json"
+    return None
+
+
+def _pandas(reader: str, path: str | Path) -> str:
+    write = 'to_json(sys.argv[2], orient="records", lines=True, force_ascii=False)'
+    code = f"import pandas, sys; pandas.{reader}(sys.argv[1]).{write}"
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} {_out(path)}"
+
+
+def _separated(path: str | Path, text: str, encoding: str) -> str | None:
+    """CSV or TSV: the one-liner with its own header; None for a text whose lines have no common columns."""
+    first = text.partition("\n")[0]
+    mark = "\t" if "\t" in first else max(",;|", key=first.count)
+    quoting = csv.QUOTE_MINIMAL
+    if mark == "\t" and len({line.count(mark) for line in text.split("\n") if line}) == 1:
+        quoting = csv.QUOTE_NONE  # one record a line, so a quotation mark is just a character
+    try:
+        records = csv.reader(io.StringIO(text, newline=""), delimiter=mark, quoting=quoting)
+        rows = [row for _, row in zip(range(20), records, strict=False) if row]
+    except csv.Error:
+        return None
+    named = Path(path).suffix.lower() in (".csv", ".tsv")
+    ragged = len(rows) < 2 or len({len(row) for row in rows}) > 1 or any(cell != cell.strip() for cell in rows[0])
+    if len(rows[0]) < 2 or ragged and not named:
+        return None
+    columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
+    if len({*columns} - {*_KEPT}) < 2:
+        return None
+    kind = "TSV" if mark == "\t" else "CSV"
+    fields, left_out, sure = _chosen(columns)
+    options = "" if mark == "," else f', delimiter="{mark}"'.replace("\t", "\\t")
+    options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
+    source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
+    code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
+    return f"a {kind} file; convert it{_told(left_out, sure)}: {_command(code, path)}"
+
+
+def unknown_rows(path: str | Path, row: dict) -> str | None:
+    """The same for rows of an unknown format, judged by one of them; None where nothing is known about them."""
+    for key, value in row.items():
+        turn = value[0] if isinstance(value, list) and value else None
+        if isinstance(turn, dict) and ({"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys()):
+            return _conversations(path, key, turn)
+    if isinstance(row.get("paragraphs"), list):
+        loop = 'for a in rows for p in a["paragraphs"] for r in p["qas"] if r["answers"]'
+        command = _over_rows(path, _QA.format(context='p["context"]', answer='r["answers"][0]["text"]'), loop)
+        return f"this is SQuAD's (KorQuAD's) layout; convert it: {command}"
+    if isinstance(row.get("answers"), dict) and {"question", "context"} <= row.keys():
+        expression = _QA.format(context='r["context"]', answer='r["answers"]["text"][0]')
+        command = _over_rows(path, expression, 'for r in rows if r["answers"]["text"]')
+        return f"these are SQuAD's (KorQuAD's) rows; convert them: {command}"
+    if {"input", "output"} <= row.keys():
+        task = next((key for key in ("Task_name", "task_name", "task") if key in row), None)
+        fields = '"prompt": r["input"], "completion": r["output"]' + (f', "task": r["{task}"]' if task else "")
+        name = "KOSITP rows" if task == "Task_name" else "rows of input and output"
+        return f"these are {name}; convert them: {_over_rows(path, f'{{{fields}}}')}"
+    lists = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) > 1:
+        command = _over_rows(path, "r", f'for r in rows[0]["{lists[0]}"]')
+        return f"these are several lists ({', '.join(lists)}); write each to a file, as this does the first: {command}"
+    columns = [key for key, value in row.items() if isinstance(value, str)]
+    if len({*columns} - {*_KEPT}) < 2:
+        return "text without a question and an answer cannot be learned here" if "text" in columns else None
+    fields, left_out, sure = _chosen(columns)
+    return f"convert them{_told(left_out, sure)}: {_over_rows(path, fields)}"
+
+
+def _conversations(path: str | Path, key: str, turn: dict) -> str:
+    rest = "**r" if key == "messages" else f'**r, "{key}": None'  # None says nothing: it is not named as ignored
+    if "role" in turn and "content" in turn:
+        return f"the messages stand under {key!r}; rename it: " + _over_rows(
+            path, f'{{{rest}, "messages": r["{key}"]}}'
+        )
+    roles = '{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}'
+    turns = f'[{{"role": roles.get(t["from"], t["from"]), "content": t["value"]}} for t in r["{key}"]]'
+    command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', before=f"roles = {roles}; ")
+    return f"these are ShareGPT rows ({key}: from, value); convert them: {command}"
+
+
+def _chosen(columns: list[str]) -> tuple[str, list[str], bool]:
+    """The converted row as a Python expression over r, the columns that it leaves out, and whether the names of the
+    columns told which is which."""
+    if any(keys <= set(columns) for keys in _READ):
+        return "r", [], True
+    free = [c for c in columns if c not in _KEPT]
+    answer = _find(free, _ANSWER)
+    question = _find([c for c in free if c != answer], _QUESTION)
+    sure = bool(answer and question)
+    answer = answer or [c for c in free if c != question][-1]
+    rest = [c for c in free if c not in (answer, question)]
+    context = _find(rest, _CONTEXT)
+    if not question:  # the first column that is left, and the second one as its context
+        question = next((c for c in rest if c != context), rest[0])
+        context = next((c for c in (context, *rest) if c not in (None, question)), None)
+    parts = {c: c for c in columns if c in _KEPT} | {"instruction": question, "input": context, "output": answer}
+    fields = ", ".join(f'"{key}": r[{json.dumps(c, ensure_ascii=False)}]' for key, c in parts.items() if c)
+    return f"{{{fields}}}", [c for c in free if c not in parts.values()], sure
+
+
+def _find(columns: list[str], names: list[str]) -> str | None:
+    lower = {column.strip().lower(): column for column in columns}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _told(left_out: list[str], sure: bool) -> str:
+    said = ["put in the right columns where these are not the question and the answer"] if not sure else []
+    said += [f"it leaves out {', '.join(left_out)}"] if left_out else []
+    return f" ({'; '.join(said)})" if said else ""
+
+
+def _over_rows(path: str | Path, expression: str, loop: str = "for r in rows", before: str = "") -> str:
+    start = "import json, sys; from sllm.data.files import read_file; rows = [r for _, r in read_file(sys.argv[1])]; "
+    return _command(f"{start}{before}[print({_DUMP.format(expression)}) {loop}]", path)
+
+
+def _command(code: str, path: str | Path) -> str:
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} > {_out(path)}"
+
+
+def _out(path: str | Path) -> str:
+    """Never the file itself: the shell would empty it before it is read."""
+    return shlex.quote(f"{Path(path).stem}_rows.jsonl")

@@ -1,0 +1,159 @@
+"""A row that knows where it came from, and the rows that a run leaves out. Standard library only."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from sllm import checkpoint, tasks
+from sllm.cli import InputError
+from sllm.data.files import SHOWN, jsonl, listed
+
+MAX_LOST_SHARE = 0.05  # of a file's rows, whether they are skipped or lose their whole answer to truncation
+FILE = "skipped_rows.jsonl"
+
+
+class Row(dict):
+    """A converted row, equal to the dict that goes to disk.
+
+    Attributes:
+        file, line: where it was read; None for rows that were made, not read.
+        ignored: the keys that it said something with and nothing here uses.
+        context: the text that it is about, where the row had a key for it; rows of one context stay together.
+    """
+
+    __slots__ = ("context", "file", "ignored", "line")
+
+    def __init__(self, values: dict, *, ignored: tuple = (), context: str | None = None):
+        super().__init__(values)
+        self.file: str | None = None
+        self.line: int | None = None
+        self.ignored, self.context = ignored, context
+
+    def at(self, file: str, line: int) -> "Row":
+        """The row, with the place where it was read."""
+        self.file, self.line = file, line
+        return self
+
+
+def where(row: dict) -> str:
+    """`rows.jsonl:17 (t1-3)`, or the id alone for a row that was not read from a file."""
+    file, line = getattr(row, "file", None), getattr(row, "line", None)
+    return f"{file}:{line} ({row['id']})" if file else f"row {row['id']}"
+
+
+def ignored_keys(rows: Iterable[dict]) -> dict[str, int]:
+    """Key → how many of `rows` have it, for every key that is not used; the most frequent first."""
+    counts = Counter(key for row in rows for key in getattr(row, "ignored", ()))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def unknown_tasks(rows: Iterable[dict]) -> dict[str, int]:
+    """Task labels that are not in the task table, with their counts. They are labels only: no rules apply."""
+    counts = Counter(row["task"] for row in rows if row["task"] is not None)
+    return {label: count for label, count in sorted(counts.items()) if label not in tasks.TASKS}
+
+
+def notes(rows: list[dict]) -> list[str]:
+    """Lines to print about rows that were read: keys that are not used, and task labels that look mistyped."""
+    return [
+        *ignored_note(ignored_keys(rows)),
+        *(f"warning: {text}" for text in near_misses(unknown_tasks(rows)).values()),
+    ]
+
+
+def ignored_note(counts: dict[str, int]) -> list[str]:
+    """The one line that names ignored keys; no line where there are none."""
+    named = [f"{key} ({count:,} row{'s' * (count != 1)})" for key, count in list(counts.items())[:SHOWN]]
+    more = f" and {len(counts) - SHOWN} more keys" if len(counts) > SHOWN else ""
+    return [f"ignored keys: {', '.join(named)}{more}"] if counts else []
+
+
+def near_misses(labels: dict[str, int]) -> dict[str, str]:
+    """Label → what was probably meant, for unknown task labels that almost are a task id."""
+    found = ((label, tasks.meant(label), count) for label, count in labels.items())
+    return {
+        label: f"task {label!r} ({count:,} row{'s' * (count != 1)}) is no task id and is kept as a label; "
+        f"{' or '.join(ids)} was probably meant"
+        for label, ids, count in found
+        if ids
+    }
+
+
+class Skipped:
+    """The rows that a run leaves out, with the reasons: none, or with --skip_bad_rows a small share of each file.
+
+    One object goes through a whole run: `load_rows` and `encode` add to it and call `check`.
+
+    Args:
+        allow: leave bad rows out instead of refusing their file.
+        share: most of a file's rows that may be left out.
+    Attributes:
+        rows: {"file", "line", "id", "reason"} of each, in the order in which they were found.
+    """
+
+    def __init__(self, allow: bool = False, *, share: float = MAX_LOST_SHARE):
+        self.allow, self.share = allow, share
+        self.rows: list[dict] = []
+        self._read: Counter = Counter()
+        self._reasons: dict[int, str] = {}  # by id(row)
+
+    def expect(self, file: str | None, count: int) -> None:
+        """`file` has `count` rows, good and bad."""
+        self._read[file] = max(count, self._read[file])
+
+    def add(self, row: dict, reason: str) -> None:
+        """Leave out a converted row."""
+        self._reasons[id(row)] = reason
+        self.add_line(getattr(row, "file", None), getattr(row, "line", None), reason, row["id"])
+
+    def add_line(self, file: str | None, line: int | None, reason: str, name: str | None = None) -> None:
+        """Leave out a line that no row could be made of."""
+        self.rows.append({"file": file, "line": line, "id": name, "reason": reason})
+
+    def reason(self, row: dict) -> str | None:
+        """Why a converted row was left out; None for one that was not."""
+        return self._reasons.get(id(row))
+
+    def check(self) -> None:
+        """InputError where bad rows are not allowed, or are too many; every one of them is named."""
+        problems = []
+        for file in dict.fromkeys(entry["file"] for entry in self.rows):
+            mine = [entry for entry in self.rows if entry["file"] == file]
+            most = self.share * self._read[file]
+            if self.allow and len(mine) <= most:
+                continue
+            problems += _named(file, mine)
+            count = f"{len(mine):,} of {self._read[file]:,} rows"
+            if self.allow:
+                problems.append(
+                    f"{file or 'the rows'}: {count} cannot be used, and --skip_bad_rows leaves out at most "
+                    f"{self.share:.0%}; correct them, or let prepare_data.py set refused rows aside"
+                )
+            elif len(mine) <= most:
+                problems.append(f"{file or 'the rows'}: --skip_bad_rows leaves out such rows ({count})")
+        if problems:
+            raise InputError(problems)
+
+    def lines(self) -> list[str]:
+        """What to print: how many rows of which file, then the first ones with their reasons."""
+        said = []
+        for file in dict.fromkeys(entry["file"] for entry in self.rows):
+            mine = [entry for entry in self.rows if entry["file"] == file]
+            said.append(f"skipped {len(mine):,} of {self._read[file]:,} rows of {file or 'the data'}:")
+            said += [f"  {line}" for line in _named(file, mine)]
+        return said
+
+    def write(self, folder: str | Path) -> Path | None:
+        """skipped_rows.jsonl in `folder`, one line for each skipped row; no file where there is none."""
+        if not self.rows:
+            return None
+        path = Path(folder) / FILE
+        checkpoint.write_atomically(path, jsonl(self.rows))
+        return path
+
+
+def _named(file: str | None, entries: list[dict]) -> list[str]:
+    texts = [f"row {e['id']}: {e['reason']}" if e["id"] is not None else e["reason"] for e in entries]
+    if file is not None:
+        return listed(file, [(e["line"] or 0, text) for e, text in zip(entries, texts, strict=True)])
+    return texts[:SHOWN] + ([f"… and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])
