@@ -68,7 +68,7 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int):
     problems, longest, truncated, dropped, tokens = [], 0, 0, 0, 0
     for row in rows:
         try:
-            sides = {name: _answer(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
+            sides = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
         except (ValueError, InputError) as error:
             problems.append(f"pair {row['id']}: {error}")
             continue
@@ -106,12 +106,6 @@ def as_sequences(columns: dict) -> dict:
             sequences["input_ids"].append(prompt + ids)
             sequences["labels"].append([IGNORED] * len(prompt) + ids)
     return sequences
-
-
-def _answer(tokenizer, messages: list[dict]) -> list[int]:
-    """Ids of the last assistant turn; a content that would break the turns is refused as in SFT."""
-    chat.encode(tokenizer, messages)
-    return chat.completion_ids(tokenizer, messages)
 
 
 def _report(problems: list[str], shown: int = 20) -> None:
