@@ -77,7 +77,7 @@ def main(args) -> dict | None:
         return None
     sequences = encode.as_sequences(columns)
     tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
-    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),

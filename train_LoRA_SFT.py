@@ -73,7 +73,7 @@ def main(args) -> dict | None:
     flat = padding_free or args.packing
     batch_size, accumulation = session.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
-    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),

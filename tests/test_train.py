@@ -181,7 +181,7 @@ def in_process(command: list[str], *flags: object) -> dict:
 
 def test_a_disk_too_small(monkeypatch, tiny_base, few_rows, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"needs [\d.]+ GiB of disk and .* has 0.00 GiB free"):
+    with pytest.raises(InputError, match=r"needs [\d.]+ MiB of disk and .* has 1000 bytes free"):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
