@@ -162,13 +162,11 @@ def _after_opening(content: str, asked: str, block: tuple[str, str] | None) -> s
 
 def _loses_reasoning(content: str, answer: str, block: tuple[str, str] | None) -> bool:
     """Does the template write this answer without its reasoning, or put another block in front of it?"""
-    last = max(_CLOSING.finditer(content), key=re.Match.end, default=None)
-    if not last:
-        return False
-    plain, written = _squash(content[last.end() :]), _squash(answer)
-    if block and last[0] == block[1]:
+    written = _squash(answer)
+    if block and block[1] in content:
         return written != _squash(content.removeprefix(block[0]))
-    return written == plain or last[0] in written.partition(_squash(content))[0] and _squash(content) in written
+    before = written.rpartition(_squash(content))[0]
+    return any(written == _squash(content[tag.end() :]) or tag[0] in before for tag in _CLOSING.finditer(content))
 
 
 def _refuse_unclosed(content: str, answer: str, block: tuple[str, str] | None) -> None:

@@ -209,6 +209,21 @@ def test_a_template_that_drops_reasoning_of_the_last_turn_does_not_lose_it(token
         chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>가</think>나<think>다</think>라"}])
 
 
+@pytest.mark.parametrize("template", [R1, QWEN3, QWEN35, "qwen3_8", QWQ, MISTRAL, "chatml"])
+def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
+    if template == "chatml":
+        chat.install_template(tokenizer, template)
+    else:
+        install(tokenizer, template)
+    content = "<think>가</think><b>굵게</b> 나<br> </p>"
+    ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})
+    whole = "".join((prompt + answer).split())
+    assert whole.count("<think>") == whole.count("</think>") == 1 and "<b>굵게</b>나<br></p>" in whole
+    if template in (QWEN3, MISTRAL, "chatml"):
+        ((_, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "<p>네</p>"})
+        assert "<p>네</p>" in answer
+
+
 @pytest.mark.parametrize("turns", [2, 6])
 def test_mistral_with_a_system_turn_keeps_the_space_before_the_answer(tokenizer, turns):
     install(tokenizer, MISTRAL)
