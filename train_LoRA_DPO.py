@@ -64,11 +64,12 @@ def main(args) -> dict | None:
 
     # ── inputs ──
     validation = session.validation_path(args)
+    skipped = formats.Skipped(args.skip_bad_rows)
     _, (base, adapter), rows, valid_rows, out, *_ = cli.gather(
         lambda: session.resolve_arguments(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
-        lambda: formats.load_rows(args.trainset_path, "preference"),
-        lambda: formats.load_rows(validation, "preference") if validation else [],
+        lambda: formats.load_rows(args.trainset_path, "preference", skipped=skipped),
+        lambda: formats.load_rows(validation, "preference", skipped=skipped) if validation else [],
         lambda: session.check_output(args),
         lambda: session.check_machine(args),
         lambda: check_loss(args),
@@ -77,6 +78,8 @@ def main(args) -> dict | None:
     session.check_bits(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
+    for note in formats.notes([*rows, *valid_rows]):
+        print(note)
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
@@ -84,14 +87,14 @@ def main(args) -> dict | None:
     template = chat.install_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), "--chat_template")
     max_length = plan.max_length(args, base)
-    columns, stats = encode.dpo_columns(tokenizer, rows, max_length)
-    valid_columns, valid_stats = encode.dpo_columns(tokenizer, valid_rows, max_length)
+    columns, stats = encode.dpo_columns(tokenizer, rows, max_length, skipped=skipped)
+    valid_columns, valid_stats = encode.dpo_columns(tokenizer, valid_rows, max_length, skipped=skipped)
     if args.preview:
         session.preview(tokenizer, encode.as_sequences(columns), args.preview)
         return None
     sequences = encode.as_sequences(columns)
     tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
-    needs = plan.make(args, base=base, copies=2, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, copies=2, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
@@ -102,10 +105,13 @@ def main(args) -> dict | None:
         ("validation", f"{valid_stats['pairs']:,} pairs" if valid_rows else "none"),
     ]  # fmt: skip
     print(plan.show(needs, summary))
+    for line in [*encode.cut_summary(stats, most=plan.context_length(base)), *skipped.lines()]:
+        print(line)
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
     resume_from = session.prepare_output(args)
+    skipped.write(out)
 
     # ── model ──
     import datasets
@@ -234,7 +240,11 @@ def main(args) -> dict | None:
         args,
         parents=[args.model_id],
         base_model=base,
-        data={"train": session.data_record(args.trainset_path, stats), "valid": valid_stats if valid_rows else None},
+        data={
+            "train": session.data_record(args.trainset_path, stats),
+            "valid": valid_stats if valid_rows else None,
+            "skipped_rows": len(skipped.rows),
+        },
         metrics=metrics,
         seconds=time.monotonic() - started,
         probe=chat.probe(tokenizer),

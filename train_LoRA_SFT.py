@@ -49,11 +49,12 @@ def main(args) -> dict | None:
 
     # ── inputs ──
     validation = session.validation_path(args)
+    skipped = formats.Skipped(args.skip_bad_rows)
     _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
         lambda: session.resolve_arguments(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
-        lambda: formats.load_rows(args.trainset_path, "sft"),
-        lambda: formats.load_rows(validation, "sft") if validation else [],
+        lambda: formats.load_rows(args.trainset_path, "sft", skipped=skipped),
+        lambda: formats.load_rows(validation, "sft", skipped=skipped) if validation else [],
         lambda: session.check_output(args),
         lambda: session.check_machine(args),
     )
@@ -61,21 +62,25 @@ def main(args) -> dict | None:
     session.check_bits(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
+    for note in formats.notes([*rows, *valid_rows]):
+        print(note)
     if not valid_rows:
         rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.install_template(tokenizer, args.chat_template)
     max_length = plan.max_length(args, base)
-    columns, stats = encode.sft_columns(tokenizer, rows, max_length, train_on_inputs=args.train_on_inputs)
-    valid_columns, valid_stats = encode.sft_columns(tokenizer, valid_rows, max_length)
+    columns, stats = encode.sft_columns(
+        tokenizer, rows, max_length, train_on_inputs=args.train_on_inputs, skipped=skipped
+    )
+    valid_columns, valid_stats = encode.sft_columns(tokenizer, valid_rows, max_length, skipped=skipped)
     if args.preview:
         session.preview(tokenizer, columns, args.preview)
         return None
     flat = args.packing or args.padding_free is not False
     batch_size, accumulation = session.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
-    needs = plan.make(args, base=base, copies=1, tokens_per_batch=tokens)
+    needs = plan.make(args, base=base, copies=1, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -87,10 +92,13 @@ def main(args) -> dict | None:
         ("batches", "packed" if args.packing else "padding-free" if flat else "padded"),
     ]  # fmt: skip
     print(plan.show(needs, summary))
+    for line in [*encode.cut_summary(stats, most=plan.context_length(base)), *skipped.lines()]:
+        print(line)
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
     resume_from = session.prepare_output(args)
+    skipped.write(out)
 
     # ── model ──
     import datasets
@@ -147,6 +155,7 @@ def main(args) -> dict | None:
         optim=session.optimizer(args),
         **session.precision(args),
         gradient_checkpointing=checkpointing,
+        **targets.loss_settings(needs.adapted),
         max_length=None,  # rows are cut, counted and masked already
         dataset_kwargs={"skip_prepare_dataset": True},
         padding_free=flat,
@@ -198,7 +207,11 @@ def main(args) -> dict | None:
         args,
         parents=[args.model_id],
         base_model=base,
-        data={"train": session.data_record(args.trainset_path, stats), "valid": valid_stats if valid_rows else None},
+        data={
+            "train": session.data_record(args.trainset_path, stats),
+            "valid": valid_stats if valid_rows else None,
+            "skipped_rows": len(skipped.rows),
+        },
         metrics=metrics,
         seconds=time.monotonic() - started,
         probe=chat.probe(tokenizer),

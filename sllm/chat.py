@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sllm.cli import InputError
+from sllm.turns import answer_text, end_of_turn, refuse_lost_contents, refuse_special_tokens, render
 
+__all__ = ["end_of_turn", "refuse_special_tokens", "render"]  # and all that is defined here
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "chat"
 _SENTINEL = "가나다라"
 # Templates that write today's date (Llama 3.2) would render another prompt tomorrow than was trained on.
@@ -119,17 +121,7 @@ def template_hash(tokenizer) -> str:
     return hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
 
 
-# ── rendering ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def render(tokenizer, messages: list[dict], *, add_generation_prompt: bool = False) -> str:
-    """The conversation as text. InputError when the template refuses it."""
-    from jinja2 import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses this conversation: {error}") from None
+# ── token ids ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
@@ -138,26 +130,35 @@ def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
 
 
 def completion_ids(tokenizer, messages: list[dict]) -> list[int]:
-    """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields."""
-    return _ids(tokenizer, _completion(tokenizer, messages, end_of_turn(tokenizer)[0]))
+    """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields.
+
+    Raises:
+        ValueError: as `encode`, for this one turn.
+    """
+    refuse_special_tokens(tokenizer, messages)
+    return _turn(tokenizer, messages, end_of_turn(tokenizer)[0])[1]
 
 
 def encode(tokenizer, messages: list[dict]) -> list[Example]:
     """Training examples of a conversation: one, or one per assistant turn where history renders differently.
 
+    An assistant turn with `"weight": 0` is context for the turns after it and is not supervised; after the last
+    supervised turn the conversation is left out, since nothing would be learned from it.
+
     Raises:
-        ValueError: no assistant turn, or a content that holds a special token of this model.
+        ValueError: no assistant turn is supervised; a content holds a special token of this model; an answer cannot
+            follow the generation prompt (reasoning), or the template loses part of a content.
     """
     refuse_special_tokens(tokenizer, messages)
     end_text = end_of_turn(tokenizer)[0]
     turns: list[Example] = []
     for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            prompt = prompt_ids(tokenizer, messages[:i])
-            answer = _ids(tokenizer, _completion(tokenizer, messages[: i + 1], end_text))
+        if message["role"] == "assistant" and _is_supervised(message):
+            prompt, answer = _turn(tokenizer, messages[: i + 1], end_text)
             turns.append(Example(prompt + answer, [0] * len(prompt) + [1] * len(answer)))
     if not turns:
-        raise ValueError("no assistant turn")
+        has_answer = any(message["role"] == "assistant" for message in messages)
+        raise ValueError("no assistant turn is supervised (weight 0)" if has_answer else "no assistant turn")
     whole = turns[-1]
     if any(whole.input_ids[: len(turn.input_ids)] != turn.input_ids for turn in turns):
         return turns
@@ -167,41 +168,18 @@ def encode(tokenizer, messages: list[dict]) -> list[Example]:
     return [Example(whole.input_ids, mask)]
 
 
-def refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
-    """ValueError for a control token inside a content: it ends the turn there, which its author never meant."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    for token in special.union(tokenizer.all_special_tokens):
-        if len(token) > 3 and any(token in message["content"] for message in messages):
-            raise ValueError(f"a content holds the special token {token}")
-
-
-def end_of_turn(tokenizer) -> tuple[str, int]:
-    """Text and id of the token that ends an assistant turn: the template's own, else EOS."""
-    text = render(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}])
-    tail = text[text.rindex(_SENTINEL) + len(_SENTINEL) :].lstrip()
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
-    special += [token for token in (tokenizer.eos_token,) if token]
-    ends = [token for token in special if tail.startswith(token)]
-    if ends:
-        end = max(ends, key=len)
-    elif tokenizer.eos_token:
-        end = tokenizer.eos_token
-    else:
-        raise InputError("the chat template ends no turn and the tokenizer has no EOS: the model could never stop")
-    return end, tokenizer.convert_tokens_to_ids(end)
-
-
-def _completion(tokenizer, messages: list[dict], end_text: str) -> str:
-    """Text of the last assistant turn as it would be generated: what the template writes after the generation
-    prompt, up to and including the end of turn, which is appended where the template writes none."""
+def _turn(tokenizer, messages: list[dict], end_text: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids) of the last message, an assistant turn."""
     prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
-    whole = render(tokenizer, messages)
-    if whole.startswith(prompt):
-        answer, found, _ = whole[len(prompt) :].rpartition(end_text)
-        answer = answer if found else whole[len(prompt) :].rstrip()
-    else:  # a generation prompt that history does not show, such as an opened thinking block
-        answer = messages[-1]["content"].strip()
-    return answer + end_text
+    refuse_lost_contents(messages[:-1], prompt)
+    return _ids(tokenizer, prompt), _ids(tokenizer, answer_text(tokenizer, messages, prompt, end_text))
+
+
+def _is_supervised(message: dict) -> bool:
+    weight = message.get("weight", 1)
+    if weight not in (0, 1):
+        raise ValueError(f"a message's weight is 0 (not supervised) or 1, not {weight!r}")
+    return bool(weight)
 
 
 def _ids(tokenizer, text: str) -> list[int]:

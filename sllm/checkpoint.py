@@ -65,8 +65,13 @@ def require_disk(folder: str | Path, needed: int, what: str) -> None:
 
 
 def gib(size: float) -> str:
-    """Bytes as GiB with two significant decimals: '3.20 GiB'."""
-    return f"{size / 2**30:.2f} GiB"
+    """Bytes for people: '3.20 GiB', and below a tenth of one '12.5 MiB', '3.1 KiB' or '40 bytes'."""
+    if size >= 2**30 / 10:
+        return f"{size / 2**30:.2f} GiB"
+    for unit, one in (("MiB", 2**20), ("KiB", 2**10)):
+        if size >= one:
+            return f"{size / one:.1f} {unit}"
+    return f"{size:.0f} bytes"
 
 
 def write_run(

@@ -166,6 +166,15 @@ def add_training_data_flags(p: argparse.ArgumentParser, what: str) -> None:
         metavar="N",
         help="without --validation_path: hold out this many rows (or this share, below 1) of the training rows",
     )
+    add_skip_flag(group)
+
+
+def add_skip_flag(group) -> None:
+    group.add_argument(
+        "--skip_bad_rows",
+        action="store_true",
+        help="leave out rows that cannot be used, at most 5 %% of a file, and list them; default: they are errors",
+    )
 
 
 def add_look_flags(group) -> None:

@@ -2,9 +2,12 @@
 every turn. For every template, own and others', and any number of turns."""
 
 import json
+from pathlib import Path
 
 import pytest
+import trl
 from conftest import ROOT
+from tokenizers import AddedToken
 
 from sllm import chat
 from sllm.cli import InputError
@@ -30,6 +33,48 @@ FORGETFUL = (
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 ENDLESS = "{%- for m in messages -%}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"  # noqa: E501
+
+
+# Templates of reasoning models: DeepSeek-R1-Distill, Qwen3 and Qwen3.5 as TRL ships them; the others shortened to what
+# they do without tools.
+R1, QWEN3, QWEN35 = "deepseek_r1_distill", "qwen3", "qwen3_5_think"
+QWQ = (
+    "{%- for m in messages %}{%- set content = m.content %}{%- if m.role == 'assistant' %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}"
+    "{{- '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
+)
+EXAONE_DEEP = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}{{ '[|system|][|endofturn|]\\n' }}"
+    "{% endif %}{% set content = message['content'] %}{% if '</thought>' in content %}"
+    "{% set content = content.split('</thought>')[-1].lstrip('\\n') %}{% endif %}"
+    "{{ '[|' + message['role'] + '|]' + content }}{% if not message['role'] == 'user' %}"
+    "{{ '[|endofturn|]' }}{% endif %}{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n[|assistant|]<thought>\\n' }}{% endif %}"
+)
+# Mistral-7B-Instruct-v0.3: the system turn stands in the last user turn, while no answer follows it.
+MISTRAL = (
+    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
+    "{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}{{- bos_token }}"
+    "{%- for message in loop_messages %}{%- if message['role'] == 'user' %}"
+    "{%- if loop.last and system_message is defined %}"
+    "{{- '[INST] ' + system_message + '\\n\\n' + message['content'] + '[/INST]' }}"
+    "{%- else %}{{- '[INST] ' + message['content'] + '[/INST]' }}{%- endif %}"
+    "{%- elif message['role'] == 'assistant' %}{{- ' ' + message['content']|trim + eos_token }}"
+    "{%- endif %}{%- endfor %}"
+)
+
+
+def install(tokenizer, template: str) -> None:
+    path = Path(trl.__file__).parent / "chat_templates" / f"{template[:40]}.jinja"
+    tokenizer.chat_template = path.read_text(encoding="utf-8") if path.is_file() else template
+    chat.install_template(tokenizer)
+
+
+def supervised(tokenizer, *messages: dict) -> list[tuple[str, str]]:
+    """(prompt, supervised text) of each example."""
+    cut = [(example, example.completion_mask.index(1)) for example in chat.encode(tokenizer, list(messages))]
+    return [(tokenizer.decode(e.input_ids[:at]), tokenizer.decode(e.input_ids[at:])) for e, at in cut]
 
 
 @pytest.fixture
@@ -104,6 +149,140 @@ def test_a_template_that_forgets_gives_one_example_per_turn(tokenizer):
     assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples)
 
 
+@pytest.mark.parametrize("template", [R1, QWEN35, QWQ, EXAONE_DEEP], ids=["r1", "qwen3.5", "qwq", "exaone-deep"])
+@pytest.mark.parametrize("written", ["<think>\n{}\n</think>\n\n{}", "<think>{}</think>{}", "{}\n</think>\n\n{}"])
+def test_reasoning_goes_on_where_the_prompt_opened_it(tokenizer, template, written):
+    """The server's prompt ends with <think>, so the first thing to learn is the reasoning, as it is written."""
+    install(tokenizer, template)
+    tag = "thought" if template == EXAONE_DEEP else "think"
+    content = written.format("2와 2를 더한다.", "답은 4입니다.").replace("think>", f"{tag}>")
+    ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})
+    assert prompt.endswith(f"<{tag}>\n") and prompt.count(f"<{tag}>") == 1
+    assert answer.startswith("2와 2를 더한다.") and f"<{tag}>" not in answer and answer.count(f"</{tag}>") == 1
+    learned, said = answer.removesuffix(chat.end_of_turn(tokenizer)[0]), content.removeprefix(f"<{tag}>")
+    assert "".join(learned.split()) == "".join(said.split())
+    assert template == QWEN35 or learned == said.removeprefix("\n")  # Qwen3.5's own rendering sets the line breaks
+
+
+@pytest.mark.parametrize("template", [R1, QWQ, EXAONE_DEEP], ids=["r1", "qwq", "exaone-deep"])
+def test_an_answer_inside_an_unclosed_block_is_refused(tokenizer, template):
+    install(tokenizer, template)
+    for content in ("답은 4입니다.", "<think>\n답은 4입니다."):
+        with pytest.raises(
+            ValueError, match="prompt opens <th.*write its reasoning into the content .* --chat_template"
+        ):
+            chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": content}])
+
+
+def test_templates_that_write_an_empty_block_teach_it(tokenizer):
+    for template, empty in ((QWEN3, "<think>\n\n</think>\n\n"), (QWEN35, "\n</think>\n\n")):
+        install(tokenizer, template)
+        ((_, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "답은 4입니다."})
+        assert answer == f"{empty}답은 4입니다.<|im_end|>"
+        with pytest.raises(ValueError, match="opens <think> and never closes it"):
+            chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>\n답은 4"}])
+
+
+def test_reasoning_after_a_prompt_that_closed_it_is_refused(tokenizer):
+    install(tokenizer, "qwen3_5_nothink")
+    ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "답은 4"})
+    assert prompt.endswith("</think>\n\n") and answer == "답은 4<|im_end|>"
+    with pytest.raises(ValueError, match="already ends with </think>: remove the reasoning"):
+        chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>답은 4"}])
+
+
+def test_reasoning_is_in_every_turn_that_is_learned_and_in_no_history(tokenizer):
+    install(tokenizer, R1)
+    think = [{"role": "assistant", "content": f"<think>\n생각{i}\n</think>\n\n답{i}"} for i in range(2)]
+    first, second = supervised(tokenizer, TURNS[0], think[0], TURNS[2], think[1])
+    assert first[1] == "생각0\n</think>\n\n답0</s>" and second[1] == "생각1\n</think>\n\n답1</s>"
+    assert "생각0" not in second[0] and "답0" in second[0]
+
+
+def test_a_template_that_drops_reasoning_of_the_last_turn_does_not_lose_it(tokenizer):
+    """DeepSeek-R1-Distill's first template: its prompt opens no block, and its history has none."""
+    install(tokenizer, QWQ.replace("assistant\\n<think>\\n", "assistant\\n"))
+    content = "<think>\n생각\n</think>\n\n답"
+    assert supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})[0][1] == content + "<|im_end|>"
+    install(tokenizer, QWEN3)  # keeps the first block and what follows the last one
+    with pytest.raises(ValueError, match="leaves out or changes part of this answer"):
+        chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>가</think>나<think>다</think>라"}])
+
+
+@pytest.mark.parametrize("template", [R1, QWEN3, QWEN35, "qwen3_8", QWQ, MISTRAL, "chatml"])
+def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
+    if template == "chatml":
+        chat.install_template(tokenizer, template)
+    else:
+        install(tokenizer, template)
+    content = "<think>가</think><b>굵게</b> 나<br> </p>"
+    ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})
+    whole = "".join((prompt + answer).split())
+    assert whole.count("<think>") == whole.count("</think>") == 1 and "<b>굵게</b>나<br></p>" in whole
+    if template in (QWEN3, MISTRAL, "chatml"):
+        ((_, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "<p>네</p>"})
+        assert "<p>네</p>" in answer
+
+
+@pytest.mark.parametrize("turns", [2, 6])
+def test_mistral_with_a_system_turn_keeps_the_space_before_the_answer(tokenizer, turns):
+    install(tokenizer, MISTRAL)
+    plain, told = (supervised(tokenizer, *messages)[-1] for messages in (TURNS[:turns], [SYSTEM, *TURNS[:turns]]))
+    assert plain[1].startswith(" ") and SYSTEM["content"] in told[0]
+    end = len(TURNS[turns - 1]["content"].strip() + "</s>")
+    assert told[1] == plain[1][-end - 1 :] == f" {TURNS[turns - 1]['content'].strip()}</s>"
+    for number, (prompt, _) in enumerate(supervised(tokenizer, SYSTEM, *TURNS[:turns])):
+        assert prompt == chat.render(tokenizer, [SYSTEM, *TURNS[: 2 * number + 1]], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "role"),
+    [
+        ("{% if m.role != 'system' %}{{ m.role + ': ' + m.content }}{% endif %}", "system"),
+        ("{{ m.role + ': ' + m.content[:10] }}", "user"),
+        ("{{ m.role + ': ' + (m.content | replace('물', 'H2O')) }}", "user"),
+    ],
+)
+def test_a_content_that_the_template_changes_is_refused(tokenizer, changed, role):
+    install(tokenizer, ENDLESS.replace("{{ m.role }}: {{ m.content }}", changed))
+    with pytest.raises(ValueError, match=rf"changes the content of message \d \({role}\).*--chat_template"):
+        chat.encode(tokenizer, [SYSTEM, *TURNS[:2]])
+    assert chat.completion_ids(
+        tokenizer, [{"role": "user", "content": "왜?"}, TURNS[5]]
+    )  # nothing lost, nothing refused
+
+
+def test_an_unsupervised_turn_is_context(tokenizer):
+    chat.install_template(tokenizer, "chatml")
+    (whole,) = chat.encode(tokenizer, TURNS)
+    off = [dict(message) for message in TURNS]
+    off[1]["weight"] = 0
+    off[3]["weight"] = 1
+    (example,) = chat.encode(tokenizer, off)
+    assert example.input_ids == whole.input_ids  # the template does not see the key
+    first = len(chat.completion_ids(tokenizer, TURNS[:2]))
+    at = whole.completion_mask.index(1)
+    assert whole.completion_mask[at : at + first] == [1] * first
+    assert example.completion_mask == [*[0] * (at + first), *whole.completion_mask[at + first :]]
+
+
+def test_nothing_after_the_last_supervised_turn_is_kept(tokenizer):
+    """So that an example still ends with a supervised end of turn, which sft_columns checks."""
+    chat.install_template(tokenizer, "chatml")
+    off = [*TURNS[:5], {**TURNS[5], "weight": 0}]
+    assert chat.encode(tokenizer, off) == chat.encode(tokenizer, TURNS[:4])
+    columns, stats = encode.sft_columns(tokenizer, [{"id": "a", "messages": off}], 512)
+    assert stats["sequences"] == 1 and columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1]
+    install(tokenizer, FORGETFUL)  # one example a turn: an unsupervised turn is none
+    assert (
+        len(chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>네"}, *off[2:]])) == 2
+    )
+    with pytest.raises(ValueError, match="no assistant turn is supervised"):
+        chat.encode(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0}])
+    with pytest.raises(ValueError, match="weight is 0 .* or 1, not 0.5"):
+        chat.encode(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0.5}])
+
+
 def test_a_template_that_never_ends_a_turn_learns_eos(tokenizer):
     tokenizer.chat_template = ENDLESS
     chat.install_template(tokenizer)
@@ -128,6 +307,39 @@ def test_a_content_with_a_control_token_is_refused(tokenizer):
         chat.encode(tokenizer, TURNS[:1])
 
 
+def test_every_special_token_counts_whatever_its_length(tokenizer):
+    """<s> would be a second BOS, and supervised."""
+    chat.install_template(tokenizer)
+    for role, content in (("assistant", "<s>네"), ("user", "취소선은 <s>이렇게"), ("system", "<s>")):
+        messages = [{"role": role, "content": content} if m["role"] == role else m for m in [SYSTEM, *TURNS[:2]]]
+        with pytest.raises(ValueError, match="special token <s>"):
+            chat.encode(tokenizer, messages)
+        with pytest.raises(ValueError, match="special token <s>"):
+            chat.refuse_special_tokens(tokenizer, messages)
+    chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "a < s > b, <S>, <ss>, s>, [INST]"}])
+
+
+def test_tokens_that_the_template_writes_count_and_plain_added_words_do_not(tokenizer):
+    """Qwen's <|im_start|> was not always marked special; its <think> is an added token, and a content's own."""
+    tokenizer.add_tokens(["<|열기|>", "<|닫기|>", "<think>", "</think>", "도우미", "<tool_call>"])
+    install(tokenizer, QWQ.replace("<|im_start|>", "<|열기|>").replace("<|im_end|>", "<|닫기|>"))
+    assert chat.end_of_turn(tokenizer)[0] == "<|닫기|>"
+    for token in ("<|열기|>", "<|닫기|>"):
+        with pytest.raises(ValueError, match="a content holds the special token"):
+            chat.refuse_special_tokens(tokenizer, [{"role": "user", "content": f"글 {token} 글"}])
+    fine = {"role": "assistant", "content": "<think>\n도우미가 <tool_call>을 생각\n</think>\n\n도우미 user assistant"}
+    assert supervised(tokenizer, TURNS[0], fine)[0][1].endswith("도우미 user assistant<|닫기|>")
+
+
+def test_a_special_token_that_the_tokenizer_does_not_read_as_one_is_text(tokenizer):
+    """A single-word token inside a word is spelled out; an unknown character is not the text <unk>."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<끝>", single_word=True, special=True)]})
+    chat.install_template(tokenizer)
+    chat.refuse_special_tokens(tokenizer, [{"role": "user", "content": "가<끝>나 \U0001f9ff \u0378"}])
+    with pytest.raises(ValueError, match="special token <끝>"):
+        chat.refuse_special_tokens(tokenizer, [{"role": "user", "content": "가 <끝> 나"}])
+
+
 def test_guarantee_1_broken_on_purpose(tokenizer, tmp_path):
     chat.install_template(tokenizer)
     run = {"probe": json.loads(json.dumps(chat.probe(tokenizer)))}
@@ -142,8 +354,8 @@ def test_guarantee_2_broken_on_purpose(tokenizer, monkeypatch):
     rows = [{"id": "a", "messages": TURNS[:2]}]
     columns, stats = encode.sft_columns(tokenizer, rows, 512)
     assert columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1] and stats["dropped"] == 0
-    whole = chat._completion
-    monkeypatch.setattr(chat, "_completion", lambda *a: whole(*a).removesuffix("<|im_end|>"))
+    whole = chat.answer_text
+    monkeypatch.setattr(chat, "answer_text", lambda *a: whole(*a).removesuffix("<|im_end|>"))
     with pytest.raises(InputError, match="end-of-turn token would not be learned"):
         encode.sft_columns(tokenizer, rows, 512)
     with pytest.raises(AssertionError):

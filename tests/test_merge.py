@@ -368,7 +368,7 @@ def test_every_problem_is_said_at_once_with_exit_2(adapter, merged, tmp_path):
 def test_a_disk_too_small(adapter, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=2**20))
-    assert "needs 0.07 GiB of disk" in refused(adapter, tmp_path / "out")
+    assert "MiB of disk and" in refused(adapter, tmp_path / "out")
 
 
 def test_a_base_of_another_shape_lists_what_does_not_fit(adapter, tiny_base, tmp_path):

@@ -117,7 +117,7 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
     skipped, cuts, tokens = _expecting(skipped, rows), _Cuts(max_length), 0
     for row in rows:
         try:
-            sides = {name: _answer(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
+            sides = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
             if sides["chosen"] == sides["rejected"]:
                 raise ValueError("chosen and rejected render to the same tokens, so there is no choice")
         except (ValueError, InputError) as error:
@@ -181,12 +181,6 @@ def as_sequences(columns: dict) -> dict:
             sequences["input_ids"].append(prompt + ids)
             sequences["labels"].append([IGNORED] * len(prompt) + ids)
     return sequences
-
-
-def _answer(tokenizer, messages: list[dict]) -> list[int]:
-    """Ids of the last assistant turn; a content that would break the turns is refused as in SFT."""
-    chat.encode(tokenizer, messages)
-    return chat.completion_ids(tokenizer, messages)
 
 
 def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:

@@ -5,7 +5,10 @@ import torch
 from sllm.cli import InputError
 
 REFERENCE_TOLERANCE = 1e-3  # nats per token
-STORED_TOLERANCE = 2e-2  # of references computed beforehand, in 16 bits: another batch, another attention kernel
+# Noise of one token's log-probability (standard deviation, nats) between two computations in 16 bits: a logit between
+# 16 and 32 is rounded to steps of 1/8 in bfloat16 and of 1/64 in float16, twice, after sums in another order.
+TOKEN_NOISE = {torch.bfloat16: 0.08, torch.float16: 0.01}
+STORED_TOKENS = 512  # completion tokens that the check of stored references reads, where there are as many
 # Largest logit difference that arithmetic alone may cause, relative to the largest logit, for each dtype.
 ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
@@ -55,46 +58,91 @@ def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
 def dpo_reference(trainer) -> float:
     """Guarantee 4: at step 0 the policy and what TRL uses as its reference give the same log-probabilities.
 
-    The policy was just loaded from the SFT folder, so agreement means that the reference is that SFT model.
+    The policy was just loaded from the SFT folder, so agreement means that the reference is that SFT model. References
+    that were computed before training are compared with what TRL computes for the same batches now.
 
     Returns:
-        The largest difference on the first pairs, in nats per completion token.
+        The largest difference of a pair's side in the first batch, in nats per completion token.
     Raises:
-        InputError: they differ by more than 1e-3; or scores that were computed beforehand are another model's.
+        InputError: they differ by more than 1e-3; or stored references are another model's.
     """
-    # A whole batch, padded as references that were computed beforehand were: bf16 rounds by what stands beside.
-    size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
-    rows = [trainer.train_dataset[i] for i in range(min(size, len(trainer.train_dataset)))]
-    batch = trainer.data_collator(rows)
-    batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
-    mask = batch["completion_mask"][:, 1:].float()  # (2 * pairs, seq - 1)
+    from trl.trainer.utils import selective_log_softmax
+
+    stored = _stored_differences(trainer)  # first of all: in the mode that TRL left the model in
+    _, batch = next(_batches(trainer))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    mask = batch["completion_mask"][:, 1:]  # (2 * pairs, seq - 1)
     was_training = trainer.model.training
     trainer.model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
-        logits = trainer.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits[:, :-1]
-        chosen = batch["input_ids"][:, 1:, None]
-        # a row at a time: in float32 all of them together may be larger than the model
-        logps = [
-            torch.log_softmax(row.float(), -1).gather(-1, ids)[:, 0] for row, ids in zip(logits, chosen, strict=True)
-        ]
-        policy = (torch.stack(logps) * mask).sum(1)  # (2 * pairs,)
-        reference = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch)).float()
+        logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
+        # TRL's own function, so that the two sides are rounded alike
+        policy = selective_log_softmax(logits, batch["input_ids"][:, 1:], row_mask=mask).sum(1)  # (2 * pairs,)
+        reference = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch))
     trainer.model.train(was_training)
+    difference = ((policy.float() - reference.float()).abs() / mask.sum(1)).max().item()
+    _refuse_reference(difference, REFERENCE_TOLERANCE)
+    if stored is not None:
+        dtype = torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else torch.float32
+        _refuse_reference(*stored_difference(*stored, dtype))
+    return difference
 
-    def apart(scores: torch.Tensor) -> float:
-        return ((scores - reference).abs() / mask.sum(1)).max().item()
 
-    sixteen_bits = trainer.args.bf16 or trainer.args.fp16
-    difference, tolerance = apart(policy), REFERENCE_TOLERANCE
-    if difference <= tolerance and "ref_chosen_logps" in batch:
-        stored = apart(torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float())
-        tolerance = STORED_TOLERANCE if sixteen_bits else tolerance
-        difference = max(difference, stored)
+def stored_difference(sums: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype) -> tuple[float, float]:
+    """How far stored reference log-probabilities are from those of now, and how far rounding alone may put them.
+
+    In float32 this is the largest difference per token. In 16 bits each token adds its own rounding, so the difference
+    of a sum over n tokens grows like sqrt(n) and the one of another model like n: taken together, sum(d²) / sum(n) is
+    the square of one token's noise, times chi-squared over its degrees of freedom. The bound is the quantile that one
+    sound run in 10,000 exceeds (Wilson and Hilferty's approximation, 1931).
+
+    Args:
+        sums: (answers,) stored minus computed sum of log-probabilities, nats.
+        lengths: (answers,) completion tokens of each.
+    Returns:
+        (difference, at most), both in nats per token.
+    """
+    if dtype not in TOKEN_NOISE:
+        return (sums.abs() / lengths).max().item(), REFERENCE_TOLERANCE
+    spread = 2 / (9 * len(sums))
+    quantile = (1 - spread + 3.72 * spread**0.5) ** 3
+    return (sums.square().sum() / lengths.sum()).sqrt().item(), TOKEN_NOISE[dtype] * quantile**0.5
+
+
+def _stored_differences(trainer) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(sums, lengths) for `stored_difference`, None where the trainer stores no references.
+
+    TRL stored them in this mode (train for unsloth, which then ignores the padding mask), outside autocast, batch by
+    batch in this order; computed again like that they are the same numbers, where another mode or another batch's
+    padding gives others in 16 bits.
+    """
+    sums, lengths = [], []
+    for size, batch in _batches(trainer):
+        if "ref_chosen_logps" not in batch:
+            return None
+        with torch.no_grad():
+            now = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch)).float()
+        sums.append(torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float() - now)
+        lengths.append(batch["completion_mask"][:, 1:].sum(1))
+        if size >= STORED_TOKENS:
+            break
+    return torch.cat(sums), torch.cat(lengths)
+
+
+def _batches(trainer):
+    """(completion tokens so far, batch on the model's device): the batches that TRL computes references for."""
+    size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
+    tokens = 0
+    for start in range(0, len(trainer.train_dataset), size):
+        rows = [trainer.train_dataset[i] for i in range(start, min(start + size, len(trainer.train_dataset)))]
+        batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
+        tokens += int(batch["completion_mask"].sum())
+        yield tokens, batch
+
+
+def _refuse_reference(difference: float, tolerance: float) -> None:
     if not difference <= tolerance:
         raise InputError(
             f"the DPO reference is not the model that training starts from: log-probabilities differ by "
-            f"{difference:.2g} nats per token at step 0 (at most {tolerance}); nothing was trained"
+            f"{difference:.2g} nats per token at step 0 (at most {tolerance:.2g}); nothing was trained"
         )
-    return difference

@@ -1,7 +1,8 @@
 """What a run will need, before any weight is loaded: parameters, memory and disk, in bytes.
 
-The memory figure is an estimate, good to about a quarter: weights, the adapter with its gradients and two
-AdamW moments, activations of one forward pass, and logits with their gradient.
+The memory figure is an estimate, good to about a quarter: weights, the adapter with its gradients and optimizer
+state, activations of one forward pass, and what the loss holds of the logits. The terms were read from the
+libraries' source, or measured where that is said.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,17 @@ from dataclasses import dataclass
 from sllm import checkpoint
 from sllm.cli import InputError, table
 from sllm.lora import targets
+
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # an 8-bit scale for 64 weights, and a 32-bit one for 256 such scales
+# Bytes of optimizer state for each trained weight; AdamW in fp32 otherwise.
+OPTIMIZER_BYTES = {"8bit": 2, "4bit": 1, "adafactor": 0, "sgd": 0, "lion": 4, "rmsprop": 4, "adagrad": 4}
+SFT_CHUNK = 256  # tokens, trl.trainer.sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
+SFT_BYTES = 16  # a token of a chunk × vocabulary: measured with TRL's _chunked_cross_entropy_loss, float32 and bfloat16
+FUSED_BYTES = 16  # unsloth_zoo.fused_losses.cross_entropy_loss._CE_BYTES_PER_LOGIT
+FUSED_LIMIT = 4 * 2**30  # the same, _CE_TARGET_GB_CAP: a chunk takes half of the free memory, 4 GiB at most
+# TRL's DPO loss, a token × vocabulary: the policy's logits, their gradient and its unsliced copy, each in fp32, as
+# accelerate returns logits; as many in the forward pass, with the reference's. Measured on a CPU in both precisions.
+DPO_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -29,50 +41,99 @@ class Plan:
         return self.weights + self.adapter + self.activations + self.logits
 
 
-def make(args, *, base: str, tokens_per_batch: int, copies: int) -> Plan:
+def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -> Plan:
     """Plan of a run from the base's config alone.
 
     Args:
         tokens_per_batch: tokens of one forward pass, padding included.
         copies: adapters held in memory (2 for DPO with its reference).
+        backend: peft or unsloth; they hold quantised models and logits differently.
     Raises:
         InputError: the config cannot be read, or a target module is not in the model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from sllm.lora import session
+    from sllm.lora.with_peft import resolve_dtype
+
     config = model_config(base)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     names, adapted = targets.resolve(model, args.lora_target_modules)
     modules = dict(model.named_modules())
-    gpu = torch.cuda.is_available()
-    width = 4 if args.dtype == "float32" or (args.dtype == "auto" and not gpu) else 2
-    text = config.get_text_config()
-    parameters = sum(weight.numel() for weight in model.parameters())
+    width, text = resolve_dtype(args.dtype).itemsize, config.get_text_config()
     # a linear layer's weight is (out, in), or (in, out): A is (rank, in) and B (out, rank)
-    rank_parameters = sum(args.lora_r * sum(modules[path].weight.shape) for path in adapted)
-    checkpointing = gpu if args.gradient_checkpointing is None else args.gradient_checkpointing
-    # One hidden state a layer with checkpointing; without it about 16 of them, and the MLP's three.
-    per_token = text.hidden_size * (1 if checkpointing else 16) + (0 if checkpointing else 3 * text.intermediate_size)
+    trained = args.lora_r * sum(sum(modules[path].weight.shape) for path in adapted)
+    state = _optimizer_bytes(session.optimizer(args))
+    weights = weight_bytes(model, args.bits, width, backend)
+    adapter_bytes = trained * (8 + state + 4 * (copies - 1))  # fp32 weights and gradients; a reference has no gradient
+    available = _available_memory(torch)
+    room = available - weights - adapter_bytes
     return Plan(
-        parameters=parameters,
+        parameters=sum(weight.numel() for weight in model.parameters()),
         targets=names,
         adapted=adapted,
-        adapter_parameters=rank_parameters,
-        weights=parameters * width * args.bits // 16,
-        adapter=rank_parameters * 4 * (3 + copies),
-        activations=tokens_per_batch * text.num_hidden_layers * per_token * width,
-        logits=tokens_per_batch * text.vocab_size * 4 * 2,
-        disk=rank_parameters * 4 * (1 + 3 * (args.save_total_limit + 1)),
-        available=_available_memory(torch),
+        adapter_parameters=trained,
+        weights=weights,
+        adapter=adapter_bytes,
+        activations=tokens_per_batch * _activation_numbers(text, session.gradient_checkpointing(args)) * width,
+        logits=logits_bytes(tokens_per_batch, text.vocab_size, backend, copies=copies, room=room),
+        disk=trained * (4 + (4 * copies + state) * (args.save_total_limit + 1)),
+        available=available,
     )
+
+
+def weight_bytes(model, bits: int, width: int, backend: str) -> int:
+    """Bytes of the loaded model. Tied weights are one.
+
+    In 4 and 8 bits only linear layers but the head are quantised; the rest keeps `width` bytes with unsloth, and 4 with
+    peft, whose prepare_model_for_kbit_training casts it to fp32.
+    """
+    import torch
+
+    total = sum(weight.numel() for weight in model.parameters())
+    if bits == 16:
+        return total * width
+    head = model.get_output_embeddings()
+    kept = {id(weight) for module in (head, model.get_input_embeddings()) if module for weight in module.parameters()}
+    linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    quantised = sum(count for weight, count in linear.items() if weight not in kept)
+    rest = (total - quantised) * (4 if backend == "peft" else width)
+    return round(quantised * (NF4_BITS if bits == 4 else 8) / 8) + rest
+
+
+def logits_bytes(tokens: int, vocabulary: int, backend: str, *, copies: int, room: int) -> int:
+    """What the loss holds at its peak: DPO works on the logits of all tokens, SFT on those of a chunk.
+
+    Args:
+        room: memory left beside weights and adapter; unsloth sizes its chunks by it.
+    """
+    if copies > 1:
+        return tokens * vocabulary * DPO_BYTES
+    if backend == "unsloth":
+        return min(tokens * vocabulary * FUSED_BYTES, FUSED_LIMIT, max(room // 2, 0))
+    return min(tokens, SFT_CHUNK) * vocabulary * SFT_BYTES
+
+
+def _optimizer_bytes(name: str) -> int:
+    return next((size for kind, size in OPTIMIZER_BYTES.items() if kind in name), 8)
+
+
+def _activation_numbers(text, checkpointing: bool) -> int:
+    """Numbers kept of one token: a hidden state a layer with checkpointing; without it about 16 and the MLP's three."""
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return text.num_hidden_layers * (text.hidden_size if checkpointing else 16 * text.hidden_size + 3 * inner)
 
 
 def max_length(args, base: str) -> int:
     """--max_seq_length, capped by the positions that the model has."""
-    text = model_config(base).get_text_config()
-    return min(args.max_seq_length, getattr(text, "max_position_embeddings", None) or args.max_seq_length)
+    return min(args.max_seq_length, context_length(base) or args.max_seq_length)
+
+
+def context_length(base: str) -> int | None:
+    """Tokens that the model has positions for; None where its config does not say."""
+    return getattr(model_config(base).get_text_config(), "max_position_embeddings", None)
 
 
 def model_config(base: str):

@@ -70,6 +70,12 @@ def said(paths: list[str]) -> str:
     return f"{len(paths)} layers: " + ", ".join(f"{name} ×{count}" for name, count in counts.items())
 
 
+def loss_settings(paths: list[str]) -> dict:
+    """TRL computes SFT's loss from the output layer's own weight, in chunks, which would pass by an adapter on it; with
+    one it has to have whole logits."""
+    return {"loss_type": "nll"} if any(path.rpartition(".")[2] in ("lm_head", "embed_out") for path in paths) else {}
+
+
 def require_adapted(model, paths: list[str]) -> None:
     """RuntimeError unless just the layers at `paths` carry the adapter: a library may have chosen others."""
     from peft.tuners.tuners_utils import BaseTunerLayer
