@@ -271,6 +271,18 @@ def test_lora_flags_beside_an_adapter_are_not_ignored(sft_folder, few_rows, tmp_
     assert result["dry_run"]
 
 
+def test_the_output_layer_can_be_adapted(tiny_base, few_rows, tmp_path):
+    """TRL's chunked loss would refuse it."""
+    from safetensors.torch import load_file
+
+    in_process(
+        SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--lora_target_modules", "q_proj", "lm_head",
+        "--max_steps", "2", "--warmup_ratio", "0", "--output_dir", tmp_path / "x",
+    )  # fmt: skip
+    weights = load_file(tmp_path / "x" / "adapter_model.safetensors")
+    assert any("lm_head.lora_B" in name and tensor.any() for name, tensor in weights.items())
+
+
 def test_all_of_the_steps_can_be_warm_up(tiny_base, few_rows, tmp_path):
     in_process(
         SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--warmup_ratio", "1", "--max_steps", "4",

@@ -1,8 +1,10 @@
 """The guarantees of training that only a loaded model can show, each checked before the first step."""
 
+import math
+
 import torch
 
-from sllm.cli import InputError
+from sllm.cli import CheckFailed, InputError
 
 REFERENCE_TOLERANCE = 1e-3  # nats per token
 # Noise of one token's log-probability (standard deviation, nats) between two computations in 16 bits: a logit between
@@ -141,6 +143,11 @@ def _batches(trainer):
 
 
 def _refuse_reference(difference: float, tolerance: float) -> None:
+    if not math.isfinite(difference):
+        raise CheckFailed(
+            "log-probabilities are not finite at step 0: the model has weights that are not finite, or overflows in its "
+            "dtype; check the model, or try --dtype bfloat16 or float32. Nothing was trained"
+        )
     if not difference <= tolerance:
         raise InputError(
             f"the DPO reference is not the model that training starts from: log-probabilities differ by "
