@@ -145,8 +145,8 @@ def _batches(trainer):
 def _refuse_reference(difference: float, tolerance: float) -> None:
     if not math.isfinite(difference):
         raise CheckFailed(
-            "log-probabilities are not finite at step 0: the model has weights that are not finite, or overflows in its "
-            "dtype; check the model, or try --dtype bfloat16 or float32. Nothing was trained"
+            "log-probabilities are not finite at step 0: the model has weights that are not finite, or overflows in "
+            "its dtype; check the model, or try --dtype bfloat16 or float32. Nothing was trained"
         )
     if not difference <= tolerance:
         raise InputError(
