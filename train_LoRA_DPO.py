@@ -88,6 +88,8 @@ def main(args) -> dict | None:
         ("validation", f"{valid_stats['pairs']:,} pairs" if valid_rows else "none"),
     ]  # fmt: skip
     print(plan.show(needs, summary))
+    for note in checkpoint.notes(args.model_id, base):
+        print(f"note: {note}")
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}

@@ -85,6 +85,8 @@ def main(args) -> dict | None:
         ("batches", "packed" if args.packing else "padding-free" if padding_free else "padded"),
     ]  # fmt: skip
     print(plan.show(needs, summary))
+    for note in checkpoint.notes(args.model_id, base):
+        print(f"note: {note}")
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}

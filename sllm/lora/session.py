@@ -81,7 +81,9 @@ def prepare_output(args) -> str | None:
     """Make the output folder. Returns the checkpoint to resume from; half-written later ones are removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if not args.resume:
-        checkpoint.write_atomically(out / ARGUMENTS, json.dumps(_what_decides(args), ensure_ascii=False))
+        checkpoint.write_atomically(
+            out / ARGUMENTS, json.dumps({"command": cli.command_line(), **_what_decides(args)}, ensure_ascii=False)
+        )
         return None
     last = monitor.last_complete(out)
     for path in out.glob("checkpoint-*"):
