@@ -36,9 +36,13 @@ def main(args) -> dict:
     if hashes.is_adapter(folder) and not (base or (record.get("base") or {}).get("weights")):
         base = hashes.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "files": sorted(changed), "base": base}
-    record["files"] = runs.recorded(folder)
     if base:
         record["base"] = checkpoint.base_record(folder, base)
+    if args.base_model:
+        config = hashes.read_json(folder / "adapter_config.json") | {"base_model_name_or_path": record["base"]["path"]}
+        text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+        checkpoint.write_atomically(folder / "adapter_config.json", text)
+    record["files"] = runs.recorded(folder)
     record["accepted"] = [*record.get("accepted", []), entry]
     text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
     checkpoint.write_atomically(folder / checkpoint.RUN_FILE, text)

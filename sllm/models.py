@@ -123,13 +123,14 @@ def _of_folder(folder: Path) -> list[str]:
 
 
 def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
-    """(base, what is wrong): --base_model, else the first place that holds what the adapter was trained on of: the
-    one in its config, and the one in its `run.json`, seen from the folder as it lies now."""
+    """(base, what is wrong): --base_model, else the place in the adapter's config, else, where that is as it was
+    written, the same seen from the folder as it lies now: base and adapter may have been moved together."""
     record = runs.read_run(adapter) or {}
     config = hashes.read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
     known = record.get("base") or {}
-    moved = os.path.normpath(adapter / known["relative"]) if known.get("relative") else ""
-    places = [named] if named else [config, moved, known.get("path") or ""]
+    places = [named] if named else [config]
+    if not named and known.get("relative") and os.path.realpath(config) == os.path.realpath(known["path"]):
+        places.append(os.path.normpath(adapter / known["relative"]))
     first = None
     for place in places:
         if place and (Path(place) / "config.json").is_file():

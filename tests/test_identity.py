@@ -177,6 +177,9 @@ def test_a_moved_tree_works_as_it_did(tree, tmp_path):
         assert checkpoint.notes(moved / name, str(moved / "base")) == []
     shutil.rmtree(moved / "sft")  # no adapter needs the one that it went on from
     assert checkpoint.require_model(str(moved / "dpo"))[0] == str(moved / "base")
+    model(tree / "base", b"another one, where the old one was")
+    assert checkpoint.require_model(str(moved / "dpo"))[0] == str(moved / "base")
+    shutil.rmtree(tree)
     record = checkpoint.read_run(moved / "dpo")
     assert checkpoint.find(moved / "dpo", record, str(tree / "base")) == str(moved / "base")
 
@@ -201,6 +204,13 @@ def test_the_base_that_is_named_is_compared_too(tree, tmp_path):
     shutil.rmtree(tree / "base")
     assert "is gone; name it: --base_model" in problems(checkpoint.require_model, sft)
     assert checkpoint.require_model(sft, base_model=str(same))[0] == str(same)
+
+
+def test_a_base_that_was_put_into_the_config_is_the_one_that_is_meant(tree, tmp_path):
+    other = model(tmp_path / "other", b"WEIGHTS")
+    config = {"base_model_name_or_path": str(other), "r": 8}
+    (tree / "sft" / "adapter_config.json").write_text(json.dumps(config))
+    assert "which is not" in problems(checkpoint.require_model, str(tree / "sft"))
 
 
 def test_a_config_that_was_changed_is_another_base(tree):

@@ -132,4 +132,4 @@ def test_a_base_that_changed_since_the_adapter_was_trained_is_refused(tiny_base,
     done = run_script(
         "vllm_inference.py", "--model_id", adapter, "--testset_path", rows, "--output_path", tmp_path / "o"
     )
-    assert_refused(done, "has changed since")
+    assert_refused(done, "was trained on", "which is not", "--base_model")
