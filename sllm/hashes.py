@@ -73,6 +73,19 @@ def weight_files(folder: str | Path) -> list[str]:
     return [path.name for path in others if path.is_file()]
 
 
+def is_torn(path: Path) -> bool:
+    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length <= size - 8 else None
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return size != 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return True
+
+
 def is_whole(folder: Path) -> bool:
     """Are all of a folder's weight files there? In the Hub's cache they come one after another."""
     names = weight_files(folder)

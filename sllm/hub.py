@@ -18,6 +18,7 @@ from sllm.cli import InputError
 
 SECONDS = 5  # to wait for the Hub's answer
 _CONFIGS = ("config.json", "adapter_config.json")
+_taken_from_cache: dict[str, str] = {}  # repository → why the Hub was not asked for it
 
 
 def is_id(text: str) -> bool:
@@ -61,6 +62,8 @@ def require(repository: str) -> None:
     if reason is None:
         return
     if whole:
+        if not offline:
+            _taken_from_cache[repository] = reason
         os.environ["HF_HUB_OFFLINE"] = "1"
         constants.HF_HUB_OFFLINE = True
         return
@@ -71,6 +74,12 @@ def require(repository: str) -> None:
     raise InputError(
         f"{repository} is {where} and {host}{reason}; download it where the Hub can be reached, or name a folder"
     )
+
+
+def notes(repository: str) -> list[str]:
+    """A line to print where the copy in the cache was taken because the Hub did not answer."""
+    reason = _taken_from_cache.get(repository)
+    return [f"the Hub {reason}: {repository} is the copy in the local cache"] if reason else []
 
 
 @functools.cache  # a server asks for each of its adapters
@@ -111,7 +120,7 @@ def _refused(status: int, code: str) -> str | None:
     if code == "GatedRepo" or status == 403:
         return "the Hub gives it to those only who were granted access; ask for it on its page, then `hf auth login`"
     if code in ("RepoNotFound", "RevisionNotFound") or status == 401:
-        return "the Hub has no such repository, or it is private; check the name, or run `hf auth login`"
+        return "no folder here has that name, and no public repository of the Hub; check it, or run `hf auth login`"
     return f"cannot serve it now (status {status})" if status >= 500 else None
 
 

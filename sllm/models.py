@@ -58,11 +58,12 @@ def notes(model_id: str | Path, base: str | None = None) -> list[str]:
         base: the base of an adapter, as `require_model` returned it.
     """
     if not Path(model_id).is_dir():
-        return []
+        return hub.notes(str(model_id))
     record = runs.read_run(model_id)
     found = runs.notes(model_id, record)
     if not is_adapter(model_id) or base is None:
         return found
+    found += hub.notes(base)
     recorded, contents = _contents(record or {}), _identity(base)
     if recorded and recorded == contents:
         return found
@@ -119,6 +120,9 @@ def _of_folder(folder: Path) -> list[str]:
         found.append(f"{folder} has no weights (*.safetensors)")
     elif gone and not found:
         found.append(f"{folder}: {', '.join(gone)} is missing, which {weights[0]} names; get the folder again")
+    if not found:
+        torn = [name for name in weights if name.endswith(".safetensors") and hashes.is_torn(folder / name)]
+        found += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
     return found
 
 

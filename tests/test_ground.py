@@ -12,6 +12,7 @@ from conftest import ROOT, SAMPLE_ROWS, assert_refused, run_script
 from sllm import checkpoint, cli
 from sllm.cli import InputError
 
+NO_TENSORS = b"\2" + bytes(7) + b"{}"  # a whole safetensors file
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
@@ -121,7 +122,7 @@ def test_a_model_folder_must_be_whole(tmp_path):
     assert "neither a model" in problems(model)[0]
     (model / "config.json").write_text("{}")
     assert len(problems(model)) == 2 and "no tokenizer" in problems(model)[1]  # both said at once
-    (model / "model.safetensors").touch()
+    (model / "model.safetensors").write_bytes(NO_TENSORS)
     (model / "tokenizer.json").write_text("{}")
     assert checkpoint.require_model(str(model)) == (str(model), None)
     adapter = tmp_path / "adapter"
@@ -130,7 +131,7 @@ def test_a_model_folder_must_be_whole(tmp_path):
     (adapter / "tokenizer.json").write_text("{}")
     weights, base = problems(adapter)
     assert "has no weights" in weights and "base model" in base and "--base_model" in base
-    (adapter / "adapter_model.safetensors").touch()
+    (adapter / "adapter_model.safetensors").write_bytes(NO_TENSORS)
     assert checkpoint.require_model(str(adapter), base_model=str(model)) == (str(model), str(adapter))
 
 

@@ -26,11 +26,17 @@ def problems(function, *values, **named) -> str:
     return "\n".join(error.value.problems)
 
 
+def tensors(weights: bytes) -> bytes:
+    """A safetensors file of one tensor."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + weights
+
+
 def model(folder: Path, weights: bytes = b"weights", **config) -> Path:
     """A folder that looks like a model to everything that does not load it."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"hidden_size": 8} | config))
-    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "model.safetensors").write_bytes(tensors(weights))
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
@@ -40,7 +46,7 @@ def adapter(folder: Path, base: Path | str, parent: Path | str | None = None, *,
     folder.mkdir(parents=True)
     named = str(Path(base).resolve()) if Path(base).exists() else str(base)
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": named, "r": 8}))
-    (folder / "adapter_model.safetensors").write_bytes(folder.name.encode())
+    (folder / "adapter_model.safetensors").write_bytes(tensors(folder.name.encode()))
     (folder / "tokenizer.json").write_text("{}")
     if record:
         stage = "dpo" if parent else "sft"
@@ -87,13 +93,13 @@ def test_an_adapter_is_the_same_wherever_its_base_lies(tmp_path):
 
 def test_weights_are_the_files_that_a_loader_takes(tmp_path):
     folder = model(tmp_path / "model")
-    (folder / "consolidated.safetensors").write_bytes(b"the same once more")
+    (folder / "consolidated.safetensors").write_bytes(tensors(b"the same once more"))
     (folder / "training_args.bin").write_bytes(b"no weights")
     assert hashes.weight_files(folder) == ["model.safetensors"]
     (folder / "model.safetensors").unlink()
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "b.safetensors", "c": "a.safetensors"}}))
-    (folder / "a.safetensors").touch()
+    (folder / "a.safetensors").write_bytes(tensors(b"a"))
     assert hashes.weight_files(folder) == [index.name, "a.safetensors", "b.safetensors"]
     assert "b.safetensors is missing" in problems(checkpoint.require_model, str(folder))
     index.write_text('{"weight_map": {')
@@ -186,7 +192,7 @@ def test_a_moved_tree_works_as_it_did(tree, tmp_path):
 
 def test_a_base_with_other_weights_of_the_same_size_is_refused(tree, tmp_path):
     (tree / "base" / "run.json").unlink()  # a base of others: nothing but the adapter knows what it was
-    (tree / "base" / "model.safetensors").write_bytes(b"weighty")
+    (tree / "base" / "model.safetensors").write_bytes(tensors(b"weighty"))
     for name in ("sft", "dpo"):
         said = problems(checkpoint.require_model, str(tree / name))
         assert "has changed since" in said and "train again" in said and said.count("…") == 2
@@ -239,7 +245,7 @@ def test_records_of_older_versions_are_no_traceback_and_said(tmp_path):
     assert "older version" in said and "nothing says by content which base" in said
     accept.main(accept.build_parser().parse_args([str(sft)]))
     assert checkpoint.notes(sft, str(base)) == []
-    (base / "model.safetensors").write_bytes(b"weighty")
+    (base / "model.safetensors").write_bytes(tensors(b"weighty"))
     assert "has changed since" in problems(checkpoint.require_model, str(sft))
 
 
@@ -269,9 +275,31 @@ def test_a_file_that_changed_is_named(tmp_path, name):
         assert f"{folder / name} was changed since" in said and "merged_weights.py" in said and "sllm.accept" in said
     if name == "model.safetensors":
         (folder / name).write_bytes(content[:-1])
-        assert "has 6 bytes, 7 were written" in problems(checkpoint.require_model, str(folder))
+        assert f"has {len(content) - 1} bytes, {len(content)} were written" in problems(
+            checkpoint.require_model, str(folder)
+        )
         (folder / name).unlink()
         assert f"{folder / name} is missing" in problems(checkpoint.require_model, str(folder))
+
+
+def test_a_torn_file_of_others_is_named_before_anything_loads_it(tmp_path):
+    folder = model(tmp_path / "foreign")
+    content = (folder / "model.safetensors").read_bytes()
+    for torn in (
+        content[:-1],
+        content + b"x",
+        content[:20],
+        b"",
+        b"\xff" * 30,
+        tensors(b"x").replace(b"data", b"date"),
+    ):
+        (folder / "model.safetensors").write_bytes(torn)
+        assert "model.safetensors is damaged or cut off" in problems(checkpoint.require_model, str(folder))
+    (folder / "model.safetensors").write_bytes(content)
+    checkpoint.require_model(str(folder))
+    (folder / ".unfinished").touch()
+    foreign = adapter(tmp_path / "adapter", folder, record=False)
+    assert f"{folder} is unfinished" in problems(checkpoint.require_model, str(foreign))
 
 
 def test_what_was_added_and_what_may_be_edited(tmp_path):
@@ -411,7 +439,7 @@ def test_what_the_hub_answers_is_one_line(cache, monkeypatch):
         assert checkpoint.require_model("org/there") == ("org/there", None)
         assert checkpoint.require_model("org/adapter") == ("org/adapter", None)
         assert "granted access" in problems(checkpoint.require_model, "org/gated")
-        assert "no such repository" in problems(checkpoint.require_model, "org/absent")
+        assert "no public repository" in problems(checkpoint.require_model, "org/absent")
         assert "cannot serve it now (status 503)" in problems(checkpoint.require_model, "org/busy")
     finally:
         server.shutdown()
@@ -446,6 +474,7 @@ def test_a_hub_that_never_answers_is_given_up(cache, monkeypatch):
         assert time.monotonic() - started < 3
         cached(cache, "org/whole")
         assert checkpoint.require_model("org/whole") == ("org/whole", None)
+        assert "cannot be reached" in checkpoint.notes("org/whole")[0]
         assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"  # the libraries ask nobody
         constants.HF_HUB_OFFLINE = False
         (cached(cache, "org/part") / "model.safetensors").unlink()
@@ -473,9 +502,9 @@ def test_a_hub_base_is_known_by_its_cached_contents(cache, tmp_path, monkeypatch
     assert checkpoint.require_model(str(sft)) == ("org/name", str(sft)) and checkpoint.notes(sft, "org/name") == []
     copy = Path(shutil.copytree(snapshot, tmp_path / "copy"))
     assert checkpoint.require_model(str(sft), base_model=str(copy))[0] == str(copy)
-    (copy / "model.safetensors").write_bytes(b"WEIGHTS")
+    (copy / "model.safetensors").write_bytes(tensors(b"WEIGHTS"))
     assert "was trained on org/name" in problems(checkpoint.require_model, str(sft), base_model=str(copy))
-    (snapshot / "model.safetensors").write_bytes(b"WEIGHTS")
+    (snapshot / "model.safetensors").write_bytes(tensors(b"WEIGHTS"))
     assert "has changed since" in problems(checkpoint.require_model, str(sft))
 
 
