@@ -65,10 +65,10 @@ def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False)
         locks.take(lock)
         try:
             check_output(folder, overwrite=overwrite, resume=resume)  # the run that held the lock may have finished
+            if not (resume and (folder / UNFINISHED).exists()):  # ours to replace, should this run not reach run.json
+                write_atomically(folder / UNFINISHED, json.dumps({"command": command_line()}, ensure_ascii=False))
             if not resume:
                 _empty(folder)
-            if not (folder / UNFINISHED).exists():  # ours to replace, should this run not reach its run.json
-                write_atomically(folder / UNFINISHED, json.dumps({"command": command_line()}, ensure_ascii=False))
         except BaseException:
             locks.release(lock)
             raise
@@ -84,10 +84,9 @@ def _is_failed_start(held: list[str]) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all but the lock; what says that the folder is ours goes last, should this be stopped halfway."""
-    order = sorted(folder.iterdir(), key=lambda path: (path.name in (RUN_FILE, UNFINISHED), path.name))
-    for path in order:
-        if path.name == locks.LOCK:
+    """Remove all but what says that a run goes on here; `run.json` first, should this be stopped halfway."""
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name != RUN_FILE, path.name)):
+        if path.name in (locks.LOCK, UNFINISHED):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

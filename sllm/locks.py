@@ -52,9 +52,13 @@ def take(lock: Path) -> None:
         raise InputError(_refusal(lock))
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": command_line()}
     holder["since"] = datetime.now().astimezone().isoformat(timespec="seconds")
-    os.truncate(descriptor, 0)
-    os.write(descriptor, json.dumps(holder, ensure_ascii=False).encode() + b"\n")
     _held[lock] = descriptor
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps(holder, ensure_ascii=False).encode() + b"\n")
+    except OSError:  # a full disk
+        release(lock)
+        raise
 
 
 def release(lock: Path) -> None:

@@ -152,6 +152,29 @@ def test_a_failed_start_is_in_nobodys_way(tmp_path):
     assert "exists" in refused(checkpoint.check_output, foreign, overwrite=False)
 
 
+def test_emptying_that_is_stopped_halfway_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+    out = checkpoint.prepare_output(tmp_path / "sft", overwrite=False)
+    (out / "checkpoint-4").mkdir()
+    checkpoint.write_run(out, "sft", None)
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.prepare_output(out, overwrite=True)
+    assert sorted(os.listdir(out)) == [".unfinished", "checkpoint-4"]
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    said = refused(checkpoint.prepare_output, tmp_path / "sft", overwrite=False)
+    assert "cannot be written (No space left on device" in said and os.listdir(tmp_path / "sft") == []
+
+
 def test_a_write_that_fails_leaves_nothing_beside(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     path.write_text("old")
