@@ -110,7 +110,7 @@ def _of_folder(folder: Path) -> list[str]:
     record = runs.read_run(folder)
     found = runs.problems(folder, record)
     if found and record is None:
-        return found
+        raise InputError(found)  # what else it lacks is no news
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         unfinished = "; resume the run that writes it with --resume" if any(folder.glob("checkpoint-*")) else ""
         raise InputError(f"{folder} is neither a model (config.json) nor an adapter{unfinished}")

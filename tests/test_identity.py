@@ -344,7 +344,9 @@ def test_an_unfinished_folder_is_refused(tmp_path, left):
     base = model(tmp_path / "base")
     folder = adapter(tmp_path / "sft", base, record=False)
     (folder / ".unfinished").write_text(left)
-    assert "is unfinished (no run.json)" in problems(checkpoint.require_model, str(folder))
+    (folder / "tokenizer.json").unlink()
+    said = problems(checkpoint.require_model, str(folder))
+    assert "is unfinished (no run.json)" in said and "\n" not in said
     (base / ".unfinished").write_text(left)
     finished = adapter(tmp_path / "dpo", base)
     assert f"{base} is unfinished" in problems(checkpoint.require_model, str(finished))
