@@ -99,6 +99,8 @@ def main(args) -> dict | None:
 
     for model in models:
         say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
+    for note in dict.fromkeys(note for model in models for note in checkpoint.notes(model.adapter or base, base)):
+        say("note", note)
     say("engine", f"{engine.resolve_dtype(args.dtype)}, {context} tokens of context")
     say("places", f"{args.max_running} running, {args.max_waiting} waiting")
     say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
@@ -207,7 +209,7 @@ def inputs(args):
         attempt(model_facts.check_adapter, folder)
         attempt(checkpoint.require_base, folder, base)
     if problems:
-        raise InputError(problems)
+        raise InputError(list(dict.fromkeys(problems)))
     return keys, base, adapters
 
 

@@ -67,6 +67,7 @@ def main(args) -> dict:
 
     choice = backend.choose(args.backend)
     base = local(base_id, "base")
+    checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
     if out.resolve() in (adapter.resolve(), base.resolve(), *adapter.resolve().parents, *base.resolve().parents):
         raise cli.InputError(f"{out} is or holds what is read; name another folder: --merged_weights_path")
     tokenizer = chat.load_tokenizer(str(adapter))
@@ -86,6 +87,8 @@ def main(args) -> dict:
     changed = sum(piece.delta is not None for piece in plan.pieces)
     print(f"adapter             {adapter}, on {changed} of {len(plan.pieces)} tensors")
     print(f"base                {base_id}, {plan.parameters:,} parameters")
+    for note in checkpoint.notes(adapter, str(base)):
+        print(f"note                {note}")
     print(f"backend             {choice.name} ({choice.reason})")
     print(f"writes              {out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
@@ -169,8 +172,6 @@ def require_adapter(args) -> tuple[str, Path]:
     base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
     if adapter is None:
         raise cli.InputError(f"{folder} is a whole model, not an adapter: there is nothing to merge")
-    if checkpoint.read_run(folder) is None and (folder / checkpoint.UNFINISHED).exists():
-        raise cli.InputError(f"{folder} is unfinished (no run.json); go on with the run that writes it: --resume")
     return base, folder
 
 

@@ -107,6 +107,8 @@ def main(args) -> dict | None:
     print(plan.show(needs, summary))
     for line in [*encode.cut_summary(stats, most=plan.context_length(base)), *skipped.lines()]:
         print(line)
+    for note in checkpoint.notes(args.model_id, base):
+        print(f"note: {note}")
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}

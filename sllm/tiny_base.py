@@ -74,10 +74,11 @@ def train_tokenizer(texts: list[str], vocab_size: int):
 def main(args) -> dict:
     from sllm import chat
 
-    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+    checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
     texts = corpus(args.sample_data)
     if not texts:
         raise cli.InputError(f"{args.sample_data} has no .jsonl rows")
+    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
 
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup

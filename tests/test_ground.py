@@ -12,6 +12,7 @@ from conftest import ROOT, SAMPLE_ROWS, assert_refused, run_script
 from sllm import checkpoint, cli
 from sllm.cli import InputError
 
+NO_TENSORS = b"\2" + bytes(7) + b"{}"  # a whole safetensors file
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
@@ -32,7 +33,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_ground_needs_only_the_standard_library():
-    code = "import sys; sys.path.insert(0, '.'); import sllm.cli, sllm.checkpoint, sllm.tasks"
+    code = "import sys; sys.path.insert(0, '.'); import sllm.cli, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks"
     subprocess.run([sys.executable, "-S", "-E", "-c", code], cwd=ROOT, check=True)
 
 
@@ -102,7 +103,7 @@ def test_run_json_is_whole_and_chains(tmp_path):
     checkpoint.write_run(first, "sft", None, metrics={"loss": 1.0})
     record = checkpoint.write_run(second, "dpo", None, parents=[first])
     assert os.listdir(first) == ["run.json"]  # no marker and no half-written file is left
-    assert record["parents"] == [{"path": str(first), "stage": "sft", "hash": checkpoint.file_hash(first / "run.json")}]
+    assert record["parents"] == [{"path": str(first), "stage": "sft", "hash": None}]  # nothing in it to tell by
     assert {"python", "torch"} <= set(record["versions"])
     assert checkpoint.require(second, stage=("sft", "dpo")) == record
     with pytest.raises(InputError, match="is a sft folder where dpo is wanted"):
@@ -121,16 +122,17 @@ def test_a_model_folder_must_be_whole(tmp_path):
     assert "neither a model" in problems(model)[0]
     (model / "config.json").write_text("{}")
     assert len(problems(model)) == 2 and "no tokenizer" in problems(model)[1]  # both said at once
-    (model / "model.safetensors").touch()
+    (model / "model.safetensors").write_bytes(NO_TENSORS)
     (model / "tokenizer.json").write_text("{}")
     assert checkpoint.require_model(str(model)) == (str(model), None)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
     (adapter / "tokenizer.json").write_text("{}")
-    assert "base model" in problems(adapter)[0] and "--base_model" in problems(adapter)[0]
+    weights, base = problems(adapter)
+    assert "has no weights" in weights and "base model" in base and "--base_model" in base
+    (adapter / "adapter_model.safetensors").write_bytes(NO_TENSORS)
     assert checkpoint.require_model(str(adapter), base_model=str(model)) == (str(model), str(adapter))
-    assert checkpoint.require_model("upstage/SOLAR-10.7B-v1.0") == ("upstage/SOLAR-10.7B-v1.0", None)
 
 
 def test_disk_preflight_says_both_numbers(tmp_path):

@@ -104,10 +104,11 @@ def copy(folder: Path, to: Path, **changes: str) -> Path:
 def test_folders_that_fail_their_contract_are_refused(tiny_base, sft_folder, tmp_path):
     template = (sft_folder / "chat_template.jinja").read_text(encoding="utf-8").replace("assistant", "assistent")
     changed = copy(sft_folder, tmp_path / "changed", **{"chat_template.jinja": template})
-    refused("--model_id", tiny_base, "--lora_modules", f"sft={changed}", said=("changed after training",))
+    refused("--model_id", tiny_base, "--lora_modules", f"sft={changed}", said=("chat_template.jinja", "was ", "since"))
 
-    run = json.loads((tiny_base / "run.json").read_text(encoding="utf-8"))
-    other = copy(tiny_base, tmp_path / "other", **{"run.json": json.dumps(run | {"seed": 7})})
+    config = (tiny_base / "config.json").read_text(encoding="utf-8").replace("1e-06", "1e-05")
+    other = copy(tiny_base, tmp_path / "other", **{"config.json": config})
+    (other / "run.json").unlink()
     refused("--model_id", other, "--lora_modules", f"sft={sft_folder}", said=("was trained on", "which is not"))
     refused(
         "--model_id", tiny_base, "--lora_modules", f"a={sft_folder}", f"a={sft_folder}", said=("has a twice",)
@@ -124,10 +125,11 @@ def test_a_base_that_changed_since_the_adapter_was_trained_is_refused(tiny_base,
     config["base_model_name_or_path"] = str(base)
     adapter = copy(sft_folder, tmp_path / "adapter", **{"adapter_config.json": json.dumps(config)})
     rows = Path("sample_data/task_rows.jsonl")
-    run = json.loads((base / "run.json").read_text(encoding="utf-8"))
     (base / "run.json").unlink()
-    (base / "run.json").write_text(json.dumps(run | {"seed": 7}), encoding="utf-8")
+    with (base / "model.safetensors").open("r+b") as file:  # one weight, and the size stays
+        file.seek(-1, 2)
+        file.write(b"\x77")
     done = run_script(
         "vllm_inference.py", "--model_id", adapter, "--testset_path", rows, "--output_path", tmp_path / "o"
     )
-    assert_refused(done, "has changed since")
+    assert_refused(done, "was trained on", "which is not", "--base_model")

@@ -69,8 +69,8 @@ def read(path: Path) -> dict:
 
 
 def edited(folder: Path, copy: Path, name: str, **changes) -> Path:
-    """A copy of a folder with some keys of one of its JSON files changed."""
-    shutil.copytree(folder, copy)
+    """A copy of a folder with some keys of one of its JSON files changed, and without the record of what it was."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run.json"))
     (copy / name).write_text(json.dumps(read(copy / name) | changes), encoding="utf-8")
     return copy
 

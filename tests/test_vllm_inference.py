@@ -168,7 +168,11 @@ def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
     before = output.read_bytes()
     assert 0 < before.count(b"\n") < len(whole["lines"])
     assert before.startswith(whole["output"].read_bytes()[: before.rindex(b"\n")])
-    assert {path.name for path in output.parent.iterdir()} == {"outputs.jsonl", "outputs.resume.json"}
+    assert {path.name for path in output.parent.iterdir()} == {
+        "outputs.jsonl",
+        "outputs.resume.json",
+        ".outputs.jsonl.lock",
+    }
     with output.open("ab") as file:  # the torn line of a kill in the middle of a write
         file.write('{"id": "찢어진 줄", "output": "가'.encode()[:-1])
 
@@ -386,6 +390,8 @@ def test_incomplete_folders_are_refused(made, tmp_path):
     )
     assert "its base model" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
     (orphan / "adapter_config.json").write_text(json.dumps(config | {"r": 1024}))
+    assert "adapter_config.json was changed since" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+    (orphan / "run.json").unlink()
     assert "rank 1024" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
 
 
@@ -398,6 +404,11 @@ def test_changed_template_is_refused(made, tmp_path):
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.jinja").write_text(template.replace("assistant\\n", "assistant \\n"), encoding="utf-8")
+    (line,) = refused(made, tmp_path / "o.jsonl", "--model_id", folder)
+    assert "chat_template.jinja has" in line
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").unlink()
+    (folder / "run.json").write_text(json.dumps(record | {"files": {}}), encoding="utf-8")  # as of an older version
     (line,) = refused(made, tmp_path / "o.jsonl", "--model_id", folder)
     assert "chat template changed after training" in line
 

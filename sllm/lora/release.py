@@ -99,7 +99,8 @@ def lineage(folder: str | Path) -> list[dict]:
     record = checkpoint.read_run(folder)
     if record is None:
         return [{"name": shown(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
-    chain = [stage for parent in record["parents"] for stage in lineage(parent["path"])]
+    parents = [checkpoint.find(folder, record, parent["path"]) for parent in record["parents"]]
+    chain = [stage for parent in parents for stage in lineage(parent)]
     arguments = {name: record["arguments"].get(name) for name in _HYPERPARAMETERS}
     continued = any(parent["stage"] in ("sft", "dpo") for parent in record["parents"])  # its LoRA is the parent's
     arguments = {

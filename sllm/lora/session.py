@@ -177,7 +177,8 @@ def _wandb_can_log_in() -> bool:
 def prepare_output(args) -> str | None:
     """Make the output folder. Returns the checkpoint to resume from; newer ones that are not whole are removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
-    checkpoint.write_atomically(out / ARGUMENTS, json.dumps(_what_decides(args), ensure_ascii=False))
+    started = {"command": cli.command_line(drop=["--resume"]), **_what_decides(args)}
+    checkpoint.write_atomically(out / ARGUMENTS, json.dumps(started, ensure_ascii=False))
     if not args.resume:
         return None
     (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that now goes on

@@ -27,6 +27,7 @@ def resume_file(output: Path) -> Path:
 
 def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
     """InputError unless `output` may be written. Touches nothing."""
+    checkpoint.require_free(output)
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file: --output_path {output / 'outputs.jsonl'}")
     if output.exists() and not (overwrite or resume):
@@ -85,6 +86,7 @@ def begin(output: Path, args, record: dict, *, keep: bool) -> None:
     In this order, a kill between two steps leaves nothing that a later --resume could take for its own.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.hold(output)
     if not keep:
         run_file(output).unlink(missing_ok=True)
         output.write_bytes(b"")
@@ -125,6 +127,7 @@ def finish(output: Path, args, record: dict, metrics: dict, seconds: float) -> N
         output.parent, "answers", args, **record, metrics=metrics, seconds=seconds, file=run_file(output).name
     )
     resume_file(output).unlink(missing_ok=True)
+    checkpoint.release(output)
 
 
 def summary(lines: list[dict], new: int, seconds: float, load_seconds: float) -> dict:

@@ -1,0 +1,251 @@
+"""What a folder is, by the contents of the files that decide its answers. Standard library only.
+
+Large files are hashed once: their hashes are kept in `$XDG_CACHE_HOME/sllm/hashes.json` (`~/.cache` where that is not
+set), by path, size, times and inode. Names of folders, times and `run.json` do not count, so that a copy of a model is
+the same model.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sllm.cli import InputError
+
+CACHED_FROM = 2**23  # bytes; smaller files are hashed faster than the cache is read and written
+SETTLED = 2 * 10**9  # ns; a file as young as this may change once more within one tick of the file system's clock
+_ENTRIES = 4096
+_here: dict[str, list] = {}  # what this process hashed, where the cache cannot be written
+
+TOKENIZER_FILES = (
+    "tokenizer*.json tokenizer.model *.tiktoken spiece.model sentencepiece.bpe.model special_tokens_map.json "
+    "added_tokens.json vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json "
+    "additional_chat_templates/*.jinja"
+).split()
+SPLITS = ("train.jsonl", "valid.jsonl", "test.jsonl", "kto.jsonl")
+# Keys that say where a file came from and what wrote it, and nothing about what the model answers.
+NOT_CONTENT = {
+    "config.json": ("_name_or_path", "transformers_version"),
+    "adapter_config.json": ("base_model_name_or_path",),
+}
+_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+class Identity(NamedTuple):
+    """sha256 over contents: of everything that decides the answers, and of weights and config alone."""
+
+    hash: str | None
+    weights: str | None
+
+
+def is_adapter(folder: str | Path) -> bool:
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def weight_files(folder: str | Path) -> list[str]:
+    """Names of the files that a loader takes the weights from, with their index: safetensors first, as loaders do.
+
+    Files that an index names are listed whether they exist or not.
+
+    Raises:
+        InputError: the index cannot be read.
+    """
+    folder = Path(folder)
+    if is_adapter(folder):
+        return [name for name in _ADAPTER_WEIGHTS if (folder / name).is_file()][:1]
+    for single, index in _WEIGHTS:
+        if (folder / single).is_file():
+            return [single]
+        if (folder / index).is_file():
+            content = read_json(folder / index)
+            named = content.get("weight_map")
+            if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+                raise InputError(f"{folder / index} names no weight files (weight_map); get the folder again")
+            return [index, *sorted(set(named.values()))]
+    others = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [path.name for path in others if path.is_file()]
+
+
+def is_torn(path: Path) -> bool:
+    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length <= size - 8 else None
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return size != 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return True
+
+
+def is_whole(folder: Path) -> bool:
+    """Are all of a folder's weight files there? In the Hub's cache they come one after another."""
+    names = weight_files(folder)
+    return bool(names) and all((folder / name).is_file() for name in names)
+
+
+def deciding_files(folder: str | Path) -> list[str]:
+    """Names of the files that decide what a folder's product is: a model's or an adapter's, else the rows."""
+    folder = Path(folder)
+    weights = weight_files(folder)
+    config = "adapter_config.json" if is_adapter(folder) else "config.json"
+    if not weights and not (folder / config).is_file():
+        return [name for name in SPLITS if (folder / name).is_file()]
+    found = [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()]
+    tokenizer = sorted({path.relative_to(folder).as_posix() for path in found})
+    return [*weights, *([config] if (folder / config).is_file() else []), *tokenizer]
+
+
+def content_hashes(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """sha256 of each file; of a config, its values without those that say where it came from, in any order."""
+    folder = Path(folder)
+    plain = [name for name in names if name not in NOT_CONTENT]
+    found = dict(zip(plain, file_hashes([folder / name for name in plain]), strict=True))
+    for name in names:
+        if name in NOT_CONTENT:
+            content = {key: value for key, value in read_json(folder / name).items() if key not in NOT_CONTENT[name]}
+            found[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {name: found[name] for name in names}
+
+
+def identity(folder: str | Path) -> Identity:
+    """A folder's identity; (None, None) where nothing in it decides any answer, weights None where there are none.
+
+    Raises:
+        InputError: a config is not JSON, or a file that the index names is missing.
+    """
+    folder = Path(folder)
+    names, weights = deciding_files(folder), weight_files(folder)
+    missing = [name for name in weights if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: {', '.join(missing)} is missing, which {weights[0]} names; get the folder again")
+    found = content_hashes(folder, names)
+    of_model = {name: value for name, value in found.items() if name in weights or name in NOT_CONTENT}
+    return Identity(_of(found) if found else None, _of(of_model) if weights else None)
+
+
+def folder_hash(place: str | Path) -> str | None:
+    """sha256 of a file; of what decides a folder's product; the commit of a Hub id's copy in the cache; else None."""
+    if Path(place).is_file():
+        return file_hash(place)
+    if Path(place).is_dir():
+        return identity(place).hash
+    from sllm import hub
+
+    return hub.commit(str(place))
+
+
+def file_hash(path: str | Path) -> str:
+    return file_hashes([Path(path)])[0]
+
+
+def file_hashes(paths: Sequence[Path]) -> list[str]:
+    """sha256 of each file, from the cache where a file did not change; says how far it is when that takes long."""
+    progress = _Progress(paths)
+    return [_file_hash(path, progress) for path in paths]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. InputError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); get the folder again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object; get the folder again")
+    return content
+
+
+def _of(hashes: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(hashes.items())).encode()).hexdigest()
+
+
+# ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _file_hash(path: Path, progress: "_Progress") -> str:
+    path = path.resolve()
+    before, started = path.stat(), time.time_ns()
+    if before.st_size < CACHED_FROM:
+        return _read(path, progress)
+    mark = _mark(before)
+    for known in (_here.get(str(path)), _load().get(str(path))):
+        if isinstance(known, list) and known[:-1] == mark:
+            progress.add(before.st_size)
+            return known[-1]
+    digest = _read(path, progress)
+    if max(before.st_mtime_ns, before.st_ctime_ns) < started - SETTLED and _mark(path.stat()) == mark:
+        _here[str(path)] = [*mark, digest]
+        _remember(str(path), _here[str(path)])
+    return digest
+
+
+def _mark(stat: os.stat_result) -> list[int]:
+    """What changes when a file does. The change time is there because a copying tool may set the other one back."""
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _read(path: Path, progress: "_Progress") -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(2**22))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            progress.add(count)
+    return digest.hexdigest()
+
+
+class _Progress:
+    """A line after 2 s of hashing, then one every 5 s."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.folder = paths[0].parent if paths else None
+        self.size = sum(path.stat().st_size for path in paths if path.exists())
+        self.done, self.started = 0, time.monotonic()
+        self.next = self.started + 2
+
+    def add(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now < self.next or self.done >= self.size:
+            return
+        self.next = now + 5
+        left = (now - self.started) / self.done * (self.size - self.done)
+        done, size = self.done / 2**30, self.size / 2**30
+        print(f"hashing {self.folder}: {done:.1f} of {size:.1f} GiB, {left:.0f} s left", flush=True)
+
+
+def _cache_file() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(root) / "sllm" / "hashes.json"
+
+
+def _load() -> dict:
+    try:
+        content = json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _remember(path: str, entry: list) -> None:
+    """Add an entry to what the file holds by now; of two processes that write at once, one's entry may be lost."""
+    cache = _cache_file()
+    beside = cache.with_name(f".{cache.name}.{os.getpid()}")
+    try:
+        entries = {key: value for key, value in _load().items() if key != path} | {path: entry}
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(dict(list(entries.items())[-_ENTRIES:])), encoding="utf-8")
+        beside.replace(cache)
+    except OSError:  # a home that cannot be written to, or a full disk: the next run hashes again
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass

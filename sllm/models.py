@@ -1,0 +1,194 @@
+"""The model that a stage reads: whole, unchanged, and an adapter on the base that it was trained on, by content.
+
+Standard library only.
+"""
+
+import os
+from pathlib import Path
+
+from sllm import hashes, hub, runs
+from sllm.cli import InputError
+from sllm.hashes import is_adapter
+from sllm.runs import short
+
+
+def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str, str | None]:
+    """Check a model or adapter before anything heavy is imported.
+
+    Returns:
+        (base, adapter): the model to load, and the adapter folder on it or None.
+    Raises:
+        InputError: folder missing, unfinished or changed since it was written, no tokenizer, a Hub id that cannot be
+            had, an adapter whose base is gone or has other contents than the one it was trained on.
+    """
+    if not Path(model_id).exists():
+        if hub.is_id(model_id):
+            hub.require(model_id)
+            return model_id, None
+        raise InputError(f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name)")
+    folder = Path(model_id)
+    problems = _of_folder(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        problems.append(f"{folder} has no tokenizer (tokenizer.json); copy the base model's tokenizer files into it")
+    if is_adapter(folder):
+        base, wrong = _find_base(folder, base_model)
+        problems += wrong
+    if problems:
+        raise InputError(problems)
+    return (base, model_id) if is_adapter(folder) else (model_id, None)
+
+
+def require_base(adapter: str | Path, base: str) -> None:
+    """InputError unless the adapter was trained on `base`: by what its stage recorded, else by its config."""
+    record = runs.read_run(adapter) or {}
+    if _contents(record):
+        wrong = _mismatch(Path(adapter), record, base)
+        if wrong:
+            raise InputError(wrong)
+        return
+    named = hashes.read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or ""
+    if named != base and (_identity(base) is None or _identity(named) != _identity(base)):
+        raise InputError(f"adapter {adapter} was trained on {named}, which is not {base}; serve it on its own base")
+
+
+def notes(model_id: str | Path, base: str | None = None) -> list[str]:
+    """What could not be verified of a model that `require_model` accepted: lines to print, none where all was.
+
+    Args:
+        base: the base of an adapter, as `require_model` returned it.
+    """
+    if not Path(model_id).is_dir():
+        return hub.notes(str(model_id))
+    record = runs.read_run(model_id)
+    found = runs.notes(model_id, record)
+    if not is_adapter(model_id) or base is None:
+        return found
+    found += hub.notes(base)
+    recorded, contents = _contents(record or {}), _identity(base)
+    if recorded and recorded == contents:
+        return found
+    if not recorded:
+        found.append(f"nothing says by content which base {model_id} was trained on: {base} is taken for it")
+    elif contents is None:
+        found.append(f"{base} is not on this machine yet, so it is not compared with the base of {model_id}")
+    else:
+        path = record["base"]["path"]
+        found.append(f"{model_id} was trained on {path}, which is quantised: {base} is taken for its original")
+    return found + (runs.notes(base, runs.read_run(base)) if Path(base).is_dir() else [])
+
+
+def base_record(product: str | Path, base: str | None) -> dict | None:
+    """What `run.json` keeps of the base that a product was made with.
+
+    Returns:
+        path (absolute, or the Hub id); relative: the same seen from the product, None where they share no folder but
+        the root; hash, weights: `hashes.Identity`, or None where it is not on this machine; commit of a Hub id's
+        copy; quantised: are its own files quantised?
+    """
+    if not base:
+        return None
+    folder = _folder(base)
+    found = hashes.identity(folder) if folder and hashes.is_whole(folder) else hashes.Identity(None, None)
+    record = {"path": base, "relative": None, **found._asdict(), "commit": None, "quantised": _is_quantised(base)}
+    if Path(base).is_dir():
+        path, product = os.path.realpath(base), os.path.realpath(product)
+        one_tree = os.path.commonpath([path, product]) != os.path.sep
+        return record | {"path": path, "relative": os.path.relpath(path, product) if one_tree else None}
+    return record | {"commit": hub.commit(base)}
+
+
+def find(folder: str | Path, record: dict, path: str) -> str:
+    """A path that `folder`'s `run.json` names, where it lies now: as written, else moved along with the folder."""
+    if os.path.exists(path) or not record.get("folder"):
+        return path
+    moved = os.path.normpath(os.path.join(folder, os.path.relpath(path, record["folder"])))
+    return moved if os.path.exists(moved) else path
+
+
+def _of_folder(folder: Path) -> list[str]:
+    """What is wrong with the folder itself."""
+    record = runs.read_run(folder)
+    found = runs.problems(folder, record)
+    if found and record is None:
+        raise InputError(found)  # what else it lacks is no news
+    if not is_adapter(folder) and not (folder / "config.json").is_file():
+        unfinished = "; resume the run that writes it with --resume" if any(folder.glob("checkpoint-*")) else ""
+        raise InputError(f"{folder} is neither a model (config.json) nor an adapter{unfinished}")
+    weights = hashes.weight_files(folder)
+    gone = [name for name in weights if not (folder / name).is_file()]
+    if not weights:
+        found.append(f"{folder} has no weights (*.safetensors)")
+    elif gone and not found:
+        found.append(f"{folder}: {', '.join(gone)} is missing, which {weights[0]} names; get the folder again")
+    if not found:
+        torn = [name for name in weights if name.endswith(".safetensors") and hashes.is_torn(folder / name)]
+        found += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
+    return found
+
+
+def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
+    """(base, what is wrong): --base_model, else the place in the adapter's config, else, where that is as it was
+    written, the same seen from the folder as it lies now: base and adapter may have been moved together."""
+    record = runs.read_run(adapter) or {}
+    config = hashes.read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
+    known = record.get("base") or {}
+    places = [named] if named else [config]
+    if not named and known.get("relative") and os.path.realpath(config) == os.path.realpath(known["path"]):
+        places.append(os.path.normpath(adapter / known["relative"]))
+    first = None
+    for place in places:
+        if place and (Path(place) / "config.json").is_file():
+            wrong = _of_folder(Path(place)) or [_mismatch(adapter, record, place)]
+        elif hub.is_id(place):
+            hub.require(place)
+            wrong = [_mismatch(adapter, record, place)]
+        else:
+            continue
+        wrong = [line for line in wrong if line]
+        if not wrong:
+            return place, []
+        first = first or (place, wrong)
+    gone = f"adapter {adapter}: its base model {places[0] or '(none named)'} is gone; name it: --base_model"
+    return first or (places[0], [gone])
+
+
+def _mismatch(adapter: Path, record: dict, base: str) -> str | None:
+    """What to say of a base whose weights or config are not those that the adapter was trained on."""
+    recorded, found = _contents(record), _identity(base)
+    if None in (recorded, found) or recorded == found:
+        return None
+    known = record["base"]
+    if known.get("quantised") and not _is_quantised(base):
+        return None  # trained in 4 bits, and used with its original: no hash can tell, the shapes have to
+    accept = f"or, where the change is meant: python -m sllm.accept {adapter} --base_model {base}"
+    here = find(adapter, record, known["path"])
+    if os.path.realpath(base) == os.path.realpath(here):
+        return (
+            f"adapter {adapter}: its base model {base} has changed since (weights and config {short(found)}, recorded "
+            f"{short(recorded)}); restore it, or train again, {accept}"
+        )
+    return (
+        f"adapter {adapter} was trained on {known['path']} (weights and config {short(recorded)}), which is not {base} "
+        f"({short(found)}); name that one: --base_model, {accept}"
+    )
+
+
+def _contents(record: dict) -> str | None:
+    """The hash of weights and config that a `run.json` has of its base."""
+    return (record.get("base") or {}).get("weights")
+
+
+def _identity(base: str) -> str | None:
+    """Hash of a base's weights and config; None for what is not on this machine."""
+    folder = _folder(base)
+    return hashes.identity(folder).weights if folder and hashes.is_whole(folder) else None
+
+
+def _folder(base: str) -> Path | None:
+    return Path(base) if Path(base).is_dir() else hub.snapshot(base)
+
+
+def _is_quantised(base: str) -> bool:
+    folder = _folder(base)
+    config = folder / "config.json" if folder else None
+    return bool(config and config.is_file() and hashes.read_json(config).get("quantization_config"))
