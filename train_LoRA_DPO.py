@@ -60,22 +60,22 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import backend, checks, plan, session, targets
+    from sllm.lora import arguments, backend, checks, plan, resume, session, targets
 
     # ── inputs ──
-    validation = session.validation_path(args)
+    validation = arguments.validation_path(args)
     skipped = formats.Skipped(args.skip_bad_rows)
     _, (base, adapter), rows, valid_rows, out, *_ = cli.gather(
-        lambda: session.resolve_arguments(args),
+        lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "preference", skipped=skipped),
         lambda: formats.load_rows(validation, "preference", skipped=skipped) if validation else [],
-        lambda: session.check_output(args),
-        lambda: session.check_machine(args),
+        lambda: resume.check_output(args),
+        lambda: arguments.check_machine(args),
         lambda: check_loss(args),
     )
     choice = backend.choose(args.backend)
-    session.check_bits(args, choice)
+    arguments.check_bits(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     for note in formats.notes([*rows, *valid_rows]):
@@ -112,7 +112,7 @@ def main(args) -> dict | None:
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
-    resume_from = session.prepare_output(args)
+    resume_from = resume.prepare_output(args)
     skipped.write(out)
 
     # ── model ──
@@ -132,7 +132,7 @@ def main(args) -> dict | None:
             self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
             self.model.set_adapter("default")
 
-    checkpointing = session.gradient_checkpointing(args)
+    checkpointing = arguments.gradient_checkpointing(args)
     model = lora.load_model(
         base,
         adapter=adapter,
@@ -159,7 +159,7 @@ def main(args) -> dict | None:
     # ── work ──
     dataset = datasets.Dataset.from_dict(columns)
     valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
-    every = session.save_interval(args, len(dataset))
+    every = arguments.save_interval(args, len(dataset))
     config = DPOConfig(
         output_dir=str(out),
         beta=args.beta,
@@ -173,11 +173,11 @@ def main(args) -> dict | None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=session.warmup(args),
+        warmup_steps=arguments.warmup(args),
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
-        optim=session.optimizer(args),
-        **session.precision(args),
+        optim=arguments.optimizer(args),
+        **arguments.precision(args),
         gradient_checkpointing=checkpointing,
         max_length=max_length,
         train_sampling_strategy="random",
@@ -209,7 +209,7 @@ def main(args) -> dict | None:
             + monitor.callbacks(
                 out,
                 samples=session.samples(lora, model, tokenizer, conversations),
-                arguments=session.started_with(args),
+                arguments=resume.started_with(args),
                 fields=("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
             ),
         )

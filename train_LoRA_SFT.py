@@ -45,21 +45,21 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import backend, evaluation, flat_attention, plan, session, targets
+    from sllm.lora import arguments, backend, evaluation, flat_attention, plan, resume, session, targets
 
     # ── inputs ──
-    validation = session.validation_path(args)
+    validation = arguments.validation_path(args)
     skipped = formats.Skipped(args.skip_bad_rows)
     _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
-        lambda: session.resolve_arguments(args),
+        lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "sft", skipped=skipped),
         lambda: formats.load_rows(validation, "sft", skipped=skipped) if validation else [],
-        lambda: session.check_output(args),
-        lambda: session.check_machine(args),
+        lambda: resume.check_output(args),
+        lambda: arguments.check_machine(args),
     )
     choice = backend.choose(args.backend)
-    session.check_bits(args, choice)
+    arguments.check_bits(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     for note in formats.notes([*rows, *valid_rows]):
@@ -78,7 +78,7 @@ def main(args) -> dict | None:
         session.preview(tokenizer, columns, args.preview)
         return None
     flat = args.packing or args.padding_free is not False
-    batch_size, accumulation = session.micro_batches(args, columns, flat)
+    batch_size, accumulation = arguments.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
     needs = plan.make(args, base=base, copies=1, tokens_per_batch=tokens, backend=choice.name)
     summary = [
@@ -99,7 +99,7 @@ def main(args) -> dict | None:
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
-    resume_from = session.prepare_output(args)
+    resume_from = resume.prepare_output(args)
     skipped.write(out)
 
     # ── model ──
@@ -107,7 +107,7 @@ def main(args) -> dict | None:
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer, pack_dataset
 
-    checkpointing = session.gradient_checkpointing(args)
+    checkpointing = arguments.gradient_checkpointing(args)
     model = lora.load_model(
         base,
         adapter=adapter,
@@ -141,7 +141,7 @@ def main(args) -> dict | None:
     valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
     for split in filter(None, (dataset, valid_dataset)):
         split._unsloth_truncated_to = max_length  # or unsloth, not knowing that rows are cut, pads them all the same
-    every = session.save_interval(args, len(dataset))
+    every = arguments.save_interval(args, len(dataset))
     config = SFTConfig(
         output_dir=str(out),
         per_device_train_batch_size=batch_size,
@@ -151,11 +151,11 @@ def main(args) -> dict | None:
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
         lr_scheduler_type=args.lr_scheduler_type,
-        warmup_steps=session.warmup(args),
+        warmup_steps=arguments.warmup(args),
         weight_decay=args.weight_decay,
         max_grad_norm=args.max_grad_norm,
-        optim=session.optimizer(args),
-        **session.precision(args),
+        optim=arguments.optimizer(args),
+        **arguments.precision(args),
         gradient_checkpointing=checkpointing,
         **targets.loss_settings(needs.adapted),
         max_length=None,  # rows are cut, counted and masked already
@@ -190,7 +190,7 @@ def main(args) -> dict | None:
             + monitor.callbacks(
                 out,
                 samples=session.samples(lora, model, tokenizer, conversations),
-                arguments=session.started_with(args),
+                arguments=resume.started_with(args),
             ),
         )
     trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it

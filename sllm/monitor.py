@@ -31,7 +31,7 @@ def read_marker(folder: Path) -> dict:
     """{"files", "arguments"} of a checkpoint; ValueError with the reason where it cannot be resumed from."""
     try:
         marker = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        hashes = marker["files"]
+        hashes, _ = marker["files"], marker["arguments"]
     except FileNotFoundError:
         raise ValueError("it was not written to its end") from None
     except (ValueError, KeyError, TypeError):

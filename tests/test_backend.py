@@ -7,7 +7,7 @@ import pytest
 from conftest import SFT, in_process
 
 from sllm.cli import InputError
-from sllm.lora import backend, session
+from sllm.lora import arguments, backend, session
 
 pytestmark = pytest.mark.torch
 
@@ -123,9 +123,9 @@ def test_eight_bits_with_unsloth_are_refused(bits, said):
     choice = backend.Choice("unsloth", "as if there were a GPU")
     if said:
         with pytest.raises(InputError, match=said):
-            session.check_bits(args, choice)
+            arguments.check_bits(args, choice)
     else:
-        session.check_bits(args, choice)
+        arguments.check_bits(args, choice)
 
 
 def test_several_processes_are_refused(monkeypatch, tiny_base, few_rows, tmp_path):
@@ -153,5 +153,5 @@ def test_of_two_visible_gpus_one_trains(monkeypatch, tiny_base, few_rows, tmp_pa
 
 
 def test_nothing_imports_unsloth_before_it_is_needed():
-    text = Path(backend.__file__).read_text(encoding="utf-8") + Path(session.__file__).read_text(encoding="utf-8")
+    text = "".join(Path(m.__file__).read_text(encoding="utf-8") for m in (arguments, backend, session))
     assert "import unsloth" not in text and ".module()" not in text.replace("def module", "")

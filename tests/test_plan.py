@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from sllm import checkpoint
-from sllm.lora import plan, session
+from sllm.lora import arguments, plan
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +27,7 @@ def llama_8b(tmp_path, monkeypatch):
         num_key_value_heads=8, max_position_embeddings=131_072, tie_word_embeddings=False,
     ).save_pretrained(tmp_path)  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(session, "find_spec", lambda name: "bitsandbytes is installed")
+    monkeypatch.setattr(arguments, "find_spec", lambda name: "bitsandbytes is installed")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 * GIB, 24 * GIB))
     return tmp_path
 

@@ -17,7 +17,7 @@ from conftest import DPO, ROOT, SFT, assert_refused, in_process, succeed
 
 from sllm import checkpoint, monitor
 from sllm.cli import InputError
-from sllm.lora import backend, session
+from sllm.lora import arguments, backend
 
 pytestmark = pytest.mark.torch
 
@@ -170,7 +170,7 @@ def test_unsloth_in_float32_is_refused():
     """It would compute in bfloat16 without a word."""
     args = argparse.Namespace(dtype="float32", bits=16, load_in_4bit=None)
     with pytest.raises(InputError, match="--backend peft"):
-        session.check_bits(args, backend.Choice("unsloth", "as if there were a GPU"))
+        arguments.check_bits(args, backend.Choice("unsloth", "as if there were a GPU"))
 
 
 def test_a_disk_too_small(monkeypatch, tiny_base, few_rows, tmp_path):

@@ -9,7 +9,7 @@ from conftest import DPO, SFT, assert_refused, in_process
 
 from sllm import checkpoint, monitor
 from sllm.cli import CheckFailed, InputError
-from sllm.lora import session
+from sllm.lora import arguments, session
 
 pytestmark = pytest.mark.torch
 
@@ -247,14 +247,14 @@ def test_quantised_runs_resume_with_the_flags_they_were_started_with(tiny_base, 
         recorded = []
         for resume in ([], ["--resume"]):
             args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *resume])
-            session.resolve_arguments(args)
-            recorded.append(session.started_with(args))
+            arguments.resolve(args)
+            recorded.append(resume.started_with(args))
         assert recorded[0] == recorded[1] and recorded[0]["bits"] == (
             4 if "4" in "".join(flags[:2]) and "--no" not in flags[0] else 16
         )  # noqa: E501
     args = train_LoRA_SFT.build_parser().parse_args([*words, "--load_in_4bit", "--bits", "8"])
     with pytest.raises(InputError, match="contradict"):
-        session.resolve_arguments(args)
+        arguments.resolve(args)
 
 
 # ── settings ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -352,7 +352,7 @@ def test_wrong_names_are_refused_and_nothing_is_written(tiny_base, few_rows, tmp
 def test_wandb_without_a_key_is_refused(monkeypatch, tmp_path):
     from importlib import util
 
-    monkeypatch.setattr(session, "find_spec", lambda name: util.find_spec("json"))  # as if it were installed
+    monkeypatch.setattr(arguments, "find_spec", lambda name: util.find_spec("json"))  # as if it were installed
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
@@ -360,9 +360,9 @@ def test_wandb_without_a_key_is_refused(monkeypatch, tmp_path):
 
     args = train_LoRA_SFT.build_parser().parse_args(["--trainset_path", "x", "--model_id", "y", "--report_to", "wandb"])
     with pytest.raises(InputError, match="wandb: no key; run `wandb login`"):
-        session.check_machine(args)
+        arguments.check_machine(args)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    session.check_machine(args)
+    arguments.check_machine(args)
 
 
 def test_offered_names_are_ones_that_the_libraries_take():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sllm import checkpoint
 from sllm.cli import InputError, table
-from sllm.lora import targets
+from sllm.lora import arguments, targets
 
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # an 8-bit scale for 64 weights, and a 32-bit one for 256 such scales
 # Bytes of optimizer state for each trained weight; AdamW in fp32 otherwise.
@@ -54,7 +54,6 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sllm.lora import session
     from sllm.lora.with_peft import resolve_dtype
 
     config = model_config(base)
@@ -65,7 +64,7 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -
     width, text = resolve_dtype(args.dtype).itemsize, config.get_text_config()
     # a linear layer's weight is (out, in), or (in, out): A is (rank, in) and B (out, rank)
     trained = args.lora_r * sum(sum(modules[path].weight.shape) for path in adapted)
-    state = _optimizer_bytes(session.optimizer(args))
+    state = _optimizer_bytes(arguments.optimizer(args))
     weights = weight_bytes(model, args.bits, width, backend)
     adapter_bytes = trained * (8 + state + 4 * (copies - 1))  # fp32 weights and gradients; a reference has no gradient
     available = _available_memory(torch)
@@ -77,7 +76,7 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -
         adapter_parameters=trained,
         weights=weights,
         adapter=adapter_bytes,
-        activations=tokens_per_batch * _activation_numbers(text, session.gradient_checkpointing(args)) * width,
+        activations=tokens_per_batch * _activation_numbers(text, arguments.gradient_checkpointing(args)) * width,
         logits=logits_bytes(tokens_per_batch, text.vocab_size, backend, copies=copies, room=room),
         disk=trained * (4 + (4 * copies + state) * (args.save_total_limit + 1)),
         available=available,

@@ -1,0 +1,183 @@
+"""The command line of a training run: what the flags mean together, what this machine cannot do, and the settings of
+the trainer that follow from them. No hyperparameters: those stand in the scripts.
+"""
+
+import json
+import math
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from sllm import cli
+
+
+def resolve(args) -> None:
+    """Give every argument the value that the run will have, before anything is compared or recorded.
+
+    --load_in_4bit becomes --bits; the LoRA settings become the adapter's own where --model_id is one, else the
+    defaults.
+    Raises:
+        InputError: flags that contradict each other or the adapter.
+    """
+    problems = []
+    if args.load_in_4bit is not None:
+        if args.load_in_4bit and args.bits == 8:
+            problems.append("--load_in_4bit and --bits 8 contradict each other; give one of them")
+        args.bits = 4 if args.load_in_4bit else 16 if args.bits == 4 else args.bits
+        args.load_in_4bit = None
+    if args.early_stopping_patience and not (args.validation_path or args.val_set_size or validation_path(args)):
+        problems.append("--early_stopping_patience needs rows to evaluate on: --validation_path or --val_set_size")
+    fixed = _adapter_settings(args.model_id)
+    for name, default in cli.LORA_DEFAULTS.items():
+        given = getattr(args, name)
+        if fixed is None:
+            setattr(args, name, default if given is None else given)
+            continue
+        if given is not None and not _same(given, fixed[name]):
+            problems.append(
+                f"--{name} {given}: the adapter {args.model_id} has {fixed[name]}, which cannot be changed; leave the "
+                "flag out, or start from a whole model"
+            )
+        setattr(args, name, fixed[name])
+    if problems:
+        raise cli.InputError(problems)
+
+
+def _adapter_settings(model_id: str) -> dict | None:
+    """The LoRA settings of an adapter folder under their flags' names; None for anything else."""
+    path = Path(model_id) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        targets = config["target_modules"]
+        return {
+            "lora_r": config["r"],
+            "lora_alpha": config["lora_alpha"],
+            "lora_dropout": config.get("lora_dropout", 0.0),
+            "use_rslora": config.get("use_rslora", False),
+            "lora_target_modules": targets if isinstance(targets, str) else sorted(targets),
+        }
+    except (ValueError, KeyError) as error:
+        raise cli.InputError(f"{path} is damaged ({type(error).__name__}: {error}); restore the adapter") from None
+
+
+def _same(given: object, fixed: object) -> bool:
+    return set(given) == set(fixed) if isinstance(given, list) and isinstance(fixed, list) else given == fixed
+
+
+def check_machine(args) -> None:
+    """What of the command line this machine cannot do, said before an older run is cleared away. Imports neither
+    transformers nor unsloth, which take a minute to say it."""
+    import torch
+
+    problems = []
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        problems.append(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: training in several processes is not supported; start it with "
+            "python, not with torchrun or accelerate launch (one GPU trains)"
+        )
+    needs = [word for word in ("8bit", "paged", "lion") if word in optimizer(args)]
+    if needs and find_spec("bitsandbytes") is None:
+        problems.append(f"--optim {args.optim} needs bitsandbytes (pip install bitsandbytes); or use adamw_torch")
+    if len(args.report_to) > 1 and "none" in args.report_to:
+        problems.append("--report_to none goes alone")
+    for name in args.report_to:
+        if name != "none" and find_spec(name) is None:
+            problems.append(f"--report_to {name}: it is not installed (pip install {name})")
+        elif name == "wandb" and not _wandb_can_log_in():
+            problems.append("--report_to wandb: no key; run `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline")
+    if args.dtype == "float16" and not torch.cuda.is_available():
+        problems.append("--dtype float16 trains on a GPU only; leave it out, or use bfloat16")
+    if problems:
+        raise cli.InputError(problems)
+
+
+def _wandb_can_log_in() -> bool:
+    """wandb asks for its key on the terminal, and without one fails in the middle of the start."""
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def check_bits(args, choice) -> None:
+    """Quantised loading needs a GPU (bitsandbytes), and unsloth computes in 16 bits and loads 4 or 16."""
+    if choice.name == "unsloth" and args.dtype == "float32":
+        raise cli.InputError("--dtype float32: unsloth computes in bfloat16 all the same; use --backend peft")
+    if choice.name == "unsloth" and args.bits == 8:
+        raise cli.InputError(
+            "--bits 8: not with unsloth, which loads 4 or 16 bits here; use --backend peft, or --bits 4"
+        )
+    if args.bits < 16 and choice.name == "peft":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise cli.InputError(f"--bits {args.bits} needs a CUDA GPU; leave it out (16) on this machine")
+
+
+def validation_path(args) -> Path | None:
+    """The rows to evaluate on: --validation_path, or the valid.jsonl beside the training rows of a prepared folder."""
+    if args.validation_path:
+        path = Path(args.validation_path)
+        return path / "valid.jsonl" if path.is_dir() else path
+    beside = Path(args.trainset_path) / "valid.jsonl"
+    return beside if not args.val_set_size and beside.is_file() and beside.stat().st_size else None
+
+
+def save_interval(args, sequences: int) -> int:
+    """Steps between checkpoints: --save_steps, at most an epoch, so that every epoch is evaluated."""
+    epoch = math.ceil(sequences / (args.batch_size * args.gradient_accum_steps))
+    return max(1, min(args.save_steps, epoch))
+
+
+def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
+    """(rows, accumulation) of a forward pass whose product is --batch_size × --gradient_accum_steps.
+
+    On a CPU short rows laid flat are taken several batches at a time, up to about 2,048 tokens: the optimizer steps
+    are the same, in fewer and fuller passes. On a GPU --batch_size is a promise about memory and is kept.
+    """
+    import torch
+
+    rows, accumulation = args.batch_size, args.gradient_accum_steps
+    if not flat or torch.cuda.is_available() or getattr(args, "packing", False):
+        return rows, accumulation
+    mean = sum(map(len, columns["input_ids"])) / len(columns["input_ids"])
+    merged = max(m for m in range(1, accumulation + 1) if accumulation % m == 0 and (m == 1 or m * rows * mean <= 2048))
+    return rows * merged, accumulation // merged
+
+
+def gradient_checkpointing(args) -> bool:
+    if args.gradient_checkpointing is not None:
+        return args.gradient_checkpointing
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def optimizer(args) -> str:
+    if args.optim != "auto":
+        return args.optim
+    import torch
+
+    return "adamw_8bit" if torch.cuda.is_available() and find_spec("bitsandbytes") else "adamw_torch"
+
+
+def warmup(args) -> float:
+    """--warmup_ratio as transformers' `warmup_steps`, which is a share below 1 and a number of steps from 1 on: all of
+    the steps is the largest share below 1, which it rounds up."""
+    return min(args.warmup_ratio, math.nextafter(1, 0))
+
+
+def precision(args) -> dict[str, bool]:
+    """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell."""
+    import torch
+
+    from sllm.lora.with_peft import resolve_dtype
+
+    chosen = resolve_dtype(args.dtype)
+    return {"bf16": chosen == torch.bfloat16, "fp16": chosen == torch.float16}

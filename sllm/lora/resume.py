@@ -1,0 +1,85 @@
+"""Resuming a training run: the same run, from its last checkpoint that is whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+from sllm import checkpoint, cli, monitor
+
+ARGUMENTS = checkpoint.UNFINISHED  # what an unfinished run was started with
+
+
+def check_output(args) -> Path:
+    """The output folder may be written; with --resume there is something to go on from. Touches nothing."""
+    if args.preview:
+        return Path(args.output_dir)
+    if args.resume and args.overwrite:
+        raise cli.InputError("--resume goes on with what is there and --overwrite removes it; choose one")
+    if args.resume and not Path(args.output_dir).is_dir():
+        raise cli.InputError(f"{args.output_dir} is missing, so there is nothing to resume; leave out --resume")
+    out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    if args.resume:
+        last, passed_over = monitor.last_complete(out)
+        if last is None:
+            why = "".join(f"; {path.name}: {reason}" for path, reason in passed_over.items())
+            raise cli.InputError(f"{out} has no complete checkpoint to resume from{why}; start over with --overwrite")
+        _check_same_run(args, out, monitor.read_marker(last))
+    return out
+
+
+def _check_same_run(args, out: Path, marker: dict) -> None:
+    """A resumed run has the arguments that it was started with; one that is finished has more steps to take."""
+    before, now = marker["arguments"], started_with(args)
+    finished = checkpoint.read_run(out) is not None
+    longer = ("max_steps", "train_epochs") if finished else ()
+    changed = [
+        f"--{name} was {_shown(before.get(name))}, now {_shown(now[name])}"
+        for name in now
+        if now[name] != before.get(name) and name not in longer
+    ]
+    if changed:
+        raise cli.InputError(
+            f"{out} was started otherwise ({'; '.join(changed)}); resume with the same flags, or start over with "
+            "--overwrite"
+        )
+    if finished and not _is_longer(before, now):
+        raise cli.InputError(
+            f"{out} is complete (it has run.json), so there is nothing to resume; a larger --train_epochs or "
+            "--max_steps trains it further"
+        )
+
+
+def _is_longer(before: dict, now: dict) -> bool:
+    if before["max_steps"] > 0 or now["max_steps"] > 0:
+        return now["max_steps"] > before["max_steps"] > 0
+    return now["train_epochs"] > before["train_epochs"]
+
+
+def _shown(value: object) -> str:
+    """A path with its content's hash is shown as the path; where both paths are equal the content differs."""
+    return f"{value[0]} ({str(value[1])[:8]})" if isinstance(value, list) and len(value) == 2 else str(value)
+
+
+def started_with(args) -> dict:
+    """The arguments and the inputs' hashes: what has to be the same for a resumed run to be the same run."""
+    free = {"overwrite", "resume", "preview", "dry_run", "report_to", "output_dir", "logging_steps", "save_total_limit"}
+    decides = {name: value for name, value in vars(args).items() if name not in free}
+    for name in ("trainset_path", "validation_path", "model_id"):
+        decides[name] = decides[name] and [decides[name], checkpoint.folder_hash(decides[name])]
+    return json.loads(json.dumps(decides))
+
+
+def prepare_output(args) -> str | None:
+    """Make the output folder. Returns the checkpoint to resume from; newer ones that are not whole are removed."""
+    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    started = {"command": cli.command_line(drop=["--resume"]), **started_with(args)}
+    checkpoint.write_atomically(out / ARGUMENTS, json.dumps(started, ensure_ascii=False))
+    if not args.resume:
+        return None
+    (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that now goes on
+    last, passed_over = monitor.last_complete(out)
+    for path, reason in passed_over.items():
+        print(f"passed over: {path}: {reason}")
+        shutil.rmtree(path)
+    print(f"resuming from {last}")
+    return str(last)
