@@ -15,7 +15,7 @@ import types
 import pytest
 from conftest import DPO, ROOT, SFT, assert_refused, in_process, succeed
 
-from sllm import checkpoint, monitor
+from sllm import accept, checkpoint, monitor
 from sllm.cli import InputError
 from sllm.lora import arguments, backend
 
@@ -185,6 +185,7 @@ def test_guarantee_1_a_changed_template_is_refused(script, sft_folder, few_pairs
     shutil.copytree(sft_folder, changed, ignore=shutil.ignore_patterns("checkpoint-*"))
     template = changed / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_start|>", "<|im_start|> "))
+    accept.main(accept.build_parser().parse_args([str(changed)]))  # a file may change; what the model is fed may not
     done = script(*DPO, "--trainset_path", few_pairs, "--model_id", changed, "--output_dir", tmp_path / "x")
     assert_refused(done, "changed after training")
     other = script(*DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--chat_template", "solar", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
