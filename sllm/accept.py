@@ -9,7 +9,7 @@ on another base than the one it was trained on. What was accepted, and when, sta
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sllm import checkpoint, cli, hashes, runs
+from sllm import checkpoint, cli, finite, hashes, runs
 
 
 def build_parser():
@@ -32,6 +32,9 @@ def main(args) -> dict:
     gone = [name for name, what in changed.items() if what == "is missing" and name.endswith((".safetensors", ".bin"))]
     if gone or not hashes.deciding_files(folder):
         raise cli.InputError(f"{folder} has lost {', '.join(gone) or 'its files'}, which cannot be accepted")
+    broken = finite.problems(folder)
+    if broken:
+        raise cli.InputError(broken)
     base = args.base_model
     if hashes.is_adapter(folder) and not (base or (record.get("base") or {}).get("weights")):
         base = hashes.read_json(folder / "adapter_config.json").get("base_model_name_or_path")

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from sllm import locks, runs
-from sllm.cli import InputError, command_line
+from sllm.cli import InputError, command_line, json_safe
 from sllm.hashes import file_hash, folder_hash, is_adapter
 from sllm.models import base_record, find, notes, require_base, require_model
 from sllm.runs import RUN_FILE, STAGE_COMMAND, UNFINISHED, read_run
@@ -198,7 +198,9 @@ def write_run(
         "chat_template_hash": chat_template_hash,
         "probe": probe,
     }
-    write_atomically(folder / file, json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n")
+    write_atomically(
+        folder / file, json.dumps(json_safe(record), ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n"
+    )
     if file == RUN_FILE:
         (folder / UNFINISHED).unlink(missing_ok=True)
         locks.release(locks.of_folder(folder))

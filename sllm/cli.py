@@ -300,7 +300,7 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
         traceback.print_exc()
         raise SystemExit(1) from None
     if results is not None:
-        print(json.dumps(finite({**results, "seconds": round(time.monotonic() - started, 1)}), ensure_ascii=False))
+        print(json.dumps(json_safe({**results, "seconds": round(time.monotonic() - started, 1)}), ensure_ascii=False))
 
 
 def _exit(code: int, *problems: str) -> NoReturn:
@@ -334,12 +334,12 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0][:200]
 
 
-def finite(value):
+def json_safe(value):
     """The same with None for numbers that are not finite: JSON has neither NaN nor Infinity."""
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -7,6 +7,8 @@ blocks, so that memory stays small whatever the model's size.
 import json
 from pathlib import Path
 
+from sllm import hashes
+
 BLOCK = 2**20  # bytes read at a time: what a core keeps close
 # A number is NaN or infinite where all bits of its exponent are set: (unsigned type, mask) of each safetensors dtype.
 _EXPONENTS = {
@@ -15,6 +17,20 @@ _EXPONENTS = {
     "F32": ("<u4", 0x7F800000),
     "F64": ("<u8", 0x7FF0000000000000),
 }
+
+
+def problems(folder: str | Path) -> list[str]:
+    """A line for each safetensors file of a folder's weights that holds a NaN or an infinity. A large file is read once
+    and its answer kept, as its hash is."""
+    found = []
+    for path in (Path(folder) / name for name in hashes.weight_files(folder) if name.endswith(".safetensors")):
+        name = hashes.remembered(path, "finite", lambda path=path: first_not_finite(path) or "")
+        if name:
+            found.append(
+                f"{path}: tensor {name} holds numbers that are not finite (NaN or infinity), so that the model would "
+                "answer nonsense; get or make it again"
+            )
+    return found
 
 
 def first_not_finite(path: str | Path) -> str | None:

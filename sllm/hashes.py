@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,20 +172,31 @@ def _of(hashes: dict[str, str]) -> str:
 
 
 def _file_hash(path: Path, progress: "_Progress") -> str:
-    path = path.resolve()
-    before, started = path.stat(), time.time_ns()
-    if before.st_size < CACHED_FROM:
+    size, done = path.stat().st_size, progress.done
+    if size < CACHED_FROM:
         return _read(path, progress)
+    found = remembered(path, "", lambda: _read(path, progress))
+    progress.done = done + size  # read or not
+    return found
+
+
+def remembered(path: Path, what: str, find: Callable[[], str]) -> str:
+    """What `find` says of a large file; from the cache where the file did not change since it was asked.
+
+    Args:
+        what: names the question: "" for the sha256.
+    """
+    path = path.resolve()
+    before, started, key = path.stat(), time.time_ns(), f"{path}#{what}" if what else str(path)
     mark = _mark(before)
-    for known in (_here.get(str(path)), _load().get(str(path))):
+    for known in (_here.get(key), _load().get(key)):
         if isinstance(known, list) and known[:-1] == mark:
-            progress.add(before.st_size)
             return known[-1]
-    digest = _read(path, progress)
+    found = find()
     if max(before.st_mtime_ns, before.st_ctime_ns) < started - SETTLED and _mark(path.stat()) == mark:
-        _here[str(path)] = [*mark, digest]
-        _remember(str(path), _here[str(path)])
-    return digest
+        _here[key] = [*mark, found]
+        _remember(key, _here[key])
+    return found
 
 
 def _mark(stat: os.stat_result) -> list[int]:

@@ -6,7 +6,7 @@ Standard library only.
 import os
 from pathlib import Path
 
-from sllm import hashes, hub, runs
+from sllm import finite, hashes, hub, runs
 from sllm.cli import InputError
 from sllm.hashes import is_adapter
 from sllm.runs import short
@@ -123,6 +123,8 @@ def _of_folder(folder: Path) -> list[str]:
     if not found:
         torn = [name for name in weights if name.endswith(".safetensors") and hashes.is_torn(folder / name)]
         found += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
+    if not found and not (record or {}).get("files"):  # what our stages write is finite
+        found += finite.problems(folder)
     return found
 
 

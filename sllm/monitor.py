@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from sllm import chat, checkpoint
-from sllm.cli import CheckFailed, finite
+from sllm.cli import CheckFailed, json_safe
 
 METRICS_FILE = "metrics.jsonl"
 PROBE = "eval_probe"
@@ -133,7 +133,7 @@ def callbacks(
             if "loss" in logs:
                 row |= self._rates(state)
             with (folder / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite(row)) + "\n")
+                file.write(json.dumps(json_safe(row)) + "\n")
             print(self._line(state, row))
             for name in ("loss", "eval_loss"):
                 if not math.isfinite(row.get(name, 0)):

@@ -1,8 +1,11 @@
 """Weights that are not finite are found on disk, in every number format and at any place of a file."""
 
+import shutil
+
 import pytest
 
-from sllm import finite
+from sllm import accept, checkpoint, finite
+from sllm.cli import InputError
 
 pytestmark = pytest.mark.torch
 
@@ -22,3 +25,20 @@ def test_a_weight_that_is_not_finite_is_found(dtype, value, tmp_path, monkeypatc
     weights["b"][4, 7] = value  # the last one
     save_file(weights, tmp_path / "broken.safetensors")
     assert finite.first_not_finite(tmp_path / "broken.safetensors") == "b"
+
+
+def test_such_a_model_is_refused_by_whatever_reads_it(tiny_base, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("run.json"))
+    checkpoint.require_model(str(base))
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][-1] = torch.nan
+    save_file(weights, base / "model.safetensors")
+    with pytest.raises(InputError, match="safetensors: tensor model.norm.weight holds numbers that are not finite"):
+        checkpoint.require_model(str(base))
+    shutil.copy(tiny_base / "run.json", base)
+    with pytest.raises(InputError, match="not finite"):  # nor can it be accepted
+        accept.main(accept.build_parser().parse_args([str(base)]))
