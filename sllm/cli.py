@@ -202,6 +202,19 @@ def between(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argument type: a whole number from `low` to `high`."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    number.__name__ = f"whole number from {low} to {high}"
+    return number
+
+
 def is_loopback(host: str) -> bool:
     """Can only this machine reach what listens on `host`?"""
     from ipaddress import ip_address
