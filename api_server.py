@@ -202,8 +202,7 @@ def inputs(args):
         )
     if args.max_seq_length < 16:
         problems.append(f"--max_seq_length {args.max_seq_length} leaves no room for a prompt and an answer")
-    found = attempt(checkpoint.require_model, args.model_id)
-    base, adapter = found or (base, None)
+    base, adapter = attempt(checkpoint.require_model, args.model_id) or (base, None)
     if adapter:
         adapters[args.served_model_name or Path(adapter).resolve().name] = adapter
     for pair in args.lora_modules:
@@ -216,10 +215,7 @@ def inputs(args):
             adapters[name] = folder
             attempt(checkpoint.require_model, folder, base_model=base)
     attempt(engine.check_precision, args.dtype, args.quantization, args.kv_cache_dtype)
-    if found:
-        attempt(model_facts.check_weights, base)
     for folder in adapters.values():
-        attempt(model_facts.check_weights, folder)
         attempt(model_facts.check_adapter, folder, base)
         attempt(checkpoint.require_base, folder, base)
     if problems:

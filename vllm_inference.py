@@ -268,19 +268,13 @@ def inputs(args) -> tuple[str, str | None, list[dict], dict | None]:
     elif args.adapter and args.model_id and checkpoint.is_adapter(args.model_id):
         problems.append(f"--model_id {args.model_id} is an adapter itself; name its base, or leave out --adapter")
     elif args.adapter or args.model_id:
-        found = attempt(
+        base, adapter = attempt(
             checkpoint.require_model, args.adapter or args.model_id, base_model=args.model_id if args.adapter else None
-        )
-        if found:
-            base, adapter = found
-            for folder in filter(None, found):
-                attempt(model_facts.check_weights, folder)
+        ) or (base, None)
     else:
         problems.append("name a model: --model_id FOLDER, or --adapter FOLDER")
     if adapter:
         attempt(model_facts.check_adapter, adapter, base)
-        if args.model_id and args.adapter:
-            attempt(checkpoint.require_base, adapter, base)
     read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
     attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
     rows = attempt(formats.load_rows, args.testset_path, "prompts") or []

@@ -188,24 +188,6 @@ def adapter_folder(folder: Path, base: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("bytes_kept", [0, 4, 100, 5000, -1])
-def test_a_cut_weights_file_is_named(tiny_base, tmp_path, bytes_kept):
-    folder = model_folder(tmp_path / "m", tiny_base)
-    model_facts.check_weights(str(folder))
-    path = folder / "model.safetensors"
-    os.truncate(path, path.stat().st_size - 1 if bytes_kept < 0 else bytes_kept)
-    with pytest.raises(InputError, match=r"model\.safetensors is (cut: [\d,]+ of [\d,]+ bytes|damaged)"):
-        model_facts.check_weights(str(folder))
-
-
-def test_a_weights_file_with_another_header_is_named(tiny_base, tmp_path):
-    folder = model_folder(tmp_path / "m", tiny_base)
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.write(b"\xff" * 16)
-    with pytest.raises(InputError, match="no safetensors header"):
-        model_facts.check_weights(str(folder))
-
-
 def test_an_adapter_of_an_architecture_without_lora_is_refused(tiny_base, tmp_path):
     with_lora = model_folder(tmp_path / "llama", tiny_base)
     without = model_folder(tmp_path / "neox", tiny_base, architectures=["GPTNeoXForCausalLM"])
@@ -337,9 +319,8 @@ def refused(script, words: list[str], monkeypatch, capsys) -> list[str]:
 INFERENCE = [
     ("--model_id gone/folder/x", "gone/folder/x is missing"),
     ("--model_id {rows}", "is neither a model"),
-    ("--model_id {at}/cut", "model.safetensors is cut"),
+    ("--model_id {at}/cut", "model.safetensors is damaged or cut"),
     ("--adapter {base}", "adapter_config.json"),
-    ("--adapter {at}/adapter --model_id {at}/other", "was trained on"),
     ("--model_id {at}/of_neox", "merged_weights.py"),
     ("--testset_path {at}/gone.jsonl", "missing"),
     ("--testset_path {at}/empty.jsonl", "no rows"),
@@ -402,7 +383,7 @@ def test_a_wrong_command_line_of_inference_is_exit_2(words, said, there, monkeyp
 SERVER = [
     ("--model_id gone/folder/x", "gone/folder/x is missing"),
     ("--model_id {rows}", "is neither a model"),
-    ("--model_id {at}/cut", "model.safetensors is cut"),
+    ("--model_id {at}/cut", "model.safetensors is damaged or cut"),
     ("--model_id {at}/of_neox", "merged_weights.py"),
     ("--lora_modules a={at}/adapter a={at}/adapter", "twice"),
     ("--lora_modules a={base}", "NAME=FOLDER"),

@@ -31,28 +31,6 @@ def stop_ids(tokenizer, model: str) -> list[int]:
     return list(dict.fromkeys(token for token in found if token is not None))
 
 
-def check_weights(folder: str) -> None:
-    """InputError for each weights file of a folder that is not whole, by its header. Nothing for a Hub id."""
-    problems = []
-    for path in sorted(Path(folder).glob("*.safetensors")) if Path(folder).is_dir() else []:
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                tensors = json.loads(file.read(length)) if length < 100_000_000 else None  # safetensors' own limit
-            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
-            has, needs = path.stat().st_size, 8 + length + max(ends, default=0)
-        except OSError as error:
-            problems.append(f"{path} cannot be read ({error.strerror})")
-            continue
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-            has, needs = 0, None
-        if has != needs:
-            state = "is damaged: no safetensors header" if needs is None else f"is cut: {has:,} of {needs:,} bytes"
-            problems.append(f"{path} {state}; copy it again, or write the folder again with --overwrite")
-    if problems:
-        raise InputError(problems)
-
-
 def check_adapter(adapter: str, base: str | None = None) -> None:
     """InputError for an adapter that vLLM cannot apply unmerged.
 
