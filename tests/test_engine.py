@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -418,6 +419,14 @@ def test_a_wrong_command_line_of_the_server_is_exit_2(words, said, there, monkey
     usual += [] if "--port" in given else ["--port", "0"]
     lines = refused(api_server, [*usual, *given], monkeypatch, capsys)
     assert any(said in line for line in lines), lines
+
+
+@pytest.mark.torch
+def test_a_port_in_use_is_exit_2(there, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["--model_id", there["base"], "--port", str(taken.getsockname()[1])]
+        (line,) = refused(api_server, words, monkeypatch, capsys)
+    assert f"127.0.0.1:{words[-1]} is in use" in line and "--port" in line
 
 
 # ── samples, log-probabilities, beams ──────────────────────────────────────────────────────────────────────
