@@ -18,6 +18,9 @@ SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty rep
 
 
 def build_parser():
+    from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS
+    from sllm.serve.sampling import MAX_SEED
+
     p = cli.parser(__doc__, __file__)
     group = p.add_argument_group("model")
     group.add_argument("--model_id", required=True, help="a merged, base or adapter folder, or a Hub id")
@@ -32,10 +35,18 @@ def build_parser():
         default="auto",
         help="auto: the model's own on a GPU, float32 without one (greedy answers are then the same in any batch)",
     )
+    group.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="make the weights of a 16-bit model smaller while they are loaded; one that is quantised needs no flag",
+    )
+    group.add_argument("--kv_cache_dtype", choices=KV_CACHE_DTYPES, default="auto", help="auto: the model's")
     group.add_argument("--max_seq_length", type=cli.positive_int, default=8192, help="tokens; capped by the model's")
-    group.add_argument("--gpu_memory_utilization", type=cli.fraction, default=0.9, help="share of the GPU's memory")
+    group.add_argument(
+        "--gpu_memory_utilization", type=cli.between(0.01, 1), default=0.9, help="share of the GPU's memory"
+    )
     group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
-    group.add_argument("--seed", type=int, default=0, help="of answers whose request has none")
+    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=0, help="of answers whose request has none")
     group = p.add_argument_group("more than one accelerator (vLLM's own)")
     for name, what in (
         ("tensor_parallel_size", "accelerators that share each layer"),
@@ -52,14 +63,14 @@ def build_parser():
     )
     group.add_argument("--temperature", type=cli.between(0, 2), default=1.0, help="0: greedy")
     group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
-    group.add_argument("--top_k", type=int, default=0, help="0: all tokens")
+    group.add_argument("--top_k", type=cli.whole(-1, 2**31 - 1), default=0, help="0 or -1: all tokens")
     group.add_argument("--min_p", type=cli.between(0, 1), default=0.0, help="0: all tokens")
     group.add_argument("--presence_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--frequency_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--repetition_penalty", type=cli.between(0.01, 100), default=1.0, help="1: none")
     group = p.add_argument_group("who may ask")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    group.add_argument("--port", type=int, default=8000, help="0: any free one")
+    group.add_argument("--port", type=cli.whole(0, 65535), default=8000, help="0: any free one")
     group.add_argument(
         "--api_key", action="append", default=[], metavar="[NAME:]KEY",
         help="may be repeated; better in SLLM_API_KEYS (separated by commas), which process lists do not show",
@@ -72,7 +83,9 @@ def build_parser():
     group.add_argument(
         "--max_running", type=cli.positive_int, default=256, help="sequences in a batch, for each copy of the model"
     )
-    group.add_argument("--max_waiting", type=int, default=256, help="sequences behind them; past both: 429")
+    group.add_argument(
+        "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="sequences behind them; past both: 429"
+    )
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(
         "--drain_seconds", type=cli.nonnegative_float, default=30.0, help="for running answers on SIGTERM"
@@ -101,7 +114,9 @@ def main(args) -> dict | None:
         say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in models for note in checkpoint.notes(model.adapter or base, base)):
         say("note", note)
-    say("engine", f"{engine.resolve_dtype(args.dtype)}, {context} tokens of context")
+    precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
+    precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
+    say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
     say("places", f"{args.max_running} running, {args.max_waiting} waiting")
     say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
     say("keys", ", ".join(keys.names) if keys else "none: whoever reaches this address may ask")
@@ -112,6 +127,8 @@ def main(args) -> dict | None:
             base,
             {model.name: model.adapter for model in models if model.adapter},
             dtype=args.dtype,
+            quantization=args.quantization,
+            kv_cache_dtype=args.kv_cache_dtype,
             max_model_len=context,
             max_running=args.max_running,
             kv_tokens=args.max_running * context,
@@ -167,7 +184,7 @@ def main(args) -> dict | None:
 
 def inputs(args):
     """Keys, base and {name: adapter}; everything wrong with the command line in one go, before heavy imports."""
-    from sllm.serve import limits, model_facts
+    from sllm.serve import engine, limits, model_facts
 
     problems: list[str] = []
     base, adapters, keys = args.model_id, {}, None
@@ -185,14 +202,8 @@ def inputs(args):
             f"--host {args.host} lets other machines ask; give them a key (SLLM_API_KEYS or --api_key), "
             "or say --allow_anonymous"
         )
-    if not 0 <= args.port < 65536:
-        problems.append(f"--port {args.port} is not a port")
     if args.max_seq_length < 16:
         problems.append(f"--max_seq_length {args.max_seq_length} leaves no room for a prompt and an answer")
-    if args.top_k < -1:
-        problems.append(f"--top_k {args.top_k}: 0 or -1 for all tokens, or a number of them")
-    if args.max_waiting < 0:
-        problems.append(f"--max_waiting {args.max_waiting} is below 0")
     base, adapter = attempt(checkpoint.require_model, args.model_id) or (base, None)
     if adapter:
         adapters[args.served_model_name or Path(adapter).resolve().name] = adapter
@@ -205,8 +216,9 @@ def inputs(args):
         else:
             adapters[name] = folder
             attempt(checkpoint.require_model, folder, base_model=base)
+    attempt(engine.check_precision, args.dtype, args.quantization, args.kv_cache_dtype)
     for folder in adapters.values():
-        attempt(model_facts.check_adapter, folder)
+        attempt(model_facts.check_adapter, folder, base)
         attempt(checkpoint.require_base, folder, base)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))

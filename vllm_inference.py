@@ -5,6 +5,12 @@ template and tokenizer of the folder that answers. Writes one line for each row,
 as it and all before it are done: id, task, messages, output, reference, finish_reason, prompt_tokens,
 completion_tokens; and beside it `outputs.run.json` once the last row is answered.
 
+    --n N            adds outputs, finish_reasons and completion_token_counts, a list of N each; output, finish_reason
+                     and completion_tokens are the first of them
+    --logprobs K     adds logprobs (with --n also outputs_logprobs, a list of N): for each token of the answer, the
+                     ending one included, {token_id, token, logprob, top_logprobs: K of {token_id, token, logprob}}
+    --skip_bad_rows  gives a row that cannot be asked the output "", finish_reason "skipped" and a reason
+
     python vllm_inference.py --model_id outputs/demo/merged --testset_path outputs/demo/data --output_path outputs.jsonl
 """
 
@@ -15,12 +21,16 @@ from sllm import checkpoint, cli
 from sllm.cli import InputError
 
 SHOWN = 20  # rows of one problem that are listed
+PARAMETERS = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty stop".split()
 # What vLLM's beam search would ignore, and what without one nothing would heed.
-SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty stop".split()
+SAMPLING = [*PARAMETERS, "n", "logprobs", "json_schema"]
 BEAMS = ["num_beams", "length_penalty"]
 
 
 def build_parser():
+    from sllm.serve.engine import KV_CACHE_DTYPES, LOGPROBS, QUANTIZATIONS
+    from sllm.serve.sampling import MAX_SEED
+
     p = cli.parser(__doc__, __file__)
     group = p.add_argument_group("model")
     group.add_argument("--model_id", help="a merged, base or adapter folder, or a Hub id")
@@ -32,21 +42,32 @@ def build_parser():
         default="auto",
         help="auto: the model's own on a GPU, float32 without one (greedy answers are then the same in any batch)",
     )
+    group.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="make the weights of a 16-bit model smaller while they are loaded; one that is quantised needs no flag",
+    )
+    group.add_argument("--kv_cache_dtype", choices=KV_CACHE_DTYPES, default="auto", help="auto: the model's")
     group.add_argument("--max_seq_length", type=cli.positive_int, default=8192, help="tokens; capped by the model's")
     group.add_argument("--tensor_parallel_size", type=cli.positive_int, default=1, help="GPUs that share the model")
-    group.add_argument("--gpu_memory_utilization", type=cli.fraction, default=0.9, help="share of the GPU's memory")
+    group.add_argument(
+        "--gpu_memory_utilization", type=cli.between(0.01, 1), default=0.9, help="share of the GPU's memory"
+    )
     group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
     group = p.add_argument_group("rows")
     group.add_argument("--testset_path", required=True, help="rows: .jsonl, .json, or a prepared folder")
     group.add_argument("--task", nargs="+", metavar="ID", help="only the rows of these tasks")
     group.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N rows")
+    group.add_argument(
+        "--skip_bad_rows", action="store_true", help="answer the others where at most 5 %% of the rows cannot be asked"
+    )
     group = p.add_argument_group("sampling")
     group.add_argument(
         "--max_tokens", type=cli.positive_int, default=1024, help="of an answer; less where a row is long"
     )
     group.add_argument("--temperature", type=cli.between(0, 2), default=0.0, help="0: greedy")
     group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
-    group.add_argument("--top_k", type=int, default=0, help="0: all tokens")
+    group.add_argument("--top_k", type=cli.whole(-1, 2**31 - 1), default=0, help="0 or -1: all tokens")
     group.add_argument("--min_p", type=cli.between(0, 1), default=0.0, help="0: all tokens")
     group.add_argument("--presence_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--frequency_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
@@ -54,10 +75,18 @@ def build_parser():
     group.add_argument("--stop", nargs="+", metavar="TEXT", help="texts that end an answer, beside the end of turn")
     group.add_argument("--ignore_eos", action="store_true", help="run to --max_tokens, for measurements")
     group.add_argument(
-        "--seed", type=int, default=42, help="row n samples with seed + n, whatever else is in the batch"
+        "--seed",
+        type=cli.whole(0, MAX_SEED),
+        default=42,
+        help="row r samples with seed + r, whatever else is in the batch; its sample s with 1000003 s more",
     )
+    group.add_argument("--n", type=cli.whole(1, 1024), default=1, help="sampled answers of a row")
+    group.add_argument(
+        "--logprobs", type=cli.whole(0, LOGPROBS), metavar="K", help="write each token's, and of the K likeliest"
+    )
+    group.add_argument("--json_schema", metavar="FILE", help="answers are JSON (without white space) of this schema")
     group.add_argument("--use_beam_search", action="store_true", help="the best of --num_beams beams; no sampling")
-    group.add_argument("--num_beams", type=cli.positive_int, default=4, help="width of the beam search")
+    group.add_argument("--num_beams", type=cli.whole(1, 128), default=4, help="width of the beam search")
     group.add_argument(
         "--length_penalty",
         type=cli.between(-10, 10),
@@ -76,7 +105,7 @@ def main(args) -> dict:
 
     started = time.monotonic()
     engine.set_environment(args.tensor_parallel_size)
-    base, adapter, rows = inputs(args)
+    base, adapter, rows, schema = inputs(args)
     folder, output = adapter or base, Path(args.output_path)
 
     from sllm import chat
@@ -85,7 +114,8 @@ def main(args) -> dict:
     template = chat.install_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
     longest = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
-    prompts = render(tokenizer, rows, args.testset_path, longest)  # token ids of each row
+    prompts, bad = render(tokenizer, rows, longest)  # token ids of each row; why it cannot be asked, by its index
+    check_bad(bad, rows, args.testset_path, skip=args.skip_bad_rows)
     room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
     stops = model_facts.stop_ids(tokenizer, base)
 
@@ -93,10 +123,15 @@ def main(args) -> dict:
         "model": checkpoint.folder_hash(base) or base,
         "adapter": checkpoint.folder_hash(adapter) if adapter else None,
         "chat_template": chat.template_hash(tokenizer),
-        "dtype": engine.resolve_dtype(args.dtype),
+        "dtype": engine.resolve_dtype(args.dtype, args.quantization),
+        "quantization": args.quantization,
+        "kv_cache_dtype": None if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
         "max_seq_length": longest,
         "stop_token_ids": stops,
-        **{name: getattr(args, name) for name in ["max_tokens", "ignore_eos", "seed", *SAMPLING]},
+        **{name: getattr(args, name) for name in ["max_tokens", "ignore_eos", "seed", *PARAMETERS]},
+        "n": args.n if args.n > 1 else None,
+        "logprobs": args.logprobs,
+        "json_schema": schema,
         **({name: getattr(args, name) for name in BEAMS} if args.use_beam_search else {"num_beams": None}),
     }
     record = {
@@ -107,78 +142,106 @@ def main(args) -> dict:
     }
     done = answers.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
-    say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {settings['dtype']}, {longest} tokens")
+    asked = [row for row in range(first, len(rows)) if row not in bad]
+    precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
+    precision = [part for part in precision if part and part != "KV cache auto"]
+    say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {longest} tokens")
     for note in checkpoint.notes(folder, base):
         say("note", note)
     say("chat template", template)
     say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
-    if min(room) < args.max_tokens:
-        fewer = sum(tokens < args.max_tokens for tokens in room)
-        say("", f"{fewer} have room for less than --max_tokens {args.max_tokens}, the longest for {min(room)}")
+    short = [room[row] for row in asked if room[row] < args.max_tokens]
+    if short:
+        say("", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}")
 
     load_seconds = work_seconds = 0.0
-    beams = args.num_beams if args.use_beam_search else 0
-    if todo:
-        lengths = [len(ids) + tokens for ids, tokens in zip(prompts[first:], room[first:], strict=True)]
+    llm = None
+    if asked:
+        lengths = [len(prompts[row]) + room[row] for row in asked for _ in range(args.n)]
         loading = time.monotonic()
         llm = engine.load(
             base,
             adapter=adapter,
             dtype=args.dtype,
+            quantization=args.quantization,
+            kv_cache_dtype=args.kv_cache_dtype,
             max_model_len=longest,
             gpu_memory_utilization=args.gpu_memory_utilization,
             tensor_parallel_size=args.tensor_parallel_size,
             seed=args.seed,
             enforce_eager=args.enforce_eager,
-            kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * max(beams, 1),
-            num_beams=beams,
+            kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * (args.num_beams if args.use_beam_search else 1),
+            num_beams=args.num_beams if args.use_beam_search else 0,
         )
         load_seconds = time.monotonic() - loading
         say("engine", f"ready after {load_seconds:.1f} s")
     complete = not todo and answers.run_file(output).exists()
     if not complete:
         answers.begin(output, args, record, keep=bool(done))
-    if todo:
-        if args.use_beam_search:
-            params = [engine.beam_params(args, max_tokens=tokens) for tokens in room[first:]]
-            finished = engine.beam_search(llm, prompts[first:], params, stop_token_ids=stops, adapter=adapter)
-        else:
-            params = [
-                engine.sampling_params(args, stop_token_ids=stops, max_tokens=tokens, seed=args.seed + row)
-                for row, tokens in enumerate(room[first:], first)
-            ]
-            finished = engine.generate(llm, prompts[first:], params, adapter=adapter)
-        in_force = {"stop_token_ids": stops} | engine.effective(params[0]) | {"max_tokens": args.max_tokens}
-        in_force |= {"seed": f"{args.seed} + row"} if args.temperature else {}
-        say("in force", " · ".join(f"{name} {value}" for name, value in in_force.items()))
 
-        def line_of(index: int, answer) -> dict:
-            return rows[first + index] | {
-                "output": engine.text(tokenizer, answer, stops),
-                "finish_reason": answer.finish_reason,
-                "prompt_tokens": len(prompts[first + index]),
-                "completion_tokens": len(answer.token_ids),
-            }
+    def finished():
+        yield from ((row - first, None) for row in sorted(bad) if row >= first)
+        for row, group in answer(args, llm, prompts, room, asked, stops=stops, adapter=adapter, json_schema=schema):
+            yield row - first, group
 
-        working = time.monotonic()
-        try:
-            done += answers.write_in_order(finished, line_of, output, todo)
-        except KeyboardInterrupt:
-            raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"])) from None
+    def line_of(index: int, group) -> dict:
+        row = first + index
+        tokens = len(prompts[row])
+        if group is None:
+            return rows[row] | answers.skipped(bad[row], prompt_tokens=tokens)
+        return rows[row] | answers.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
+
+    resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    working = time.monotonic()
+    try:
+        done += answers.write_in_order(finished(), line_of, output, todo)
         work_seconds = time.monotonic() - working
-    results = answers.summary(done, todo, work_seconds, load_seconds)
-    if not complete:
-        answers.finish(output, args, record, results, time.monotonic() - started)
+        results = answers.summary(done, todo, work_seconds, load_seconds)
+        if not complete:
+            answers.finish(output, args, record, results, time.monotonic() - started)
+    except KeyboardInterrupt:
+        raise cli.Interrupted(resume) from None
+    except InputError as error:
+        raise InputError(f"{'; '.join(error.problems)}; what is answered is kept; to go on: {resume}") from error
     return {"stage": "answers", "output_path": str(output), **results}
 
 
-def inputs(args) -> tuple[str, str | None, list[dict]]:
-    """Base, adapter or None, and rows; everything wrong with the command line in one go, before heavy imports."""
+def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adapter: str | None, json_schema):
+    """Yield (row, its --n answers) for every row in `asked`, in whatever order they are done."""
+    from sllm.serve import engine, sampling
+
+    if not asked:
+        return
+    ids = [prompts[row] for row in asked for _ in range(args.n)]
+    if args.use_beam_search:
+        params = [sampling.beam_params(args, max_tokens=room[row]) for row in asked]
+        found = engine.beam_search(llm, ids, params, stop_token_ids=stops, adapter=adapter)
+    else:
+        how = {"stop_token_ids": stops, "json_schema": json_schema}
+        params = [
+            sampling.sampling_params(
+                args, max_tokens=room[row], seed=sampling.seed_of(args.seed, row, sample), **how
+            )
+            for row in asked
+            for sample in range(args.n)
+        ]  # fmt: skip
+        found = engine.generate(llm, ids, params, adapter=adapter)
+    settings = {"stop_token_ids": stops} | sampling.effective(params[0]) | {"max_tokens": args.max_tokens}
+    settings |= {"seed": f"{args.seed} + row"} if args.temperature else {}
+    settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
+    settings |= {"n": args.n} if args.n > 1 else {}
+    say("in force", " · ".join(f"{name} {value}" for name, value in settings.items()))
+    yield from ((asked[at], group) for at, group in sampling.grouped(found, args.n))
+
+
+def inputs(args) -> tuple[str, str | None, list[dict], dict | None]:
+    """Base, adapter or None, rows, and JSON schema or None; everything wrong with the command line in one go, before
+    heavy imports."""
     from sllm.data import formats
-    from sllm.serve import answers, model_facts
+    from sllm.serve import answers, engine, model_facts, sampling
 
     problems: list[str] = []
-    base, adapter, rows = args.model_id, None, []
+    base, adapter, schema = args.model_id, None, None
 
     def attempt(function, *values, **named):
         try:
@@ -191,6 +254,17 @@ def inputs(args) -> tuple[str, str | None, list[dict]]:
     if given:
         when = "not with" if args.use_beam_search else "only with"
         problems.append(f"{', '.join(given)}: {when} --use_beam_search, which takes no sampling; choose one way")
+    if args.n > 1 and not args.temperature:
+        problems.append(f"--n {args.n}: greedy answers are all the same; sample with --temperature 0.7")
+    if not all(args.stop or ["none"]):
+        problems.append("--stop: an empty text would end every answer at once; leave it out")
+    if args.json_schema and (args.ignore_eos or args.stop):
+        problems.append(
+            "--json_schema: not with --ignore_eos or --stop, which would cut the JSON or follow it with more"
+        )
+    attempt(engine.check_precision, args.dtype, args.quantization, args.kv_cache_dtype)
+    if args.json_schema:
+        schema = attempt(sampling.read_schema, args.json_schema)
     if args.adapter and not checkpoint.is_adapter(args.adapter):
         problems.append(f"--adapter {args.adapter} is no adapter folder (adapter_config.json)")
     elif args.adapter and args.model_id and checkpoint.is_adapter(args.model_id):
@@ -201,9 +275,10 @@ def inputs(args) -> tuple[str, str | None, list[dict]]:
         ) or (base, None)
     else:
         problems.append("name a model: --model_id FOLDER, or --adapter FOLDER")
-    if adapter and not problems:
-        attempt(model_facts.check_adapter, adapter)
-    attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume)
+    if adapter:
+        attempt(model_facts.check_adapter, adapter, base)
+    read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
+    attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
     rows = attempt(formats.load_rows, args.testset_path, "prompts") or []
     if args.task and rows:
         there = sorted({row["task"] or "none" for row in rows})
@@ -213,29 +288,49 @@ def inputs(args) -> tuple[str, str | None, list[dict]]:
         rows = [row for row in rows if (row["task"] or "none") in args.task]
     if problems:
         raise InputError(problems)
-    return base, adapter, rows[: args.limit]
+    return base, adapter, rows[: args.limit], schema
 
 
-def render(tokenizer, rows: list[dict], path: str, longest: int) -> list[list[int]]:
-    """Token ids of every row's prompt. InputError lists the rows that the template refuses, or that fill
-    `longest` tokens and leave none for an answer."""
+def render(tokenizer, rows: list[dict], longest: int) -> tuple[list[list[int]], dict[int, str]]:
+    """Token ids of every row's prompt, and by their index what is wrong with the rows that the template refuses (they
+    have no ids), or that fill `longest` tokens and leave none for an answer."""
     from sllm import chat
 
-    prompts, problems = [], []
-    for number, row in enumerate(rows, 1):
+    prompts, bad = [], {}
+    for index, row in enumerate(rows):
         try:
             chat.refuse_special_tokens(tokenizer, row["messages"])
-            ids = chat.prompt_ids(tokenizer, row["messages"])
-            prompts.append(ids)
-            if len(ids) >= longest:
-                problem = f"its prompt has {len(ids)} tokens, prompt and answer together may have {longest}"
-                problems.append(f"{path}: row {number} ({row['id']}): {problem}; shorten it or see --max_seq_length")
+            prompts.append(chat.prompt_ids(tokenizer, row["messages"]))
+            if len(prompts[-1]) >= longest:
+                fault = f"its prompt has {len(prompts[-1])} tokens, prompt and answer together may have {longest}"
+                bad[index] = f"{fault}; shorten it or see --max_seq_length"
         except (InputError, ValueError) as error:
-            problems.append(f"{path}: row {number} ({row['id']}): {error}")
-    if problems:
-        more = [f"{path}: {len(problems) - SHOWN} more such rows"] if len(problems) > SHOWN else []
-        raise InputError(problems[:SHOWN] + more)
-    return prompts
+            prompts.append([])
+            bad[index] = str(error)
+    return prompts, bad
+
+
+def check_bad(bad: dict[int, str], rows: list[dict], path: str, *, skip: bool) -> None:
+    """List the rows that cannot be asked: as an InputError, or as a warning with `--skip_bad_rows`."""
+    from sllm.data.encode import MAX_LOST_SHARE
+
+    if not bad:
+        return
+    listed = [f"{path}: row {index + 1} ({rows[index]['id']}): {reason}" for index, reason in list(bad.items())[:SHOWN]]
+    if len(bad) > SHOWN:
+        listed.append(f"{path}: {len(bad) - SHOWN} more such rows")
+    few = len(bad) <= MAX_LOST_SHARE * len(rows)
+    if skip and few:
+        say("skipped", f"{len(bad)} of {len(rows)} rows, which get an empty output")
+        for line in listed:
+            say("", line)
+        return
+    if few:
+        listed.append(f"{path}: {len(bad)} of {len(rows)} rows are bad; --skip_bad_rows answers the others")
+    elif skip:
+        share = f"{len(bad)} of {len(rows)} rows are bad, and --skip_bad_rows passes over at most {MAX_LOST_SHARE:.0%}"
+        listed.append(f"{path}: {share}; correct the file")
+    raise InputError(listed)
 
 
 def say(what: str, value: str) -> None:

@@ -77,7 +77,7 @@ def main(args) -> dict:
 
 def steady(args, rows: list[dict]) -> dict:
     """Tokens/s of each turn, {"ours": […], "bare": […]}; the order within a turn alternates."""
-    from sllm.serve import answers, engine, model_facts
+    from sllm.serve import answers, engine, model_facts, sampling
 
     engine.set_environment()
     from sllm import chat
@@ -99,11 +99,11 @@ def steady(args, rows: list[dict]) -> dict:
     stops = model_facts.stop_ids(tokenizer, args.model_id)
 
     def line_of(index, answer):
-        written = {"output": engine.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}
+        written = {"output": sampling.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}
         return rows[index] | written | {"finish_reason": answer.finish_reason, "prompt_tokens": len(prompts[index])}
 
     def ours():
-        params = [engine.sampling_params(flags, stop_token_ids=stops, max_tokens=args.tokens) for _ in prompts]
+        params = [sampling.sampling_params(flags, stop_token_ids=stops, max_tokens=args.tokens) for _ in prompts]
         lines = answers.write_in_order(engine.generate(llm, prompts, params), line_of, Path(name), len(rows))
         return sum(line["completion_tokens"] for line in lines)
 

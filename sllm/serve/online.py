@@ -10,8 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from multiprocessing import resource_tracker
 
-from sllm.cli import InputError
-from sllm.serve import engine
+from sllm.serve import engine, startup
 
 
 def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gpu_memory_utilization: float, **how):
@@ -34,32 +33,22 @@ def start(model: str, adapters: dict[str, str], *, parallel: dict, seed: int, gp
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    arguments = AsyncEngineArgs(
-        max_num_seqs=max_running,
-        max_logprobs=20,
-        seed=seed,
-        gpu_memory_utilization=gpu_memory_utilization,
-        enable_log_requests=False,
-        # Compact JSON: where any white space is allowed, small models write line breaks until their tokens run out.
-        structured_outputs_config={"backend": "guidance", "disable_any_whitespace": True},
-        **parallel,
-        **settings,
-    )
     # Ctrl-C in a terminal, and SIGTERM from systemd, reach every process of the group: the engine has to outlive them,
     # until this process has finished what runs. A blocked signal stays blocked in the processes started from here.
     resource_tracker.ensure_running()  # which unblocks them when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
-    except ValueError as error:
-        raise InputError(f"vLLM does not load {model}: {error}") from error
-    except RuntimeError as error:
-        if "initialization failed" not in str(error):
-            raise
-        raise InputError(
-            f"vLLM's engine does not start with {model} (it said why, above); where memory is short try a smaller "
-            "--max_seq_length, --max_running or --dtype, or another --gpu_memory_utilization"
-        ) from error
+        with startup.errors_of(model):
+            arguments = AsyncEngineArgs(
+                max_num_seqs=max_running,
+                max_logprobs=engine.LOGPROBS,
+                seed=seed,
+                gpu_memory_utilization=gpu_memory_utilization,
+                enable_log_requests=False,
+                **parallel,
+                **settings,
+            )
+            llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     llm.logger_manager = llm.logger_manager and _Later(llm.logger_manager)
