@@ -89,9 +89,7 @@ def main(args) -> dict:
     print(f"backend             {choice.name} ({choice.reason})")
     print(f"writes              {out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
     if plan.held:
-        print(
-            f"memory              {checkpoint.gib(plan.held)} at a time: the adapter changes experts, stacked by layer"
-        )
+        print(f"memory              about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     checkpoint.require_disk(out, plan.size + 2**26 - replaced, "the merged model")
     checkpoint.prepare_output(out, overwrite=args.overwrite)

@@ -82,10 +82,13 @@ class Plan:
 
     @property
     def held(self) -> int:
-        """Bytes of the largest group of tensors that is changed as one (fp32: as read, stacked, and taken apart)."""
-        groups = {piece.regroup.group: piece.regroup for piece in self.pieces if piece.regroup}
-        sizes = [sum(map(math.prod, group.parameters.values())) for group in groups]
-        return 3 * 4 * max(sizes, default=0)
+        """About how many bytes the stacked parameters of one layer take while they are changed: in fp32, as they are
+        read, as they are stacked, and as they wait to be written."""
+        sizes: dict[str, int] = {}
+        for group in {piece.regroup.group for piece in self.pieces if piece.regroup}:
+            layer = group.first.rpartition(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + sum(map(math.prod, group.parameters.values()))
+        return 3 * 4 * max(sizes.values(), default=0)
 
     @property
     def parameters(self) -> int:

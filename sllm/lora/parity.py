@@ -216,7 +216,7 @@ class Streamed:
         for wrapper in self.model.modules():
             if isinstance(wrapper, ParamWrapper):
                 self.lora[wrapper.get_base_layer(), wrapper.parameter_name] = wrapper
-                wrapper.forward = wrapper.base_layer.forward
+                wrapper.forward = wrapper.get_base_layer().__call__  # with its hooks, past wrappers inside
 
     def _delta(self, module: nn.Module, key: str) -> torch.Tensor | None:
         layer = self.lora.get((module, key)) if self.adapted else None
