@@ -3,7 +3,7 @@
 # Needs access to the model on the Hub.
 #
 #   bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl          (on a card of 80 GB)
-#   card=24 bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl  (24 GB; bits=16 or 8 overrides its 4 bits)
+#   card=24 bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl  (on a card of 24 GB)
 #
 # GPU memory in GB (10^9 bytes): estimates from the number of parameters and the longest batch that the flags below
 # allow, not measurements; step 3 estimates the same for your rows.
@@ -46,7 +46,7 @@ python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
   --model_id $model --bits $bits $batches --output_dir $out/sft --dry_run
 
-# 4. SFT. The template is the model's own (llama3); r 64, alpha 128, lr 2e-5, 5 epochs are defaults; 32 rows an optimizer step.
+# 4. SFT. The template is the model's own (llama3); r 64, alpha 128, lr 2e-5, 5 epochs are defaults; 32 rows a step.
 #    After a kill or Ctrl-C: the same command with --resume.
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
   --model_id $model --bits $bits $batches --output_dir $out/sft
