@@ -2,12 +2,13 @@
 
 Reads an adapter folder and the base that it names. Writes weights, config, generation config, tokenizer with its
 chat template, a model card and run.json. The merged model has to answer as base + adapter does, or there is no
-run.json and the exit code is 1. On a GPU unsloth merges; otherwise it is done tensor by tensor, and memory stays
-small whatever the model's size.
+run.json and the exit code is 1. It is done tensor by tensor, with or without a GPU, so memory stays small whatever the
+model's size; `--backend unsloth` merges by unsloth's own code, with the whole model on the GPU.
 
     python merged_weights.py --model_id outputs/sft --merged_weights_path outputs/merged
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ def build_parser():
         "--backend",
         choices=("auto", "unsloth", "peft"),
         default="auto",
-        help="what merges; peft: tensor by tensor, without a GPU",
+        help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA GPU",
     )
     group.add_argument(
         "--dtype",
@@ -44,7 +45,7 @@ def build_parser():
         "--max_shard_size_gb",
         type=cli.positive_float,
         metavar="GB",
-        help="largest weight file, in 10^9 bytes; default: the files of the base (peft backend only)",
+        help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend unsloth)",
     )
     group.add_argument("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
     cli.add_overwrite_flag(group)
@@ -65,7 +66,7 @@ def main(args) -> dict:
     from sllm import chat
     from sllm.lora import backend, merge, parity, release
 
-    choice = backend.choose(args.backend)
+    choice = choose(args.backend)
     base = local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
     if out.resolve() in (adapter.resolve(), base.resolve(), *adapter.resolve().parents, *base.resolve().parents):
@@ -75,36 +76,34 @@ def main(args) -> dict:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     limit = args.max_shard_size_gb and args.max_shard_size_gb * 1e9
-    _, generation, plan, _ = cli.gather(
+    _, generation, plan = cli.gather(
         lambda: chat.check_probe(tokenizer, checkpoint.read_run(adapter), adapter),
         lambda: release.generation_config(base, tokenizer),
         lambda: merge.plan(base, adapter, dtype, limit),
-        lambda: parity.Streamed(base, torch.device("cpu")),
     )
     if choice.name == "unsloth" and any(piece.source.dtype != piece.dtype for piece in plan.pieces):
         choice = backend.Choice("peft", f"unsloth keeps each weight's own type, which is not {plan.dtype} for all")
     dtype_name = str(plan.dtype).removeprefix("torch.")
-    changed = sum(piece.delta is not None for piece in plan.pieces)
+    changed = sum(piece.changed for piece in plan.pieces)
     print(f"adapter             {adapter}, on {changed} of {len(plan.pieces)} tensors")
     print(f"base                {base_id}, {plan.parameters:,} parameters")
     for note in checkpoint.notes(adapter, str(base)):
         print(f"note                {note}")
     print(f"backend             {choice.name} ({choice.reason})")
     print(f"writes              {out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
+    if plan.held:
+        print(f"memory              about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     checkpoint.require_disk(out, plan.size + 2**26 - replaced, "the merged model")
     checkpoint.prepare_output(out, overwrite=args.overwrite)
 
     # ── work ──
-    if choice.name == "unsloth":
-        in_own_process(merge_by_unsloth, adapter, base, out, dtype_name)
-    else:
-        try:
+    with nothing_left(out):
+        if choice.name == "unsloth":
+            in_own_process(merge_by_unsloth, adapter, base, out, dtype_name)
+        else:
             merge.write(plan, out)
-        except cli.InputError:  # a weight that does not fit: nothing that was written is of use
-            shutil.rmtree(out)
-            raise
-    release.write_around(out, base=base, adapter=adapter, generation=generation, plan=plan)
+        release.write_around(out, base=base, adapter=adapter, generation=generation, plan=plan)
     chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
     same = parity.check(base, adapter, out, tokenizer, plan.dtype)
     print(f"parity              {same}")
@@ -147,18 +146,19 @@ def main(args) -> dict:
         parity=same,
         versions=checkpoint.versions(),
     )
-    (out / "README.md").write_text(text, encoding="utf-8")
-    checkpoint.write_run(
-        out,
-        "merged",
-        args,
-        parents=[adapter],
-        base_model=base_id,
-        metrics=metrics,
-        seconds=time.monotonic() - started,
-        probe=chat.probe(tokenizer),
-        chat_template_hash=chat.template_hash(tokenizer),
-    )
+    with nothing_left(out):
+        (out / "README.md").write_text(text, encoding="utf-8")
+        checkpoint.write_run(
+            out,
+            "merged",
+            args,
+            parents=[adapter],
+            base_model=base_id,
+            metrics=metrics,
+            seconds=time.monotonic() - started,
+            probe=chat.probe(tokenizer),
+            chat_template_hash=chat.template_hash(tokenizer),
+        )
     if args.push_to_hub:
         metrics["url"] = push(out, args.push_to_hub)
     return {"stage": "merged", "merged_weights_path": str(out), "backend": choice.name, **metrics}
@@ -169,10 +169,45 @@ def require_adapter(args) -> tuple[str, Path]:
     if not Path(args.model_id).exists():
         checkpoint.require_model(args.model_id)  # refuses what is no Hub id either
     folder = local(args.model_id, "adapter")
+    if checkpoint.is_adapter(folder):
+        require_json(folder / "adapter_config.json")
     base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
     if adapter is None:
         raise cli.InputError(f"{folder} is a whole model, not an adapter: there is nothing to merge")
     return base, folder
+
+
+def require_json(path: Path) -> None:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise cli.InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
+
+
+def choose(name: str):
+    """What merges: tensor by tensor unless unsloth is asked for, as its merge holds the whole model."""
+    from sllm.lora import backend
+
+    if name == "auto":
+        return backend.Choice("peft", "tensor by tensor, in little memory; --backend unsloth for its own merge")
+    return backend.choose(name)
+
+
+@contextlib.contextmanager
+def nothing_left(out: Path):
+    """Remove the folder when it cannot be written whole: a full disk, or a weight that is not finite."""
+    try:
+        yield
+    except cli.InputError:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        place = f" ({error.filename})" if error.filename else ""
+        raise cli.InputError(
+            f"{out} cannot be written: {error.strerror or error}{place}; what was written is removed. Free some disk, "
+            "or write elsewhere: --merged_weights_path"
+        ) from None
 
 
 def require_token(args) -> None:

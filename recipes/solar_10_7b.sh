@@ -1,14 +1,42 @@
 #!/usr/bin/env bash
 # upstage/SOLAR-10.7B-v1.0 on one GPU: rows → SFT → DPO → merged model → answers.
 # A base model without a chat template: SOLAR's own format is given by name. It was trained on 4,096 positions, which
-# caps --max_seq_length. Step 3 says what memory and disk the run will take.
+# caps --max_seq_length.
 #
-#   bash recipes/solar_10_7b.sh rows.jsonl pairs.jsonl          (bits=4 bash … loads the base in 4 bits)
+#   bash recipes/solar_10_7b.sh rows.jsonl pairs.jsonl          (on a card of 80 GB)
+#   card=24 bash recipes/solar_10_7b.sh rows.jsonl pairs.jsonl  (on a card of 24 GB)
+#
+# GPU memory in GB (10^9 bytes): estimates from the number of parameters and the longest batch that the flags below
+# allow, not measurements; step 3 estimates the same for your rows.
+#
+#                       weights  adapters  batch                        80 GB   24 GB
+#   SFT, 16 bits          21.5      2.5    14   of 4 × 4,096 tokens        38   does not fit
+#   SFT, 4 bits            5.9      2.5     4.6 of 1 × 4,096 tokens         -   13
+#   DPO, 16 bits          21.5      3.5    16   of 2 pairs × 4,096         41   does not fit
+#   DPO, 4 bits            5.9      3.5     8.1 of 1 pair × 4,096           -   18
+#   merge                 tensor by tensor, and 2 of main memory            1   1
+#   inference, server     21.5      1.5 of buffers, then the KV cache      23   does not fit
+#   the same in fp8       11        1.5 of buffers, then the KV cache       -   13; 10 are left for 50,000 tokens
+#
+# fp8 rounds the merged weights while they are loaded; --kv_cache_dtype fp8 beside it doubles the tokens on cards that
+# compute in 8 bits (Ada, Hopper and later).
+# Disk: 21 GB for the base, as much for the merged model, 3 GB for each adapter and each of its checkpoints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rows=${1:?training rows: task rows, messages, prompt/completion or alpaca, .jsonl or .json}
 pairs=${2:?preference pairs: prompt, chosen, rejected}
-bits=${bits:-16}
+card=${card:-80}
+if [ "$card" -lt 48 ]; then # a smaller card: 4 bits, one row at a time, weights in 8 bits for inference
+  bits=${bits:-4}
+  batches="--batch_size 1 --gradient_accum_steps 32"
+  pairs_of="--batch_size 1 --gradient_accum_steps 32 --max_seq_length 4096"
+  weights="--max_seq_length 4096 --quantization fp8"
+else
+  bits=${bits:-16}
+  batches="--batch_size 4 --gradient_accum_steps 8"
+  pairs_of="--batch_size 2 --gradient_accum_steps 16 --max_seq_length 4096"
+  weights="--max_seq_length 4096"
+fi
 out=outputs/solar_10_7b
 model=upstage/SOLAR-10.7B-v1.0
 
@@ -20,20 +48,23 @@ python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model
 
 # 3. Will it fit? Memory and disk are estimated and said; nothing is written.
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-  --model_id $model --chat_template solar --bits $bits --output_dir $out/sft --dry_run
+  --model_id $model --chat_template solar --bits $bits $batches --output_dir $out/sft --dry_run
 
-# 4. SFT. r 64, alpha 128, lr 2e-5, 5 epochs, batch 4 × 8 are the defaults.
+# 4. SFT. r 64, alpha 128, lr 2e-5, 5 epochs are defaults; 32 rows a step.
 #    After a kill or Ctrl-C: the same command with --resume.
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-  --model_id $model --chat_template solar --bits $bits --output_dir $out/sft
+  --model_id $model --chat_template solar --bits $bits $batches --output_dir $out/sft
 
 # 5. DPO on top; the SFT model is the reference, checked at step 0. Reference scores are computed once.
-python train_LoRA_DPO.py --trainset_path "$pairs" --model_id $out/sft --bits $bits --max_seq_length 4096 \
-  --batch_size 2 --gradient_accum_steps 16 --precompute_ref_log_probs --output_dir $out/dpo
+python train_LoRA_DPO.py --trainset_path "$pairs" --model_id $out/sft --bits $bits $pairs_of \
+  --precompute_ref_log_probs --output_dir $out/dpo
 
-# 6. Merge into 16-bit weights; the merged model has to answer as base + adapter does.
+# 6. Merge into 16-bit weights, tensor by tensor; the merged model has to answer as base + adapter does.
 python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged
 
 # 7. Answers to the test rows, from vLLM.
-python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 \
+python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 $weights \
   --output_path $out/answers.jsonl
+
+# 8. The same model behind the OpenAI API; not run here, because it serves until it is stopped:
+#    python api_server.py --model_id outputs/solar_10_7b/merged --max_seq_length 4096 --quantization fp8

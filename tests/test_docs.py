@@ -12,12 +12,24 @@ TEXTS = [ROOT / "README.md", ROOT / "README.ko.md", *sorted(ROOT.glob("recipes/*
 
 def commands(text: str) -> list[list[str]]:
     """`python script.py …` and `python -m sllm.… …` commands, continuation lines joined."""
-    joined = re.sub(r"\\+\n\s*", " ", text).replace("$bits", "16")
+    joined = _with_variables(re.sub(r"\\+\n\s*", " ", text))
     joined = re.sub(r'"\$\w+_port"', "8000", joined)
     found = re.findall(
         r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:\w+\.py|-m sllm\.\w+)(?: .*)?)$", joined, re.MULTILINE
     )
     return [shlex.split(command.split(" #")[0].split(" | ")[0]) for command in found]
+
+
+def _with_variables(text: str) -> str:
+    """A recipe with its variables of flags put in: once for each of the values that they are given."""
+    given: dict[str, list[str]] = {}
+    for name, quoted, bare in re.findall(r'^\s+(\w+)=(?:"([^"$]*)"|\$\{\w+:-(\w+)\})$', text, re.MULTILINE):
+        given.setdefault(name, []).append(quoted or bare)
+    texts = []
+    for i in range(max(map(len, given.values()), default=1)):
+        values = {name: each[min(i, len(each) - 1)] for name, each in given.items()}
+        texts.append(re.sub(r"\$(\w+)\b", lambda found, values=values: values.get(found[1], found[0]), text))
+    return "\n".join(texts)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)

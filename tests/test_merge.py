@@ -142,6 +142,47 @@ def test_weights_are_pefts_merge_rounded_once(name, tiny_base, tmp_path):
         assert (error <= exact[key].abs() * 2**-8 + 1e-7).all(), key  # half a step of bf16
 
 
+@pytest.fixture(scope="module")
+def biased_base(tiny_base, tmp_path_factory) -> Path:
+    """A random model with biases in its linear layers (Qwen2's q, k, v), none of them zero, and in its norms none."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=4096, num_key_value_heads=1, **sizes))
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.data.normal_(0, 0.5)
+    folder = tmp_path_factory.mktemp("biased") / "base"
+    model.save_pretrained(folder)
+    chat.load_tokenizer(str(tiny_base)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_trained_biases(bias, biased_base, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = make_adapter(biased_base, tmp_path / "adapter", bias=bias, target_modules=["q_proj", "o_proj"])
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    moved = {name for name in tensors if name.endswith("bias")}
+    assert len(moved) == (6 if bias == "all" else 2)
+    save_file({name: t + 0.3 if name in moved else t for name, t in tensors.items()}, file)
+    result = merge(folder, tmp_path / "out")
+    before, after = weights(biased_base), weights(tmp_path / "out")
+    changed = [name for name in before if name.endswith("bias") and not torch.equal(before[name], after[name].float())]
+    layers = ("q_proj", "k_proj", "v_proj") if bias == "all" else ("q_proj",)
+    assert {name.split(".")[-2] for name in changed} >= set(layers)
+    for name in before:
+        if name.endswith("bias"):
+            shift = 0.3 if name.split(".")[-2] in layers else 0
+            assert torch.allclose(after[name].float(), before[name] + shift, atol=0.02), name
+    assert result["rms_adapter_effect"] > 10 * result["rms_logit_difference"]  # the biases count as the adapter's
+
+
 def test_float16_is_finer(adapter, merged, tmp_path):
     import torch
 
@@ -464,6 +505,83 @@ def test_a_weight_that_does_not_fit(value, dtype, said, adapter, tiny_base, tmp_
     assert "model.layers.1.mlp.up_proj.weight" in problem and said in problem
 
 
+def test_every_tensor_is_looked_at_for_what_is_not_finite(adapter, tiny_base, tmp_path):
+    """One that is copied as it is, and the adapter's own, which are seen before anything is written."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = edited(tiny_base, tmp_path / "base", "config.json")
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"][7] = float("inf")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    said = refused(adapter, tmp_path / "out", "--base_model", base)
+    assert "model.norm.weight is broken" in said and "model.safetensors" in said
+    diverged = edited(adapter, tmp_path / "adapter", "adapter_config.json")
+    tensors = load_file(diverged / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+    save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, diverged / "adapter_model.safetensors")
+    said = refused(diverged, tmp_path / "out")
+    assert name in said and "training diverged" in said
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _garbled(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20] + b"\xff{" + path.read_bytes()[22:])
+
+
+DAMAGE = {
+    "adapter cut off": ("adapter", "adapter_model.safetensors", _cut, "is damaged or cut off"),
+    "adapter with a garbled header": ("adapter", "adapter_model.safetensors", _garbled, "is damaged or cut off"),
+    "adapter of no bytes": ("adapter", "adapter_model.safetensors", lambda path: path.write_bytes(b""), "is damaged"),
+    "adapter config": ("adapter", "adapter_config.json", _cut, "adapter_config.json cannot be read as JSON"),
+    "base config": ("base", "config.json", _cut, "config.json cannot be read as JSON"),
+    "generation config": ("base", "generation_config.json", _cut, "generation_config.json cannot be read as JSON"),
+    "no JSON object": ("base", "config.json", lambda path: path.write_text("[1]"), "holds no JSON object"),
+    "index": ("base", "model.safetensors.index.json", lambda path: path.write_text('{"weight_map'), "as JSON"),
+    "no map": ("base", "model.safetensors.index.json", lambda path: path.write_text("{}"), "has no weight_map"),
+    "unknown model": ("base", "config.json", lambda path: path.write_text('{"model_type": "lama"}'), "no model can be"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_file_is_named(name, adapter, tiny_base, tmp_path):
+    where, file, damage, said = DAMAGE[name]
+    folders = {"adapter": tmp_path / "adapter", "base": tmp_path / "base"}
+    shutil.copytree(adapter, folders["adapter"])
+    shutil.copytree(tiny_base, folders["base"])
+    damage(folders[where] / file)
+    problem = refused(folders["adapter"], tmp_path / "out", "--base_model", folders["base"])
+    assert said in problem and file in problem or name == "unknown model"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "README.md", "run.json"])
+def test_a_disk_that_fills_up_leaves_nothing(file, adapter, tmp_path, monkeypatch):
+    import errno
+    import io
+
+    class Full(io.FileIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def fileno(self):  # so that shutil copies by write()
+            raise io.UnsupportedOperation
+
+    real = io.open
+
+    def fake(path, mode="r", *args, **kwargs):
+        if "w" in mode and file in Path(str(path)).name:
+            return io.TextIOWrapper(io.BufferedWriter(Full(path, "w"))) if "b" not in mode else Full(path, "w")
+        return real(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", fake)
+    monkeypatch.setattr("builtins.open", fake)
+    said = refused(adapter, tmp_path / "out")
+    assert "No space left on device" in said and "--merged_weights_path" in said
+
+
 # ── elsewhere: the Hub, unsloth ────────────────────────────────────────────────────────────────────────────
 
 
@@ -521,14 +639,27 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(merged_weights, "in_own_process", lambda function, *arguments: function(*arguments))
     moved = tmp_path / "moved"
     shutil.copytree(tiny_base, moved)
-    result = merge(adapter, tmp_path / "out", "--base_model", moved)
+    asked = ("--backend", "unsloth")
+    result = merge(adapter, tmp_path / "out", "--base_model", moved, *asked)
     assert result["backend"] == "unsloth" and seen["named"] == str(moved.resolve())
     assert seen["bits"] == 16 and seen["dtype"] == "bfloat16" and seen["train"] is False
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    other = merge(adapter, tmp_path / "float16", "--dtype", "float16")  # unsloth would write the base's bfloat16
+    other = merge(
+        adapter, tmp_path / "float16", "--dtype", "float16", *asked
+    )  # unsloth would write the base's bfloat16
     assert other["backend"] == "peft" and {str(t.dtype) for t in weights(tmp_path / "float16").values()} == {
         "torch.float16"
     }
     monkeypatch.setattr(parity, "RMS_FACTOR", 0)  # the parity check stands behind unsloth's merge too
     with pytest.raises(SystemExit, match="parity failed"):
-        merge(adapter, tmp_path / "out2")
+        merge(adapter, tmp_path / "out2", *asked)
+
+
+def test_a_gpu_merges_tensor_by_tensor_too(monkeypatch):
+    from sllm.lora import backend
+
+    monkeypatch.setattr(backend, "_why_not_unsloth", lambda: None)
+    assert backend.choose("auto").name == "unsloth"  # it would train by it
+    choice = merged_weights.choose("auto")
+    assert choice.name == "peft" and choice.reason.startswith("tensor by tensor, in little memory")
+    assert merged_weights.choose("unsloth").name == "unsloth"

@@ -1,52 +1,46 @@
 """An adapter into 16-bit weights, tensor by tensor: base shards in, merged shards out, no model in between.
 
 W' = W + scale · B · A is computed in fp32 on blocks of rows and rounded once. What is held at a time is one block
-of rows and the two factors of one layer.
+of rows and the two factors of one layer. Where the adapter changes a parameter that is several tensors on disk (the
+stacked experts of one layer), all tensors of that parameter are held in fp32.
 """
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from sllm.cli import InputError
-from sllm.lora.shards import Stored, shortened, tensors_of, write_file
-
-HEAD = "lm_head"  # the output layer that shares its weight with the embedding where a config ties them
-_FACTOR = re.compile(r"(.+)\.lora_(?:(embedding)_)?([AB])(?:\.weight)?")
-# What the arithmetic below knows. Anything else that is switched on in adapter_config.json changes what the
-# adapter computes (DoRA, aLoRA, new tokens, …), so it is refused by not being here.
-_KNOWN_SETTINGS = set(
-    "peft_type auto_mapping peft_version base_model_name_or_path revision task_type inference_mode r target_modules "
-    "exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora modules_to_save init_lora_weights "
-    "layers_to_transform layers_pattern rank_pattern alpha_pattern megatron_core qalora_group_size eva_config "
-    "ensure_weight_tying".split()
-)
-_KNOWN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the rest change the base's weights too
+from sllm.lora.adapter import Delta, read
+from sllm.lora.layout import Group, Layout
+from sllm.lora.shards import Stored, read_json, shortened, write_file
 
 
 @dataclass(frozen=True)
-class Delta:
-    """What LoRA adds to a weight: scale · left @ right, (rows, rank) @ (rank, columns)."""
+class Regroup:
+    """A change of parameters that are made of several tensors on disk: made, changed, and taken apart again."""
 
-    a: Stored
-    b: Stored
-    scale: float
-    transposed: bool  # embeddings, and layers that store (in, out)
+    layout: Layout
+    group: Group
+    deltas: dict[str, Delta] = field(default_factory=dict)  # by parameter
+    replaced: dict[str, Stored] = field(default_factory=dict)
+    done: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        shape = (self.b.shape[0], self.a.shape[-1])
-        return shape[::-1] if self.transposed else shape
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        a, b = self.a.read().float(), self.b.read().float()
-        return (a.T, b.T) if self.transposed else (b, a)
+    def take(self, name: str) -> torch.Tensor:
+        """One changed tensor in fp32. All of the group are computed with the first, and each is handed out once."""
+        if name not in self.done:
+            stored, model = self.layout.stored, self.layout.model
+            parameters = self.group.parameters_of(model, lambda source: stored[source].read().float())
+            for key, other in self.replaced.items():
+                parameters[key] = other.read().float()
+            for key, delta in self.deltas.items():
+                parameters[key] += delta.whole()
+            self.done.update(self.layout.tensors_on_disk(self.group, parameters))
+        return self.done.pop(name).contiguous()
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,19 @@ class Piece:
     source: Stored
     delta: Delta | None
     dtype: torch.dtype
+    regroup: Regroup | None = None
 
     @property
     def size(self) -> int:
         return math.prod(self.source.shape) * self.dtype.itemsize
 
     @property
+    def changed(self) -> bool:
+        return self.delta is not None or self.regroup is not None
+
+    @property
     def rounded(self) -> bool:
-        return self.delta is not None or self.source.dtype != self.dtype
+        return self.changed or self.source.dtype != self.dtype
 
 
 @dataclass(frozen=True)
@@ -82,66 +81,18 @@ class Plan:
         return sum(piece.size for piece in self.pieces)
 
     @property
+    def held(self) -> int:
+        """About how many bytes the stacked parameters of one layer take while they are changed: in fp32, as they are
+        read, as they are stacked, and as they wait to be written."""
+        sizes: dict[str, int] = {}
+        for group in {piece.regroup.group for piece in self.pieces if piece.regroup}:
+            layer = group.first.rpartition(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + sum(map(math.prod, group.parameters.values()))
+        return 3 * 4 * max(sizes.values(), default=0)
+
+    @property
     def parameters(self) -> int:
         return sum(math.prod(piece.source.shape) for piece in self.pieces)
-
-
-# ── reading ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_adapter(folder: str | Path) -> tuple[dict[str, Delta], dict[str, Stored], dict]:
-    """A peft LoRA adapter.
-
-    Returns:
-        (deltas, replaced, config): what is added to which weight, by tensor name; tensors that take the base's
-        place whole (modules_to_save, biases, embeddings); adapter_config.json.
-    Raises:
-        InputError: not LoRA, or LoRA with something that cannot be added to a weight.
-    """
-    from peft.utils.other import get_pattern_key
-
-    folder = Path(folder)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    extra = sorted(name for name, value in config.items() if value and name not in _KNOWN_SETTINGS)
-    problems = [f"{folder}: {name} is on in adapter_config.json and cannot be merged into weights" for name in extra]
-    if config.get("peft_type") != "LORA":
-        problems.append(f"{folder} is a {config.get('peft_type')} adapter; only LORA is merged")
-    if config.get("init_lora_weights", True) not in _KNOWN_STARTS:
-        problems.append(
-            f"{folder}: init_lora_weights={config['init_lora_weights']} changed the base's weights as well; save the "
-            "adapter with peft's path_initial_model_for_weight_conversion first"
-        )
-    if problems:
-        raise InputError(problems)
-    halves: dict[tuple[str, bool], dict[str, Stored]] = {}
-    replaced: dict[str, Stored] = {}
-    for key, stored in tensors_of(folder, "adapter_model").items():
-        name = key.removeprefix("base_model.model.")
-        if factor := _FACTOR.fullmatch(name):
-            halves.setdefault((factor[1], bool(factor[2])), {})[factor[3]] = stored
-        elif "lora_" in name or "token_adapter" in name:
-            problems.append(f"{folder}: {key} is no plain LoRA factor and cannot be merged")
-        else:
-            replaced[name.replace(".base_layer.", ".")] = stored
-    deltas = {}
-    for (module, embedding), half in halves.items():
-        if half.keys() != {"A", "B"}:
-            problems.append(f"{folder}: {module} has only lora_{''.join(half)}")
-            continue
-        a, b = half["A"], half["B"]
-        rank = a.shape[0]
-        if len(a.shape) != 2 or len(b.shape) != 2 or b.shape[1] != rank:
-            problems.append(f"{folder}: lora_A {list(a.shape)} and lora_B {list(b.shape)} of {module} do not multiply")
-            continue
-        patterns = config.get("alpha_pattern") or {}
-        alpha = patterns.get(get_pattern_key(patterns.keys(), module), config["lora_alpha"])
-        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        deltas[f"{module}.weight"] = Delta(a, b, scale, embedding or bool(config.get("fan_in_fan_out")))
-    if not deltas and not replaced:
-        problems.append(f"{folder} holds no LoRA weights")
-    if problems:
-        raise InputError(shortened(problems))
-    return deltas, replaced, config
 
 
 # ── planning and writing ───────────────────────────────────────────────────────────────────────────────────
@@ -154,54 +105,85 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
         dtype: of the merged weights; None keeps the base's where it has 16 bits, else bfloat16.
         max_shard: bytes of one file; None keeps the base's own layout.
     Raises:
-        InputError: a quantised base; an adapter tensor without its base weight, or of another shape.
+        InputError: a quantised base; files that do not fit its config; an adapter tensor without its base weight, of
+            another shape, or of a parameter that cannot be taken apart into the base's tensors.
     """
     base = Path(base)
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    if config.get("quantization_config"):
+    if read_json(base / "config.json").get("quantization_config"):
         raise InputError(f"base {base} is quantised; name the 16-bit model that it was made from: --base_model")
-    sources = tensors_of(base)
-    deltas, replaced, settings = read_adapter(adapter)
+    layout = Layout(base)
+    deltas, replaced, settings = read(adapter, layout)
+    sources = layout.stored
     if dtype is None:
         kinds = {stored.dtype for stored in sources.values() if len(stored.shape) > 1}
         dtype = torch.float16 if kinds == {torch.float16} else torch.bfloat16
 
-    untied = _untie(config, settings, sources, deltas, replaced)
+    untied = _untie(layout, settings, deltas, replaced)
     shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
-    missing = [f"the adapter changes {name}, which base {base} does not have" for name in shapes if name not in sources]
-    unequal = [
-        f"{name}: {list(sources[name].shape)} in base {base}, {list(shape)} in the adapter"
-        for name, shape in shapes.items()
-        if name in sources and sources[name].shape != shape
-    ]
-    if missing or unequal:
-        mend = f"{adapter} was trained on another base; name that one: --base_model"
-        raise InputError([*shortened(missing), *shortened(unequal), mend])
+    _require_fit(base, adapter, layout, shapes)
+    regroups = _regroups(layout, deltas, replaced)
+    deltas = {layout.homes.get(name, name): delta for name, delta in deltas.items()}
+    replaced = {layout.homes.get(name, name): stored for name, stored in replaced.items()}
 
     files: dict[str, list[Piece]] = {}
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):
         # a tensor of whole numbers (a buffer) stays as it is
         target = dtype if stored.dtype.is_floating_point else stored.dtype
-        piece = Piece(name, replaced.get(name, stored), deltas.get(name), target)
+        piece = Piece(name, replaced.get(name, stored), deltas.get(name), target, regroups.get(name))
         files.setdefault(stored.path.name, []).append(piece)
     return Plan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
 
-def _untie(config: dict, settings: dict, sources: dict, deltas: dict, replaced: dict) -> bool:
-    """A tied model whose adapter changes the embedding or the output layer, but not both alike, needs two weights.
-    The output layer then starts from the embedding's values; `sources` gets its entry."""
-    tied = config.get("tie_word_embeddings", (config.get("text_config") or {}).get("tie_word_embeddings", False))
-    head = f"{HEAD}.weight"
-    embedding = next((name for name in sources if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
-    if not tied or head in sources or embedding is None:
-        return False
-    changed = {name for name in (head, embedding) if name in deltas or name in replaced}
-    if settings.get("ensure_weight_tying") and embedding in changed:  # peft trained one weight for both
-        deltas.pop(head, None)
-        replaced.pop(head, None)
+def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
+    """InputError unless each change finds its parameter, in its shape, and can be written to the base's tensors."""
+    missing, unequal, fixed = [], [], []
+    for name, shape in shapes.items():
+        if name in layout.groups:
+            there = layout.groups[name].parameters[name]
+        elif home := layout.homes.get(name, name if name in layout.stored else None):
+            there = layout.stored[home].shape
+        else:
+            missing.append(f"the adapter changes {name}, which base {base} does not have")
+            continue
+        if there != shape:
+            unequal.append(f"{name}: {list(there)} in base {base}, {list(shape)} in the adapter")
+        elif name in layout.groups and (why := layout.why_not_changeable(name)):
+            fixed.append(f"the adapter changes {name}: {why}")
+    hint = [f"{adapter} was trained on another base; name that one: --base_model"] if missing or unequal else []
+    if missing or unequal or fixed:
+        raise InputError([*shortened(missing), *shortened(unequal), *hint, *shortened(fixed)])
+
+
+def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, Stored]) -> dict[str, Regroup]:
+    """By name on disk: what is changed by way of a parameter that is made of several tensors. Taken from the dicts."""
+    found: dict[Group, Regroup] = {}
+    for kind, changes in (("deltas", deltas), ("replaced", replaced)):
+        for name in [name for name in changes if name in layout.groups]:
+            group = layout.groups[name]
+            regroup = found.setdefault(group, Regroup(layout, group))
+            getattr(regroup, kind)[name] = changes.pop(name)
+    return {name: regroup for group, regroup in found.items() for name in group.sources}
+
+
+def _untie(layout: Layout, settings: dict, deltas: dict, replaced: dict) -> bool:
+    """Does the merged model keep two weights, for its embedding and its output layer, where the base ties them?
+
+    It has to where the adapter changes one of them, or the two not alike. The output layer then starts from the
+    embedding's values; `layout` gets its entry. A base that has both tensors on disk stays as it is.
+    """
+    if not layout.tied:
+        return layout.head in layout.homes and layout.embedding in layout.homes
+    changed = {name for name in (layout.head, layout.embedding) if name in deltas or name in replaced}
+    if settings.get("ensure_weight_tying") and layout.embedding in changed:  # peft trained one weight for both
+        deltas.pop(layout.head, None)
+        replaced.pop(layout.head, None)
         return False
     if changed:
-        sources[head] = sources[embedding]
+        home = layout.homes.get(layout.embedding) or layout.homes[layout.head]
+        for name in (layout.head, layout.embedding):
+            if name not in layout.homes:
+                layout.homes[name] = layout.name_on_disk(name)
+                layout.stored[layout.homes[name]] = layout.stored[home]
     return bool(changed)
 
 
@@ -239,18 +221,24 @@ def write(plan: Plan, folder: str | Path) -> None:
 
 
 def _blocks(piece: Piece) -> Iterator[torch.Tensor]:
-    """The merged tensor in blocks of rows: fp32 arithmetic, rounded once."""
+    """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
+    whole = piece.regroup.take(piece.name) if piece.regroup else None
     left, right = piece.delta.factors() if piece.delta else (None, None)
     for first, last in piece.source.blocks():
-        block = piece.source.read(first, last)
+        block = piece.source.read(first, last) if whole is None else whole[first:last]
         if piece.rounded:
             block = block.float()
             if piece.delta:
                 block.addmm_(left[first:last], right, alpha=piece.delta.scale)
             largest = block.abs().max().item() if block.numel() else 0.0
             block = block.to(piece.dtype)
-            if not torch.isfinite(block).all():
-                kind = str(piece.dtype).removeprefix("torch.")
-                mend = "; merge with --dtype bfloat16" if math.isfinite(largest) else ": the adapter or base is broken"
-                raise InputError(f"{piece.name}: a merged weight of {largest:.4g} does not fit {kind}{mend}")
+        if not torch.isfinite(block).all():
+            raise InputError(_not_finite(piece, largest if piece.rounded else math.nan))
         yield block
+
+
+def _not_finite(piece: Piece, largest: float) -> str:
+    kind = str(piece.dtype).removeprefix("torch.")
+    if math.isfinite(largest):
+        return f"{piece.name}: a merged weight of {largest:.4g} does not fit {kind}; merge with --dtype bfloat16"
+    return f"{piece.name} is broken: NaN or infinity in {piece.source.path}; copy or download it again"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.lora.merge import HEAD, Plan
+from sllm.lora.merge import Plan
+from sllm.lora.shards import read_json
 
 CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (
@@ -28,9 +29,9 @@ def generation_config(base: str | Path, tokenizer) -> dict:
         InputError: the tokenizer pads with the end of turn or EOS, or with nothing.
     """
     base = Path(base)
-    model = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    model = read_json(base / "config.json")
     path = base / "generation_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     config.pop("_from_model_config", None)  # it would let transformers write the model's ids over these
     end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
     named = config.get("eos_token_id", model.get("eos_token_id"))
@@ -61,7 +62,7 @@ def require_stopping(config: dict, tokenizer) -> None:
     elif pad in eos:
         problems.append(
             f"the tokenizer pads with {tokenizer.convert_ids_to_tokens(pad)}, which ends a turn: such a model never "
-            "stops; train with train_LoRA_SFT.py, which chooses another, or mend pad_token in tokenizer_config.json"
+            "stops; train with train_LoRA_SFT.py, which chooses another, or correct pad_token in tokenizer_config.json"
         )
     if problems:
         raise InputError(problems)
@@ -74,10 +75,11 @@ def write_around(folder: Path, *, base: Path, adapter: Path, generation: dict, p
             shutil.copyfile(path, folder / path.name)
     if (adapter / "additional_chat_templates").is_dir():
         shutil.copytree(adapter / "additional_chat_templates", folder / "additional_chat_templates", dirs_exist_ok=True)
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = read_json(base / "config.json")
     _set_dtype(config, str(plan.dtype).removeprefix("torch."))
-    if plan.untied or any(piece.name == f"{HEAD}.weight" for piece in plan.pieces):
-        config["tie_word_embeddings"] = False
+    if plan.untied:
+        for part in (config, config.get("text_config") or {}):
+            part["tie_word_embeddings"] = False
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 

@@ -64,7 +64,9 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, Stored]:
     """
     folder = Path(folder)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+    listed = read_json(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
     if not listed and not single.is_file():
         raise InputError(f"{folder} has no {single.name}; weights in another format are rewritten by save_pretrained")
     found: dict[str, Stored] = {}
@@ -84,27 +86,43 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, Stored]:
     return found
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; InputError where it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is one too
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; copy or download it again")
+    return content
+
+
 def _header(path: Path) -> dict[str, Stored]:
     if not path.is_file():
         raise InputError(f"{path} is missing")
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
         try:
-            header = json.loads(file.read(length)) if 8 + length <= size else None
-        except ValueError:
-            header = None
-    end = 8 + length + max((t["data_offsets"][1] for n, t in (header or {}).items() if n != "__metadata__"), default=0)
-    if header is None or end != size:
-        raise InputError(f"{path} is damaged or cut off ({size:,} bytes); copy or download it again")
-    header.pop("__metadata__", None)
-    strange = sorted({tensor["dtype"] for tensor in header.values()} - _DTYPES.keys())
+            header = json.loads(file.read(length)) if 8 + length <= size else {}
+            header.pop("__metadata__", None)
+            strange = sorted({tensor["dtype"] for tensor in header.values()} - _DTYPES.keys())
+            tensors = {
+                name: (_DTYPES.get(t["dtype"], torch.uint8), tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
+                for name, t in header.items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not of a safetensors file
+            strange, tensors = [], None
     if strange:
         raise InputError(f"{path} holds {', '.join(strange)}: quantised weights; name the 16-bit base: --base_model")
-    return {
-        name: Stored(path, _DTYPES[t["dtype"]], tuple(t["shape"]), 8 + length + t["data_offsets"][0])
-        for name, t in header.items()
-    }
+    sound = tensors is not None and all(
+        last - first == math.prod(shape) * kind.itemsize for kind, shape, first, last in tensors.values()
+    )
+    if not sound or 8 + length + max((last for *_, last in tensors.values()), default=0) != size:
+        raise InputError(f"{path} is damaged or cut off ({size:,} bytes); copy or download it again")
+    return {name: Stored(path, kind, shape, 8 + length + first) for name, (kind, shape, first, _) in tensors.items()}
 
 
 def write_file(path: Path, tensors: list[tuple[str, torch.dtype, tuple[int, ...], Iterator[torch.Tensor]]]) -> None:

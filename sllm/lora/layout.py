@@ -1,0 +1,221 @@
+"""Which tensors on disk a model's parameters come from, by transformers' own rules of loading.
+
+Most parameters are one tensor under the same name. Some have another name on disk (GPT-NeoX's output layer, the
+language model inside Gemma 3), and some are made of several tensors (the experts of Mixtral or Qwen3-MoE: stacked in
+memory, apart on disk). A change of such a parameter has to be written to those tensors. Only headers are read here.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sllm.cli import InputError
+from sllm.lora.shards import read_json, shortened, tensors_of
+
+# transformers' table and arithmetic of conversions; peft builds on the same functions (utils/
+# transformers_weight_conversion.py), so they do not change without notice.
+
+
+class Group:
+    """Parameters that transformers makes out of other tensors, as `names` on disk; `converter` is its recipe."""
+
+    def __init__(self, converter):
+        self.converter = converter
+        self.names: list[tuple[str, str]] = []  # (tensor on disk, pattern of the converter that it matched)
+        self.first = ""  # the parameter that transformers files the group under
+        self.parameters: dict[str, tuple[int, ...]] = {}  # parameter → shape
+
+    @property
+    def sources(self) -> list[str]:
+        return [name for name, _ in self.names]
+
+    def parameters_of(self, model: nn.Module, read: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The parameters, computed from the tensors that `read` returns by their names on disk."""
+        recipe = deepcopy(self.converter)
+        for name, pattern in self.names:
+            recipe.add_tensor(self.first, name, pattern, read(name))
+        made = recipe.convert(self.first, model=model, config=model.config)
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+
+
+class Layout:
+    """A base's model without weights, and where the weights of its parameters lie.
+
+    Attributes:
+        model: on the meta device, but for its buffers.
+        stored: the tensors on disk by their names there.
+        homes: parameter (or saved buffer) → name on disk, where that is one tensor as it is.
+        groups: parameter → the group that it is made with, for all others.
+    Raises:
+        InputError: no model can be built, or its parameters are not what the files hold.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.stored = tensors_of(folder)
+        self.model = _build(self.folder)
+        self.homes: dict[str, str] = {}
+        self.groups: dict[str, Group] = {}
+        unknown = self._match()
+        self._require_complete(unknown)
+        ends = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        self.embedding, self.head = (_path(self.model, module) for module in ends)
+        self.tied = None not in ends and ends[0].weight is ends[1].weight
+        if self.tied and self.head in self.homes and self.embedding in self.homes:  # each has a tensor of its own
+            ends[1].weight = nn.Parameter(torch.empty_like(ends[0].weight), requires_grad=False)
+            self.tied = False
+
+    def name_on_disk(self, parameter: str) -> str:
+        """What transformers would call a parameter's tensor on disk; for one that is not there yet."""
+        (name,) = self._reverted({parameter: torch.empty(1, device="meta")})
+        return name
+
+    def tensors_on_disk(self, group: Group, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A group's tensors as they stand on disk, computed back from its parameters."""
+        return self._reverted({name: parameters[name] for name in group.parameters})
+
+    def why_not_changeable(self, parameter: str) -> str | None:
+        """The reason why a change of `parameter` could not be written to the base's tensors; None: it can."""
+        if parameter in self.homes:
+            return None
+        group = self.groups.get(parameter)
+        if group is None:
+            return f"base {self.folder} does not have it"
+        empty = {name: torch.empty(shape, device="meta") for name, shape in group.parameters.items()}
+        try:
+            back = {name: tuple(tensor.shape) for name, tensor in self.tensors_on_disk(group, empty).items()}
+        except Exception as error:  # any of transformers' operations, most of which are made for loading only
+            return f"transformers cannot convert it back to {group.sources[0]} ({_line(error)})"
+        if back != {name: self.stored[name].shape for name in group.sources}:
+            return f"transformers would save it under other names or shapes than those of base {self.folder}"
+        return None
+
+    def _match(self) -> set[str]:
+        """Fill `homes` and `groups` as transformers' loader does; returns the names on disk that belong nowhere."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
+
+        rules = get_model_conversion_mapping(self.model)
+        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+        by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+        places = self.model.state_dict()
+        prefix = self.model.base_model_prefix
+        unknown, groups = set(), {}
+        for name in sorted(self.stored, key=dot_natural_key):
+            parameter, pattern = rename_source_key(name, renamings, converters, prefix, places)
+            if parameter not in places and name in places:
+                parameter, pattern = name, None
+            if parameter not in places:
+                unknown.add(name)
+            elif pattern is None:
+                self.homes[parameter] = name
+            else:
+                group = groups.setdefault(parameter, Group(by_pattern[pattern]))
+                group.first = parameter
+                group.names.append((name, pattern))
+        # what to revert when a changed parameter is written; transformers keeps the same for its save_pretrained
+        self.model._weight_conversions = [rule for rule in rules if rule.was_used()]
+        for group in groups.values():
+            self._make(group)
+        return unknown
+
+    def _make(self, group: Group) -> None:
+        try:
+            made = group.parameters_of(self.model, lambda name: torch.empty(self.stored[name].shape, device="meta"))
+        except Exception as error:  # shapes that do not go together raise whatever torch raises
+            raise InputError(
+                f"{self.folder}: {group.first} cannot be made of {group.sources[0]} and its like ({_line(error)})"
+            ) from None
+        group.parameters = {name: tuple(tensor.shape) for name, tensor in made.items()}
+        self.groups |= dict.fromkeys(made, group)
+
+    def _require_complete(self, unknown: set[str]) -> None:
+        shapes = {name: self.stored[home].shape for name, home in self.homes.items()}
+        shapes |= {name: shape for group in self.groups.values() for name, shape in group.parameters.items()}
+        aliases: dict[nn.Parameter, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            aliases.setdefault(parameter, []).append(name)
+        problems = []
+        for parameter, names in aliases.items():
+            there = [name for name in names if name in shapes]
+            if not there:
+                problems.append(f"{self.folder} has no tensor {names[0]}, which config.json asks for")
+            problems += [
+                f"{self.folder}: {self.homes.get(name, name)} is {list(shapes[name])} on disk and "
+                f"{list(parameter.shape)} by its config.json"
+                for name in there
+                if shapes[name] != tuple(parameter.shape)
+            ]
+        ignored = [*(self.model._keys_to_ignore_on_load_unexpected or []), "inv_freq$"]  # buffers of old versions
+        problems += [
+            f"{self.folder}: tensor {name} belongs to no layer that its config.json builds"
+            for name in unknown
+            if not any(re.search(pattern, name) for pattern in ignored)
+        ]
+        if problems:
+            raise InputError(shortened(sorted(problems)))
+
+    def _reverted(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return revert_weight_conversion(self.model, dict(parameters))
+
+
+def require_mergeable(base: str | Path, layers: Iterable[str]) -> None:
+    """Refuse, before it is trained, an adapter that could not be merged. Reads the config and the files' headers alone.
+
+    Args:
+        base: a folder, or a Hub id; of one that is not in the Hub's cache yet nothing is known, and nothing is said.
+        layers: paths of the layers that will get an adapter, such as `model.layers.0.self_attn.q_proj`.
+    Raises:
+        InputError: the base's files do not fit its config, or a layer's change could not be written to them.
+    """
+    folder = _cached(base)
+    if folder is None or read_json(folder / "config.json").get("quantization_config"):
+        return  # a quantised base is merged into the 16-bit one that it was made from, which is named then
+    layout = Layout(folder)
+    reasons = {f"{layer}.weight": layout.why_not_changeable(f"{layer}.weight") for layer in layers}
+    problems = [f"{name} could not be merged after training: {why}" for name, why in reasons.items() if why]
+    if problems:
+        raise InputError(shortened(problems))
+
+
+def _cached(base: str | Path) -> Path | None:
+    if Path(base).is_dir():
+        return Path(base)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(base), local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
+def _build(folder: Path) -> nn.Module:
+    """The model that config.json describes, its parameters on the meta device."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with no_init_weights(), init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # a config is others' input, and each model class fails on its own way on a wrong one
+        raise InputError(f"{folder}: no model can be built from its config.json ({_line(error)})") from None
+    model.tie_weights()
+    return model
+
+
+def _path(model: nn.Module, module: nn.Module | None) -> str | None:
+    """Name of a module's weight in the model."""
+    return next((f"{name}.weight" for name, other in model.named_modules() if other is module), None)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
