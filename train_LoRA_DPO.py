@@ -60,7 +60,7 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import arguments, backend, checks, plan, resume, session, targets
+    from sllm.lora import arguments, backend, checks, layout, plan, resume, session, targets
 
     # ── inputs ──
     validation = arguments.validation_path(args)
@@ -109,6 +109,7 @@ def main(args) -> dict | None:
         print(line)
     for note in checkpoint.notes(args.model_id, base):
         print(f"note: {note}")
+    layout.require_mergeable(base, needs.adapted)
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}

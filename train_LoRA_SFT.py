@@ -45,7 +45,7 @@ def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, monitor
     from sllm.data import curate, encode, formats
-    from sllm.lora import arguments, backend, evaluation, flat_attention, plan, resume, session, targets
+    from sllm.lora import arguments, backend, evaluation, flat_attention, layout, plan, resume, session, targets
 
     # ── inputs ──
     validation = arguments.validation_path(args)
@@ -96,6 +96,7 @@ def main(args) -> dict | None:
         print(line)
     for note in checkpoint.notes(args.model_id, base):
         print(f"note: {note}")
+    layout.require_mergeable(base, needs.adapted)
     checkpoint.require_disk(args.output_dir, needs.disk, "this run")
     if args.dry_run:
         return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}

@@ -20,7 +20,6 @@ from pathlib import Path
 from sllm import checkpoint, cli
 from sllm.cli import InputError
 
-SHOWN = 20  # rows of one problem that are listed
 PARAMETERS = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty stop".split()
 # What vLLM's beam search would ignore, and what without one nothing would heed.
 SAMPLING = [*PARAMETERS, "n", "logprobs", "json_schema"]
@@ -101,11 +100,13 @@ def build_parser():
 
 
 def main(args) -> dict:
+    from sllm.data import formats
     from sllm.serve import answers, engine, model_facts
 
     started = time.monotonic()
     engine.set_environment(args.tensor_parallel_size)
-    base, adapter, rows, schema = inputs(args)
+    skipped = formats.Skipped(args.skip_bad_rows)
+    base, adapter, rows, schema = inputs(args, skipped)
     folder, output = adapter or base, Path(args.output_path)
 
     from sllm import chat
@@ -114,8 +115,7 @@ def main(args) -> dict:
     template = chat.install_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
     longest = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
-    prompts, bad = render(tokenizer, rows, longest)  # token ids of each row; why it cannot be asked, by its index
-    check_bad(bad, rows, args.testset_path, skip=args.skip_bad_rows)
+    prompts, bad = render(tokenizer, rows, longest, skipped)  # token ids of each row; why it cannot be asked, by index
     room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
     stops = model_facts.stop_ids(tokenizer, base)
 
@@ -150,6 +150,8 @@ def main(args) -> dict:
         say("note", note)
     say("chat template", template)
     say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
+    for line in skipped.lines():
+        print(line)
     short = [room[row] for row in asked if room[row] < args.max_tokens]
     if short:
         say("", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}")
@@ -234,7 +236,7 @@ def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adap
     yield from ((asked[at], group) for at, group in sampling.grouped(found, args.n))
 
 
-def inputs(args) -> tuple[str, str | None, list[dict], dict | None]:
+def inputs(args, skipped) -> tuple[str, str | None, list[dict], dict | None]:
     """Base, adapter or None, rows, and JSON schema or None; everything wrong with the command line in one go, before
     heavy imports."""
     from sllm.data import formats
@@ -279,7 +281,7 @@ def inputs(args) -> tuple[str, str | None, list[dict], dict | None]:
         attempt(model_facts.check_adapter, adapter, base)
     read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
     attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
-    rows = attempt(formats.load_rows, args.testset_path, "prompts") or []
+    rows = attempt(formats.load_rows, args.testset_path, "prompts", skipped=skipped) or []
     if args.task and rows:
         there = sorted({row["task"] or "none" for row in rows})
         unknown = [task for task in args.task if task not in there]
@@ -291,9 +293,9 @@ def inputs(args) -> tuple[str, str | None, list[dict], dict | None]:
     return base, adapter, rows[: args.limit], schema
 
 
-def render(tokenizer, rows: list[dict], longest: int) -> tuple[list[list[int]], dict[int, str]]:
+def render(tokenizer, rows: list[dict], longest: int, skipped) -> tuple[list[list[int]], dict[int, str]]:
     """Token ids of every row's prompt, and by their index what is wrong with the rows that the template refuses (they
-    have no ids), or that fill `longest` tokens and leave none for an answer."""
+    have no ids), or that fill `longest` tokens and leave none for an answer. InputError where these are too many."""
     from sllm import chat
 
     prompts, bad = [], {}
@@ -307,30 +309,10 @@ def render(tokenizer, rows: list[dict], longest: int) -> tuple[list[list[int]], 
         except (InputError, ValueError) as error:
             prompts.append([])
             bad[index] = str(error)
+    for index, reason in bad.items():
+        skipped.add(rows[index], reason)
+    skipped.check()
     return prompts, bad
-
-
-def check_bad(bad: dict[int, str], rows: list[dict], path: str, *, skip: bool) -> None:
-    """List the rows that cannot be asked: as an InputError, or as a warning with `--skip_bad_rows`."""
-    from sllm.data.encode import MAX_LOST_SHARE
-
-    if not bad:
-        return
-    listed = [f"{path}: row {index + 1} ({rows[index]['id']}): {reason}" for index, reason in list(bad.items())[:SHOWN]]
-    if len(bad) > SHOWN:
-        listed.append(f"{path}: {len(bad) - SHOWN} more such rows")
-    few = len(bad) <= MAX_LOST_SHARE * len(rows)
-    if skip and few:
-        say("skipped", f"{len(bad)} of {len(rows)} rows, which get an empty output")
-        for line in listed:
-            say("", line)
-        return
-    if few:
-        listed.append(f"{path}: {len(bad)} of {len(rows)} rows are bad; --skip_bad_rows answers the others")
-    elif skip:
-        share = f"{len(bad)} of {len(rows)} rows are bad, and --skip_bad_rows passes over at most {MAX_LOST_SHARE:.0%}"
-        listed.append(f"{path}: {share}; correct the file")
-    raise InputError(listed)
 
 
 def say(what: str, value: str) -> None:

@@ -575,19 +575,3 @@ def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
     assert found["finish_reasons"] == {"stop": 1, "length": 1, "skipped": 1} and found["completion_tokens"] == 7
     assert "1 row of 2 skipped: 1" in capsys.readouterr().out
     assert list(skip) == [*line(1), "reason"] and skip["output"] == ""
-
-
-def test_bad_rows_are_skipped_up_to_a_share_and_named_either_way(capsys):
-    rows = [line(number) for number in range(100)]
-    few, many = dict.fromkeys(range(5), "too long"), dict.fromkeys(range(6), "too long")
-    with pytest.raises(InputError) as without:
-        vllm_inference.check_bad(few, rows, "t.jsonl", skip=False)
-    assert without.value.problems[0] == "t.jsonl: row 1 (0): too long" and "--skip_bad_rows" in str(without.value)
-    vllm_inference.check_bad(few, rows, "t.jsonl", skip=True)
-    out = capsys.readouterr().out
-    assert "5 of 100 rows" in out and "t.jsonl: row 5 (4): too long" in out
-    with pytest.raises(InputError, match="6 of 100 rows are bad, and --skip_bad_rows passes over at most 5%"):
-        vllm_inference.check_bad(many, rows, "t.jsonl", skip=True)
-    with pytest.raises(InputError) as listed:
-        vllm_inference.check_bad(dict.fromkeys(range(50), "too long"), rows, "t.jsonl", skip=False)
-    assert len(listed.value.problems) == vllm_inference.SHOWN + 1 and "30 more" in listed.value.problems[-1]
