@@ -105,8 +105,7 @@ def main(args) -> dict:
 
     started = time.monotonic()
     engine.set_environment(args.tensor_parallel_size)
-    skipped = formats.Skipped(args.skip_bad_rows)
-    base, adapter, rows, schema = inputs(args, skipped)
+    base, adapter, rows, schema, skipped = inputs(args)
     folder, output = adapter or base, Path(args.output_path)
 
     from sllm import chat
@@ -115,7 +114,7 @@ def main(args) -> dict:
     template = chat.install_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
     longest = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
-    prompts, bad = render(tokenizer, rows, longest, skipped)  # token ids of each row; why it cannot be asked, by index
+    prompts = render(tokenizer, rows, longest, skipped)  # token ids of each row
     room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
     stops = model_facts.stop_ids(tokenizer, base)
 
@@ -137,12 +136,17 @@ def main(args) -> dict:
     record = {
         "parents": [base, *([adapter] if adapter else [])],
         "base_model": base,
-        "data": {"testset_path": args.testset_path, "rows": len(rows), "settings": settings},
+        "data": {
+            "testset_path": args.testset_path,
+            "rows": len(rows),
+            "skipped_rows": skipped.rows,
+            "settings": settings,
+        },
         "chat_template_hash": settings["chat_template"],
     }
     done = answers.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
-    asked = [row for row in range(first, len(rows)) if row not in bad]
+    asked = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
     precision = [part for part in precision if part and part != "KV cache auto"]
     say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {longest} tokens")
@@ -150,8 +154,8 @@ def main(args) -> dict:
         say("note", note)
     say("chat template", template)
     say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
-    for line in skipped.lines():
-        print(line)
+    for line in [*formats.notes(rows), *skipped.lines()]:
+        say("", line)
     short = [room[row] for row in asked if room[row] < args.max_tokens]
     if short:
         say("", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}")
@@ -182,7 +186,7 @@ def main(args) -> dict:
         answers.begin(output, args, record, keep=bool(done))
 
     def finished():
-        yield from ((row - first, None) for row in sorted(bad) if row >= first)
+        yield from ((row - first, None) for row in range(first, len(rows)) if skipped.reason(rows[row]))
         for row, group in answer(args, llm, prompts, room, asked, stops=stops, adapter=adapter, json_schema=schema):
             yield row - first, group
 
@@ -190,7 +194,7 @@ def main(args) -> dict:
         row = first + index
         tokens = len(prompts[row])
         if group is None:
-            return rows[row] | answers.skipped(bad[row], prompt_tokens=tokens)
+            return rows[row] | answers.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
         return rows[row] | answers.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
 
     resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
@@ -236,9 +240,9 @@ def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adap
     yield from ((asked[at], group) for at, group in sampling.grouped(found, args.n))
 
 
-def inputs(args, skipped) -> tuple[str, str | None, list[dict], dict | None]:
-    """Base, adapter or None, rows, and JSON schema or None; everything wrong with the command line in one go, before
-    heavy imports."""
+def inputs(args):
+    """Base, adapter or None, rows, JSON schema or None, and what takes the rows that cannot be asked; everything wrong
+    with the command line in one go, before heavy imports."""
     from sllm.data import formats
     from sllm.serve import answers, engine, model_facts, sampling
 
@@ -281,6 +285,7 @@ def inputs(args, skipped) -> tuple[str, str | None, list[dict], dict | None]:
         attempt(model_facts.check_adapter, adapter, base)
     read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
     attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
+    skipped = formats.Skipped(args.skip_bad_rows)
     rows = attempt(formats.load_rows, args.testset_path, "prompts", skipped=skipped) or []
     if args.task and rows:
         there = sorted({row["task"] or "none" for row in rows})
@@ -290,29 +295,27 @@ def inputs(args, skipped) -> tuple[str, str | None, list[dict], dict | None]:
         rows = [row for row in rows if (row["task"] or "none") in args.task]
     if problems:
         raise InputError(problems)
-    return base, adapter, rows[: args.limit], schema
+    return base, adapter, rows[: args.limit], schema, skipped
 
 
-def render(tokenizer, rows: list[dict], longest: int, skipped) -> tuple[list[list[int]], dict[int, str]]:
-    """Token ids of every row's prompt, and by their index what is wrong with the rows that the template refuses (they
-    have no ids), or that fill `longest` tokens and leave none for an answer. InputError where these are too many."""
+def render(tokenizer, rows: list[dict], longest: int, skipped) -> list[list[int]]:
+    """Token ids of every row's prompt. `skipped` takes the rows that the template refuses (they have no ids), and those
+    that fill `longest` tokens and leave none for an answer; InputError where they may not be skipped."""
     from sllm import chat
 
-    prompts, bad = [], {}
-    for index, row in enumerate(rows):
+    prompts = []
+    for row in rows:
         try:
             chat.refuse_special_tokens(tokenizer, row["messages"])
             prompts.append(chat.prompt_ids(tokenizer, row["messages"]))
             if len(prompts[-1]) >= longest:
                 fault = f"its prompt has {len(prompts[-1])} tokens, prompt and answer together may have {longest}"
-                bad[index] = f"{fault}; shorten it or see --max_seq_length"
+                skipped.add(row, f"{fault}; shorten it or see --max_seq_length")
         except (InputError, ValueError) as error:
             prompts.append([])
-            bad[index] = str(error)
-    for index, reason in bad.items():
-        skipped.add(rows[index], reason)
+            skipped.add(row, str(error))
     skipped.check()
-    return prompts, bad
+    return prompts
 
 
 def say(what: str, value: str) -> None:

@@ -297,6 +297,8 @@ def there(tiny_base, tmp_path_factory) -> dict[str, str]:
     (folder / "no.json").write_text("{", encoding="utf-8")
     (folder / "list.json").write_text("[]", encoding="utf-8")
     (folder / "schema.json").write_text('{"type": "object", "properties": {"a": {"type": "banana"}}}', encoding="utf-8")
+    cut = model_folder(folder / "cut", tiny_base)
+    os.truncate(cut / "model.safetensors", 100_000)
     model_folder(folder / "other", tiny_base, max_position_embeddings=1024)
     model_folder(folder / "neox", tiny_base, architectures=["GPTNeoXForCausalLM"])
     adapter_folder(folder / "adapter", tiny_base)
@@ -320,6 +322,7 @@ def refused(script, words: list[str], monkeypatch, capsys) -> list[str]:
 INFERENCE = [
     ("--model_id gone/folder/x", "gone/folder/x is missing"),
     ("--model_id {rows}", "is neither a model"),
+    ("--model_id {at}/cut", "model.safetensors is damaged or cut"),
     ("--adapter {base}", "adapter_config.json"),
     ("--model_id {at}/of_neox", "merged_weights.py"),
     ("--testset_path {at}/gone.jsonl", "missing"),
@@ -384,6 +387,7 @@ SERVER = [
     ("--model_id gone/folder/x", "gone/folder/x is missing"),
     ("--model_id {rows}", "is neither a model"),
     ("--model_id {at}/of_neox", "merged_weights.py"),
+    ("--model_id {at}/cut", "model.safetensors is damaged or cut"),
     ("--lora_modules a={at}/adapter a={at}/adapter", "twice"),
     ("--lora_modules a={base}", "NAME=FOLDER"),
     ("--lora_modules a", "NAME=FOLDER"),
@@ -575,3 +579,28 @@ def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
     assert found["finish_reasons"] == {"stop": 1, "length": 1, "skipped": 1} and found["completion_tokens"] == 7
     assert "1 row of 2 skipped: 1" in capsys.readouterr().out
     assert list(skip) == [*line(1), "reason"] and skip["output"] == ""
+
+
+@pytest.mark.torch
+def test_answers_of_other_weights_are_not_gone_on_with(there, tiny_base, tmp_path, monkeypatch):
+    """One bit of the weights is another; names and sizes are the same. The engine is a stand-in."""
+
+    def generate(llm, prompts, params, adapter=None):
+        return ((index, sampling.Answer([100], "length", None)) for index in range(len(prompts)))
+
+    monkeypatch.setattr(engine, "set_environment", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "load", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "generate", generate)
+    monkeypatch.setattr(sampling, "sampling_params", lambda *_, **__: None)
+    folder = model_folder(tmp_path / "m", tiny_base)
+    words = ["--model_id", folder, "--testset_path", there["rows"], "--output_path", tmp_path / "o.jsonl"]
+    run = vllm_inference.build_parser().parse_args
+    assert vllm_inference.main(run([*map(str, words)]))["rows"] == 1
+    assert vllm_inference.main(run([*map(str, words), "--resume"]))["new_rows"] == 0
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    with pytest.raises(InputError, match="made with model"):
+        vllm_inference.main(run([*map(str, words), "--resume"]))

@@ -21,7 +21,7 @@ import vllm_inference
 from sllm import chat
 from sllm.cli import InputError
 from sllm.lora import layout
-from sllm.serve import engine
+from sllm.serve import engine, sampling
 
 pytestmark = pytest.mark.torch
 
@@ -124,7 +124,7 @@ def greedy(folder: Path, tokenizer, adapter: Path | None = None) -> list[str]:
                 do_sample=False, max_new_tokens=ANSWER_TOKENS, eos_token_id=stops, pad_token_id=0,
             )  # fmt: skip
         new = out[0, len(ids) :].tolist()
-        answers.append(engine.text(tokenizer, engine.Answer(new, "", None), stops))
+        answers.append(sampling.text(tokenizer, sampling.Answer(new, "", None), stops))
     return answers
 
 
