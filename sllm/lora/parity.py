@@ -9,6 +9,7 @@ there memory follows the largest of those. All in fp32.
 
 import math
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,10 @@ class Streamed:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         self.adapted = adapted
-        with torch.no_grad(), nullcontext() if adapted else self.model.disable_adapter():
-            out = self.model(input_ids=ids.to(self.device), use_cache=False).logits
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*disabling adapter layers with bias")  # `_own` puts the base's back
+            with nullcontext() if adapted else self.model.disable_adapter():
+                out = self.model(input_ids=ids.to(self.device), use_cache=False).logits
         return [out[i, : len(row)] for i, row in enumerate(rows)]
 
     @property
