@@ -37,37 +37,32 @@ VISION = {
     "patch_size": 14,
 }  # fmt: skip
 GEMMA3 = SIZES | {"head_dim": 32, "sliding_window": 64}
-# config class, its settings, and the layers that get an adapter
-LLAMA = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-ATTENTION = LLAMA[:4]
-FAMILIES = {
-    "gpt_neox": ("GPTNeoXConfig", NEOX, "query_key_value dense dense_h_to_4h dense_4h_to_h".split()),
-    "qwen3_moe": ("Qwen3MoeConfig", EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32}, ATTENTION),
-    "olmoe": ("OlmoeConfig", EXPERTS | {"num_experts": 4}, ATTENTION),
-    "mixtral": ("MixtralConfig", EXPERTS | {"num_local_experts": 4}, ATTENTION),
+FAMILIES = {  # config class and its settings
+    "gpt_neox": ("GPTNeoXConfig", NEOX),
+    "qwen3_moe": ("Qwen3MoeConfig", EXPERTS | {"num_experts": 4, "moe_intermediate_size": 32}),
+    "olmoe": ("OlmoeConfig", EXPERTS | {"num_experts": 4}),
+    "mixtral": ("MixtralConfig", EXPERTS | {"num_local_experts": 4}),
     "gemma3": (
         "Gemma3Config",
         {"text_config": GEMMA3, "vision_config": VISION, "mm_tokens_per_image": 4, "boi_token_index": 4000,
          "eoi_token_index": 4001, "image_token_index": 4002},
-        LLAMA,
     ),
-    "gemma3_text": ("Gemma3TextConfig", GEMMA3, LLAMA),
-    "gemma2": ("Gemma2Config", GEMMA3, LLAMA),
-    "llama": ("LlamaConfig", SIZES | {"tie_word_embeddings": False}, LLAMA),
-    "llama_tied": ("LlamaConfig", SIZES | {"tie_word_embeddings": True}, LLAMA),
-    "qwen2": ("Qwen2Config", SIZES, LLAMA),
-    "qwen3": ("Qwen3Config", SIZES | {"head_dim": 32}, LLAMA),
-    "mistral": ("MistralConfig", SIZES, LLAMA),
-    "phi3": ("Phi3Config", SIZES, "qkv_proj o_proj gate_up_proj down_proj".split()),
-    "exaone4": ("Exaone4Config", SIZES | {"sliding_window": 64}, LLAMA),
+    "gemma3_text": ("Gemma3TextConfig", GEMMA3),
+    "gemma2": ("Gemma2Config", GEMMA3),
+    "llama": ("LlamaConfig", SIZES | {"tie_word_embeddings": False}),
+    "llama_tied": ("LlamaConfig", SIZES | {"tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", SIZES),
+    "qwen3": ("Qwen3Config", SIZES | {"head_dim": 32}),
+    "mistral": ("MistralConfig", SIZES),
+    "phi3": ("Phi3Config", SIZES),
+    "exaone4": ("Exaone4Config", SIZES | {"sliding_window": 64}),
+    "gpt2": ("GPT2Config", TOKENS | {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 1024}),
 }  # fmt: skip
-
-
-GPT2 = (
-    "GPT2Config",
-    TOKENS | {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 1024},
-    ["c_attn", "c_proj", "c_fc"],
-)
+# Where an adapter adds to other tensors on disk than its layer is called: (layer, tensor).
+RENAMED = {
+    "gemma3": ("model.language_model.layers.1.mlp.up_proj", "language_model.model.layers.1.mlp.up_proj.weight"),
+    "gpt2": ("transformer.h.1.mlp.c_fc", "transformer.h.1.mlp.c_fc.weight"),  # stored as (in, out)
+}
 QUESTIONS = ["대한민국의 수도는 어디인가요?", "건강하게 사는 방법을 세 가지만 알려 주세요.", "안녕"]
 ANSWER_TOKENS = 12
 
@@ -77,7 +72,7 @@ def make_base(family: tuple, folder: Path, tokenizer_from: Path) -> Path:
     import torch
     import transformers
 
-    kind, settings, _ = family
+    kind, settings = family
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**settings), dtype=torch.float32)
     for weight in model.parameters():
@@ -180,10 +175,9 @@ def data(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_all_stages(name, data, tiny_base, tmp_path):
     base = make_base(FAMILIES[name], tmp_path / "base", tiny_base)
-    targets = FAMILIES[name][2]
     common = ("--batch_size", 2, "--gradient_accum_steps", 1, "--report_to", "none", "--max_seq_length", 512)
     run(train_LoRA_SFT, "--model_id", base, "--trainset_path", data["rows"], "--output_dir", tmp_path / "sft",
-        "--lora_target_modules", *targets, "--lora_r", 4, "--max_steps", 3, "--learning_rate", "2e-2",
+        "--lora_r", 4, "--max_steps", 3, "--learning_rate", "2e-2",
         *common)  # fmt: skip
     run(train_LoRA_DPO, "--model_id", tmp_path / "sft", "--trainset_path", data["pairs"], "--output_dir",
         tmp_path / "dpo", "--max_steps", 2, "--learning_rate", 2e-3, *common)  # fmt: skip
@@ -192,30 +186,26 @@ def test_all_stages(name, data, tiny_base, tmp_path):
     on_disk, before = weights(merged), weights(base)
     assert on_disk.keys() == before.keys()
     assert {name for name in before if on_disk[name].shape != before[name].shape} == set()
+    factors = weights(tmp_path / "dpo", "adapter_model")
+    assert not [key for key in factors if "vision" in key or "lm_head" in key]
+    if name in RENAMED:
+        layer, tensor = RENAMED[name]
+        assert f"base_model.model.{layer}.lora_B.weight" in factors
+        assert (on_disk[tensor].float() - before[tensor].float()).abs().max() > 1e-4
     tokenizer = chat.load_tokenizer(str(merged))
     expected = greedy(merged, tokenizer)
     assert expected == greedy(base, tokenizer, adapter=tmp_path / "dpo") != greedy(base, tokenizer)
-    if name == "gemma3" and find_spec("torchvision") is None:  # vLLM's class of it imports that, asked or not
-        with pytest.raises(InputError, match="vLLM does not load"):
+    if name == "gemma3" and find_spec("torchvision") is None:  # which vLLM.s class of it imports
+        with pytest.raises(InputError, match="does not load|torchvision"):
             by_vllm(merged, tmp_path)
     else:
         assert by_vllm(merged, tmp_path) == expected
 
 
-def weights(folder: Path) -> dict:
+def weights(folder: Path, stem: str = "model") -> dict:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors")
-
-
-def test_gpt2_whose_layers_are_stored_the_other_way_round(tiny_base, tmp_path):
-    base = make_base(GPT2, tmp_path / "base", tiny_base)
-    adapter = make_adapter(base, tmp_path / "adapter", target_modules=GPT2[2])
-    run(merged_weights, "--model_id", adapter, "--merged_weights_path", tmp_path / "out")
-    tokenizer = chat.load_tokenizer(str(tmp_path / "out"))
-    expected = greedy(base, tokenizer, adapter)
-    assert greedy(tmp_path / "out", tokenizer) == expected != greedy(base, tokenizer)
-    assert by_vllm(tmp_path / "out", tmp_path) == expected
+    return load_file(folder / f"{stem}.safetensors")
 
 
 # ── mixtures of experts whose experts are adapted ──────────────────────────────────────────────────────────
