@@ -22,6 +22,11 @@ MEMORY = "a smaller --max_seq_length, --dtype bfloat16, --quantization fp8 or --
 # What a reason says (its exception's name included) → what to do. The first that fits.
 REMEDIES = (
     (r"architectures .* not supported", "this vLLM has no such architecture (config.json: architectures)"),
+    (
+        r"failed to be inspected",
+        "vLLM cannot import its class of this architecture: models that see images need torchvision, which the CPU "
+        "requirements leave out",
+    ),
     (r"does not recognize this architecture", "this transformers has no such model_type (config.json)"),
     (r"not support LoRA", "merge the adapter into its base: merged_weights.py"),
     (
