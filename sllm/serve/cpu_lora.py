@@ -1,17 +1,8 @@
-"""vLLM's CPU worker with LoRA kernels that are right in mixed batches. Named to vLLM as its `worker_cls`, so that it is
-loaded in whichever process runs the model: this one offline, the engine's own under the server.
-"""
+"""LoRA kernels for vLLM on a CPU that are right in batches of rows with and without an adapter; see `cpu_worker`."""
 
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
-from vllm.v1.worker.cpu_worker import CPUWorker
-
-
-class Worker(CPUWorker):
-    def load_model(self, *args, **kwargs):
-        group_by_adapter()
-        return super().load_model(*args, **kwargs)
 
 
 def group_by_adapter() -> None:

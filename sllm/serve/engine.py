@@ -1,7 +1,7 @@
 """How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
 
-vLLM is imported here, in `sampling`, in `online` (the server's half) and in the classes that vLLM itself loads
-(`cpu_lora`, `cpu_schedule`), nowhere else.
+vLLM is imported here, in `sampling`, in `online` (the server's half) and in what vLLM itself loads (`cpu_worker`,
+`cpu_lora`, `cpu_schedule`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
 with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
@@ -187,11 +187,11 @@ def options(
     if adapters:
         rank = max(model_facts.lora_rank(adapter) for adapter in adapters)
         settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
-        if on_cpu():
-            settings["worker_cls"] = "sllm.serve.cpu_lora.Worker"
-    if on_cpu() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        stored = kv_cache_dtype if kv_cache_dtype != "auto" else dtype
-        settings["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, stored, max_model_len, kv_tokens)
+    if on_cpu():
+        settings["worker_cls"] = "sllm.serve.cpu_worker.Worker"
+        if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+            stored = kv_cache_dtype if kv_cache_dtype != "auto" else dtype
+            settings["kv_cache_memory_bytes"] = _kv_bytes(model, dtype, stored, max_model_len, kv_tokens)
     return settings
 
 
