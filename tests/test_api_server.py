@@ -391,6 +391,24 @@ async def stream_with_the_async_client(url: str) -> str:
         return "".join([chunk.choices[0].delta.content or "" async for chunk in await ask])
 
 
+def test_a_seed_gives_the_same_answer_in_a_crowd_as_alone(server):
+    """Forty at once are more prompt tokens than a step reads: some prompts are read in parts."""
+    bodies = [
+        {"model": "sft", "messages": conversation(row), "seed": number, "temperature": 0.9, "max_tokens": 12}
+        for number, row in enumerate(rows(40))
+    ]
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            return await asyncio.gather(*(client.post("/v1/chat/completions", json=body) for body in bodies))
+
+    crowd = asyncio.run(ask())
+    assert [answer.status_code for answer in crowd] == [200] * 40
+    texts = [answer.json()["choices"][0]["message"] for answer in crowd]
+    alone = [post(server, "/v1/chat/completions", body).json()["choices"][0]["message"] for body in bodies[::4]]
+    assert texts[::4] == alone and len({text["content"] for text in texts}) > 30
+
+
 def test_the_async_client_streams(server, client):
     whole = client.chat.completions.create(model="sft", messages=QUESTION, temperature=0)
     assert asyncio.run(stream_with_the_async_client(server.url)) == whole.choices[0].message.content
