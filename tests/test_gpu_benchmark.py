@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -39,8 +40,11 @@ def out(tmp_path_factory):
 def test_every_guarantee_is_checked_and_holds(out):
     checks = json.loads((out / "report.json").read_text(encoding="utf-8"))["checks"]
     assert all(check["ok"] for check in checks)
-    assert {check["guarantee"][0] for check in checks} == set("1234567l")  # l: loss curves
+    assert {check["guarantee"][0] for check in checks} == set("1234567lb")  # l: loss curves, b: best checkpoint
     assert {check["model"] for check in checks} == {MODEL}
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["not_run"] == [f"peft {name}: needs a GPU" for name in ("4-bit", "8-bit", "float16")]
+    assert "peft 8-bit: needs a GPU" in (out / "report.md").read_text(encoding="utf-8")
 
 
 def test_every_case_is_measured(out):
@@ -62,7 +66,8 @@ def test_the_checks_can_fail(out, gpu):
         done = {
             "peft padded": {}, "peft padding-free": {}, "peft packed": {"packing_isolation": 0.0}, "peft resumed": {},
             "peft dpo-resumed": {},
-            "peft dpo": {"reference_difference": 0.0},
+            "peft dpo": {"reference_difference": 0.0}, "peft dpo-stored": {"reference_difference": 0.0},
+            "peft validated": {},
             "peft merged": {"near_ties": 0, "max_logit_difference": 0.0, "logit_bound": 1.0},
         }  # fmt: skip
         found = correctness.judge(MODEL, ["peft"], folder, done | changed)
@@ -98,9 +103,47 @@ def test_the_checks_can_fail(out, gpu):
     }
     assert spoilt("merged/generation_config.json", lambda text: text.replace("4", "5")) == {"3 stopping"}
     assert failing(**{"peft dpo": {"reference_difference": 0.01}}) == {"4 DPO reference"}
+    assert failing(**{"peft dpo-stored": {"reference_difference": 0.01}}) == {"4 DPO reference"}
+    assert spoilt("dpo-stored/metrics.jsonl", lambda text: text.replace('"loss": ', '"loss": 1', 1)) == {
+        "4 DPO reference"
+    }
+    assert spoilt("validated/metrics.jsonl", lambda text: text.replace('"eval_loss": ', '"eval_loss": -', 1)) == {
+        "best checkpoint"
+    }
     assert failing(**{"peft packed": {"packing_isolation": 0.2}}) == {"6 packing isolation"}
     worse = {"near_ties": 0, "max_logit_difference": 2.0, "logit_bound": 1.0}
     assert failing(**{"peft merged": worse}) == {"5 merge parity"}
+
+
+def test_the_checks_of_other_precisions_can_fail(out, gpu, tmp_path):
+    """They run on a GPU only; a finished run in 16 bits stands for them."""
+    from safetensors.torch import load_file, save_file
+
+    correctness = gpu["correctness"]
+    source = out / "correctness"
+    for name in (MODEL, f"{MODEL}-peft-padded"):
+        shutil.copytree(source / name, tmp_path / name)
+    for name in ("rows.jsonl", f"{MODEL}-peft-padded.rows.json"):
+        shutil.copy(source / name, tmp_path)
+    here = tmp_path / f"{MODEL}-peft-4-bit"
+    shutil.copytree(tmp_path / f"{MODEL}-peft-padded", here)
+
+    def failing() -> list[str]:
+        found = correctness.judge(MODEL, ["peft"], tmp_path, {"peft padded": {}, "peft 4-bit": {}})
+        return [check.what for check in found if not check.ok]
+
+    assert failing() == []
+    weights = load_file(here / "adapter_model.safetensors")
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, here / "adapter_model.safetensors")
+    assert failing() == ["peft 4-bit: adapter's dtype"]
+    save_file(
+        {name: weight * ("lora_B" not in name) for name, weight in weights.items()}, here / "adapter_model.safetensors"
+    )  # noqa: E501
+    assert failing() == ["peft 4-bit: share of lora_B that moved"]
+    save_file(weights, here / "adapter_model.safetensors")
+    text = (here / "metrics.jsonl").read_text(encoding="utf-8")
+    (here / "metrics.jsonl").write_text(text.replace('"loss": ', '"loss": 1', 1), encoding="utf-8")
+    assert failing() == ["peft 4-bit: loss curve beside 16 bits"]
 
 
 def test_a_command_that_fails_is_a_failed_check(gpu, tmp_path):

@@ -17,6 +17,8 @@ from subjects import ROOT, write_pairs, write_rows
 
 CURVES = 0.02  # largest difference between two loss curves, of the loss
 RESUMED = 0.01  # the same, of one run and its killed and resumed twin
+QUANTISED = 0.1  # the same, of a run on a base in 4 or 8 bits and the one in 16
+MOVED = 0.95  # least share of lora_B's weights, which begin as zeros, that training has to have moved
 STEPS = 24
 ROWS, BATCH, ACCUMULATION = 96, 2, 2  # one epoch: every row once
 LENGTH = 512
@@ -126,15 +128,26 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
         padded = started[f"{backend} padded"] = sft(f"{backend}-padded", *chosen, "--no-padding_free")
         started[f"{backend} padding-free"] = sft(f"{backend}-flat", *chosen, "--padding_free")
         started[f"{backend} packed"] = sft(f"{backend}-packed", *chosen, "--packing", "--max_steps", 4)
+        started[f"{backend} validated"] = sft(
+            f"{backend}-validated", *chosen, "--val_set_size", 16, "--max_steps", 8, "--save_steps", 2
+        )
+        for kind, flags in precisions(backend).items():
+            started[f"{backend} {kind}"] = sft(f"{backend}-{kind}", *chosen, "--no-padding_free", *flags)
         killed = sft(f"{backend}-killed", *chosen, "--no-padding_free", kill_at=12)
         started[f"{backend} resumed"] = sft(f"{backend}-killed", *chosen, "--no-padding_free", "--resume", after=killed)
-        stage = {name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "dpo-killed", "merged")}
+        stage = {
+            name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "dpo-stored", "dpo-killed", "merged")
+        }
         pairs = [
             "train_LoRA_DPO.py", *chosen, "--trainset_path", here / "pairs.jsonl", "--model_id", stage["padded"],
             "--max_seq_length", LENGTH, "--batch_size", 2, "--gradient_accum_steps", 2, "--max_steps", 8,
             "--save_steps", 2, "--learning_rate", "2e-4", "--report_to", "none", "--output_dir", stage["dpo"],
         ]  # fmt: skip
         dpo = started[f"{backend} dpo"] = commands.start(stage["dpo"].name, *pairs, after=padded)
+        stored = [words if words is not stage["dpo"] else stage["dpo-stored"] for words in pairs]
+        started[f"{backend} dpo-stored"] = commands.start(
+            stage["dpo-stored"].name, *stored, "--precompute_ref_log_probs", after=padded
+        )
         again = [words if words is not stage["dpo"] else stage["dpo-killed"] for words in pairs]
         killed = commands.start(f"{stage['dpo'].name}-killed", *again, after=padded, kill_at=5)
         started[f"{backend} dpo-resumed"] = commands.start(
@@ -145,6 +158,22 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
             stage["merged"], after=dpo,
         )  # fmt: skip
     return started
+
+
+def precisions(backend: str) -> dict[str, list]:
+    """Runs in other precisions, name → flags. bitsandbytes and float16 need a GPU, and unsloth loads no 8 bits here."""
+    if not _cuda():
+        return {}
+    found = {"4-bit": ["--bits", 4], "float16": ["--dtype", "float16"]}
+    return found | ({"8-bit": ["--bits", 8]} if backend == "peft" else {})
+
+
+def not_run(backends: list[str]) -> list[str]:
+    """What this machine leaves out, in words."""
+    if _cuda():
+        return []
+    names = ("4-bit", "8-bit", "float16")
+    return [f"{backend} {name}: needs a GPU" for backend in backends for name in names]
 
 
 def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) -> list[Check]:
@@ -176,7 +205,20 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
         if "packing_isolation" in done[name]:
             bound = 6e-2 if _cuda() else 1e-4
             check("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
-        if kind == "dpo":
+        if kind in ("4-bit", "8-bit", "float16") and f"{backend} padded" in done:
+            here = folder / f"{model}-{backend}-{kind}"
+            apart = _apart(here, folder / f"{model}-{backend}-padded")
+            check("precision", f"{name}: loss curve beside 16 bits", apart, CURVES if kind == "float16" else QUANTISED)
+            dtypes, moved = _adapter(here)
+            check("precision", f"{name}: adapter's dtype", dtypes, "F32", dtypes == "F32")
+            check("precision", f"{name}: share of lora_B that moved", moved, MOVED, moved >= MOVED)
+        if kind == "validated":
+            same = _root_is_best(folder / f"{model}-{backend}-validated")
+            check("best checkpoint", f"{name}: the folder's adapter", same, "the best one's", same == "the best one's")
+        if kind == "dpo-stored" and f"{backend} dpo" in done:
+            runs = [folder / f"{model}-{backend}-{stage}" for stage in ("dpo-stored", "dpo")]
+            check("4 DPO reference", f"{name}: loss curve beside references of each step", _apart(*runs), CURVES)
+        if kind in ("dpo", "dpo-stored"):
             check("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
         if kind == "merged":
             check(
@@ -225,6 +267,32 @@ def _apart(one: Path, other: Path) -> float:
     if not curves[0] or curves[0].keys() != curves[1].keys():
         return float("inf")
     return max(abs(curves[0][step] - loss) / loss for step, loss in curves[1].items())
+
+
+def _adapter(folder: Path) -> tuple[str, float]:
+    """The number formats of a saved adapter, and the share of lora_B's weights that are not zero."""
+    from safetensors import safe_open
+
+    formats, count, moved = set(), 0, 0
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            formats.add(str(file.get_slice(name).get_dtype()))
+            if "lora_B" in name:
+                weight = file.get_tensor(name)
+                count, moved = count + weight.numel(), moved + int(weight.count_nonzero())
+    return " ".join(sorted(formats)), moved / max(count, 1)
+
+
+def _root_is_best(folder: Path) -> str:
+    """Is the adapter in the folder's root, byte for byte, that of the checkpoint with the lowest eval_loss?"""
+    from sllm import monitor
+
+    losses = {row["step"]: row["eval_loss"] for row in monitor.read_metrics(folder) if "eval_loss" in row}
+    best = folder / f"checkpoint-{min(losses, key=losses.get)}"
+    files = [place / "adapter_model.safetensors" for place in (folder, best)]
+    if not files[1].exists():
+        return f"{best.name} is gone"
+    return "the best one's" if files[0].read_bytes() == files[1].read_bytes() else f"not that of {best.name}"
 
 
 def _probe(folder: Path) -> str:

@@ -13,6 +13,8 @@ def markdown(found: dict) -> str:
     parts = [heading(found)]
     if found.get("checks"):
         parts.append(checks(found["checks"]))
+    if found.get("not_run"):
+        parts.append("Not run here: " + "; ".join(found["not_run"]) + ".")
     if found.get("runs"):
         parts += [speed(found), targets(found)]
     return "\n\n".join(parts) + "\n"
