@@ -115,6 +115,7 @@ def main(args) -> dict | None:
         return {"stage": "dpo", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
     resume_from = resume.prepare_output(args)
     skipped.write(out)
+    session.set_up_logging(out)
 
     # ── model ──
     import datasets
@@ -198,7 +199,6 @@ def main(args) -> dict | None:
     )
     session.use_one_gpu(config)
     conversations = [row["prompt"] for row in valid_rows or rows]
-    session.set_up_logging(out)
     with session.adapter_in_float32(model):
         trainer = PairTrainer(
             model=model,

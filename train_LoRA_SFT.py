@@ -102,6 +102,7 @@ def main(args) -> dict | None:
         return {"stage": "sft", "dry_run": True, **stats, "memory_bytes": needs.memory, "disk_bytes": needs.disk}
     resume_from = resume.prepare_output(args)
     skipped.write(out)
+    session.set_up_logging(out)
 
     # ── model ──
     import datasets
@@ -179,7 +180,6 @@ def main(args) -> dict | None:
     )
     session.use_one_gpu(config)
     conversations = [row["messages"] for row in valid_rows or rows]
-    session.set_up_logging(out)
     with session.adapter_in_float32(model):
         trainer = evaluation.per_token(SFTTrainer)(
             model=model,

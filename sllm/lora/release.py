@@ -17,8 +17,8 @@ TOKENIZER_FILES = (
 BASE_FILES = "*.py LICENSE* NOTICE* USE_POLICY* preprocessor_config.json processor_config.json".split()
 _HYPERPARAMETERS = (
     "learning_rate train_epochs max_steps batch_size gradient_accum_steps lr_scheduler_type warmup_ratio weight_decay "
-    "max_grad_norm max_seq_length lora_r lora_alpha lora_dropout use_rslora lora_target_modules packing train_on_inputs "
-    "bits beta loss_type label_smoothing seed backend".split()
+    "max_grad_norm max_seq_length lora_r lora_alpha lora_dropout use_rslora lora_target_modules packing "
+    "train_on_inputs bits beta loss_type label_smoothing seed backend".split()
 )
 
 
