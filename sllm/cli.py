@@ -301,7 +301,8 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
     except Exception as error:
         fault = environment_fault(error)
         if fault:
-            _exit(2, fault)
+            command = _resume[0]() if _resume and "--batch_size" not in fault else None  # another run, with another
+            _exit(2, f"{fault}; to go on: {command}" if command else fault)
         traceback.print_exc()
         raise SystemExit(1) from None
     if results is not None:
@@ -314,6 +315,18 @@ def _exit(code: int, *problems: str) -> NoReturn:
     raise SystemExit(code) from None
 
 
+# torch's writer says "unexpected pos 64 vs 0" where a file is shorter than what it wrote: nothing else makes it so
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "unexpected pos ")
+_BAD_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG)
+_resume: list[Callable[[], str | None]] = []
+
+
+def offer_resume(command: Callable[[], str | None]) -> None:
+    """From here on, where the machine stops the run, say how it goes on: `command` returns it, or None where there is
+    nothing to go on from."""
+    _resume[:] = [command]
+
+
 def environment_fault(error: BaseException) -> str | None:
     """What to say of an error that the machine caused and not a bug: a full disk, a place that cannot be written, too
     little GPU memory. None for any other error. Libraries wrap such errors, so its causes are looked at too."""
@@ -323,9 +336,13 @@ def environment_fault(error: BaseException) -> str | None:
             return f"the disk is full{f': {error.filename}' if error.filename else ''}; free some space, then run again"
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"{error.filename}: {error.strerror}; name another place, or change its permissions"
+        if isinstance(error, OSError) and error.errno in _BAD_PLACE:
+            return f"{error.filename}: {error.strerror}; remove or repair what is there, or name another place"
         # safetensors and torch.save say it in words of their own
-        if "No space left on device" in text or ("PytorchStreamWriter" in text and "write" in text):
+        if any(words in text for words in _FULL_DISK) or ("PytorchStreamWriter" in text and "write" in text):
             return f"the disk is full ({_first_line(text)}); free some space, then run again"
+        if kind == "SafetensorError" and "I/O error" in text:
+            return f"{_first_line(text)}; remove or repair what is there, or name another place"
         if kind == "OutOfMemoryError":
             return (
                 f"not enough GPU memory ({_first_line(text)}); try a smaller --batch_size (and more "

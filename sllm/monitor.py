@@ -11,12 +11,12 @@ import signal
 import time
 from pathlib import Path
 
-from sllm import chat, checkpoint
+from sllm import chat, checkpoint, runs
 from sllm.cli import CheckFailed, json_safe
 
 METRICS_FILE = "metrics.jsonl"
 PROBE = "eval_probe"
-COMPLETE = "complete"
+COMPLETE = runs.COMPLETE
 SKIPPED_STEPS = 25  # in a row, that fp16's loss scaling may need to find its scale; it starts at 2^16 and halves
 
 
@@ -34,7 +34,7 @@ def read_marker(folder: Path) -> dict:
         hashes, _ = marker["files"], marker["arguments"]
     except FileNotFoundError:
         raise ValueError("it was not written to its end") from None
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"its {COMPLETE} file is damaged") from None
     present = {str(path.relative_to(folder)) for path in _files(folder)}
     missing = sorted(hashes.keys() - present)
@@ -68,13 +68,20 @@ def last_complete(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """The rows of `metrics.jsonl`; a torn last line (the run was killed while writing it) is left out."""
+    """The rows of `metrics.jsonl`; lines that are damaged are left out: a kill tears the last one."""
+    return _steps(Path(folder) / METRICS_FILE)
+
+
+def _steps(path: Path) -> list[dict]:
+    """The rows of a file whose lines are JSON objects with a step, those that can be read."""
     rows = []
-    for line in (Path(folder) / METRICS_FILE).read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 
@@ -121,9 +128,8 @@ def callbacks(
             """A resumed run has answered at the start once more, and may answer at later steps again."""
             path = folder / "samples.jsonl"
             if path.exists():
-                rows = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
-                kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step]
-                checkpoint.write_atomically(path, "".join(row + "\n" for row in kept))
+                kept = [json.dumps(row, ensure_ascii=False) for row in _steps(path) if row["step"] <= step]
+                checkpoint.write_atomically(path, "".join(row + "\n" for row in dict.fromkeys(kept)))
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not logs or "train_runtime" in logs or any(key.startswith(PROBE) for key in logs):

@@ -8,6 +8,7 @@ from sllm import hashes
 
 RUN_FILE = "run.json"
 UNFINISHED = ".unfinished"
+COMPLETE = "complete"  # in a checkpoint-N, written last
 STAGE_COMMAND = {
     "base": "python -m sllm.tiny_base --output_dir {0}",
     "data": "python prepare_data.py --input_path FILE --output_dir {0}",
@@ -88,7 +89,7 @@ def notes(folder: str | Path, record: dict | None) -> list[str]:
 
 def unfinished(folder: Path) -> str:
     """One line for a folder whose stage did not reach its end: how to go on."""
-    resumable = any(folder.glob("checkpoint-*"))
+    resumable = any(folder.glob(f"checkpoint-*/{COMPLETE}"))
     flag, other = ("--resume", "--overwrite") if resumable else ("--overwrite", "--resume")
     try:
         command = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))["command"]

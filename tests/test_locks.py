@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from sllm import checkpoint, locks
+from sllm import checkpoint, locks, runs
 from sllm.cli import InputError
 from sllm.serve import answers
 
@@ -140,13 +140,20 @@ def test_a_failed_start_is_in_nobodys_way(tmp_path):
     out = checkpoint.prepare_output(tmp_path / "sft", overwrite=False)
     (out / "metrics.jsonl").touch()
     (out / "runs").mkdir()
+    (out / "checkpoint-2").mkdir()  # torn: a disk that was full, or a kill, before the first one was whole
+    (out / "README.md").touch()
+    (out / ".metrics.jsonl.123").touch()
     checkpoint.check_output(out, overwrite=False)
+    assert "--overwrite" in runs.unfinished(out) and "--resume" not in runs.unfinished(out)
     checkpoint.prepare_output(out, overwrite=False)
     assert sorted(os.listdir(out)) == [".lock", ".unfinished"]
-    for name in ("checkpoint-4", "adapter_model.safetensors", "notes.txt"):
-        (out / name).mkdir()
+    for name in ("checkpoint-4/complete", "adapter_model.safetensors", "notes.txt"):
+        (out / name).mkdir(parents=True)
         assert "exists" in refused(checkpoint.check_output, out, overwrite=False)
+        assert ("--resume" in runs.unfinished(out)) == name.startswith("checkpoint")
         (out / name).rmdir()
+        if "/" in name:
+            (out / name).parent.rmdir()
     foreign = tmp_path / "board"
     (foreign / "runs").mkdir(parents=True)  # without our marker it is somebody's
     assert "exists" in refused(checkpoint.check_output, foreign, overwrite=False)

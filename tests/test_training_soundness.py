@@ -432,7 +432,62 @@ def test_what_the_machine_caused_is_told_from_bugs():
     assert "the disk is full" in environment_fault(
         RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1: file write failed")
     )  # noqa: E501
+    assert "the disk is full" in environment_fault(
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    )
     assert environment_fault(PermissionError(13, "Permission denied", "/x")).startswith("/x: Permission denied")
+    assert environment_fault(IsADirectoryError(21, "Is a directory", "/x/loss.png")).startswith("/x/loss.png: Is a ")
+    assert "repair" in environment_fault(SafetensorError("Error while serializing: I/O error: Is a directory (21)"))
     assert "--batch_size" in environment_fault(type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."))
     assert environment_fault(RuntimeError("anything else")) is None
     assert environment_fault(OSError(2, "No such file", "/x")) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("python train.py --resume", "; to go on: python train.py --resume\n"), (None, "run again\n")]
+)
+def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
+    from sllm import cli
+
+    def full(args):
+        cli.offer_resume(lambda: command)
+        raise OSError(28, "No space left on device", "/x/optimizer.pt")
+
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setattr(cli, "_resume", [])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(full, cli.parser("", "train.py"))
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert err.startswith("error: the disk is full: /x/optimizer.pt") and err.endswith(said)
+
+
+def test_a_checkpoint_whose_marker_is_no_file_is_passed_over(tmp_path):
+    from sllm import monitor
+
+    for step in (2, 4):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        monitor.mark_complete(tmp_path / f"checkpoint-{step}", {})
+    (tmp_path / "checkpoint-4" / "complete").unlink()
+    (tmp_path / "checkpoint-4" / "complete").mkdir()
+    last, passed_over = monitor.last_complete(tmp_path)
+    assert last.name == "checkpoint-2"
+    assert passed_over == {tmp_path / "checkpoint-4": "its complete file is damaged"}
+
+
+def test_damaged_lines_of_metrics_are_left_out(tmp_path):
+    from sllm import monitor
+
+    lines = [b'{"step": 1, "loss": 2.0}', b'{"st\xb4p": 2}', b"[3]", b'{"loss": 1.0}', b'{"step": 5}', b'{"step": 6']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert [row["step"] for row in monitor.read_metrics(tmp_path)] == [1, 5]
+
+
+def test_a_run_is_resumed_where_its_inputs_lie_now():
+    from sllm.lora import resume
+
+    assert resume._same("trainset_path", ["data/train.jsonl", "ab"], ["/moved/data/train.jsonl", "ab"])
+    assert not resume._same("model_id", ["data/train.jsonl", "ab"], ["data/train.jsonl", "cd"])
+    assert not resume._same("model_id", ["org/name", None], ["org/other", None])
+    assert resume._same("validation_path", None, None)
+    assert not resume._same("lora_target_modules", ["q_proj", "v_proj"], ["k_proj", "v_proj"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from sllm import checkpoint, cli, monitor
 
 ARGUMENTS = checkpoint.UNFINISHED  # what an unfinished run was started with
+_INPUTS = ("trainset_path", "validation_path", "model_id")
 
 
 def check_output(args) -> Path:
@@ -35,7 +36,7 @@ def _check_same_run(args, out: Path, marker: dict) -> None:
     changed = [
         f"--{name} was {_shown(before.get(name))}, now {_shown(now[name])}"
         for name in now
-        if now[name] != before.get(name) and name not in longer
+        if not _same(name, before.get(name), now[name]) and name not in longer
     ]
     if changed:
         raise cli.InputError(
@@ -47,6 +48,13 @@ def _check_same_run(args, out: Path, marker: dict) -> None:
             f"{out} is complete (it has run.json), so there is nothing to resume; a larger --train_epochs or "
             "--max_steps trains it further"
         )
+
+
+def _same(name: str, before: object, now: object) -> bool:
+    """Is it the same argument? An input counts by its content, wherever it lies now and however it is named."""
+    if name in _INPUTS and isinstance(before, list) and now and now[1]:
+        return before[1] == now[1]
+    return before == now
 
 
 def _is_longer(before: dict, now: dict) -> bool:
@@ -64,14 +72,20 @@ def started_with(args) -> dict:
     """The arguments and the inputs' hashes: what has to be the same for a resumed run to be the same run."""
     free = {"overwrite", "resume", "preview", "dry_run", "report_to", "output_dir", "logging_steps", "save_total_limit"}
     decides = {name: value for name, value in vars(args).items() if name not in free}
-    for name in ("trainset_path", "validation_path", "model_id"):
+    for name in _INPUTS:
         decides[name] = decides[name] and [decides[name], checkpoint.folder_hash(decides[name])]
     return json.loads(json.dumps(decides))
+
+
+def _command(out: Path) -> str | None:
+    """What resumes this run; None without a complete checkpoint."""
+    return cli.command_line(drop=["--overwrite"], add=["--resume"]) if monitor.last_complete(out)[0] else None
 
 
 def prepare_output(args) -> str | None:
     """Make the output folder. Returns the checkpoint to resume from; newer ones that are not whole are removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    cli.offer_resume(lambda: _command(out))
     started = {"command": cli.command_line(drop=["--resume"]), **started_with(args)}
     checkpoint.write_atomically(out / ARGUMENTS, json.dumps(started, ensure_ascii=False))
     if not args.resume:
