@@ -5,6 +5,7 @@ blocks, so that memory stays small whatever the model's size.
 """
 
 import json
+import math
 from pathlib import Path
 
 from sllm import hashes
@@ -17,6 +18,12 @@ _EXPONENTS = {
     "F32": ("<u4", 0x7F800000),
     "F64": ("<u8", 0x7FF0000000000000),
 }
+
+
+def may_be_infinite(shape) -> bool:
+    """Is a tensor of this shape a saved constant and no weight? Older versions of GPT-NeoX and GPT-2 saved the value
+    that masks attention (`masked_bias`, -1e9), which in float16 is an infinity, and is not used any more."""
+    return math.prod(shape) == 1
 
 
 def problems(folder: str | Path) -> list[str]:
@@ -48,8 +55,8 @@ def first_not_finite(path: str | Path) -> str | None:
             header = {}
         header.pop("__metadata__", None)
         for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            if tensor["dtype"] not in _EXPONENTS:
-                continue  # whole numbers, and quantised weights
+            if tensor["dtype"] not in _EXPONENTS or may_be_infinite(tensor["shape"]):
+                continue  # whole numbers, quantised weights, constants
             kind, mask = _EXPONENTS[tensor["dtype"]]
             first, last = tensor["data_offsets"]
             file.seek(8 + length + first)

@@ -79,8 +79,24 @@ def make_base(family: tuple, folder: Path, tokenizer_from: Path) -> Path:
         if weight.dim() > 1:
             weight.data.normal_(0, 0.1)
     model.half().save_pretrained(folder)
+    if kind == "GPTNeoXConfig":
+        add_saved_buffers(folder / "model.safetensors")
     chat.load_tokenizer(str(tokenizer_from)).save_pretrained(folder)
     return folder
+
+
+def add_saved_buffers(file: Path) -> None:
+    """What older versions saved beside the weights, as in Polyglot-ko's files; in float16 the mask's value is -inf."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(file)
+    for layer in range(2):
+        attention = f"gpt_neox.layers.{layer}.attention"
+        weights[f"{attention}.bias"] = torch.ones(1, 1, 1024, 1024, dtype=torch.bool).tril()
+        weights[f"{attention}.masked_bias"] = torch.tensor(-1e9).half()
+        weights[f"{attention}.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, file, {"format": "pt"})
 
 
 def make_adapter(base: Path, folder: Path, **settings) -> Path:
@@ -193,6 +209,7 @@ def test_all_stages(name, data, tiny_base, tmp_path):
         assert f"base_model.model.{layer}.lora_B.weight" in factors
         assert (on_disk[tensor].float() - before[tensor].float()).abs().max() > 1e-4
     tokenizer = chat.load_tokenizer(str(merged))
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "float16"  # as the base
     expected = greedy(merged, tokenizer)
     assert expected == greedy(base, tokenizer, adapter=tmp_path / "dpo") != greedy(base, tokenizer)
     if name == "gemma3" and find_spec("torchvision") is None:  # which vLLM's class of it imports

@@ -41,9 +41,7 @@ def build_parser():
     p = argparse.ArgumentParser(
         prog="run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "--out", type=Path, help="folder to write, emptied first; default: outputs/gpu or a folder in it"
-    )
+    p.add_argument("--out", type=Path, help="folder to write, emptied first; default: outputs/gpu or a folder in it")
     p.add_argument("--only", choices=("correctness", "speed"))
     p.add_argument("--small", action="store_true", help="tiny sizes for all that no flag names")
     p.add_argument("--backends", nargs="+", choices=("unsloth", "peft"), help="default: those that work here")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from sllm import finite
 from sllm.cli import InputError
 from sllm.lora.adapter import Delta, read
 from sllm.lora.layout import Group, Layout
@@ -115,7 +116,8 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     deltas, replaced, settings = read(adapter, layout)
     sources = layout.stored
     if dtype is None:
-        kinds = {stored.dtype for stored in sources.values() if len(stored.shape) > 1}
+        matrices = [stored for stored in sources.values() if len(stored.shape) > 1 and stored.dtype.is_floating_point]
+        kinds = {stored.dtype for stored in matrices}
         dtype = torch.float16 if kinds == {torch.float16} else torch.bfloat16
 
     untied = _untie(layout, settings, deltas, replaced)
@@ -232,7 +234,7 @@ def _blocks(piece: Piece) -> Iterator[torch.Tensor]:
                 block.addmm_(left[first:last], right, alpha=piece.delta.scale)
             largest = block.abs().max().item() if block.numel() else 0.0
             block = block.to(piece.dtype)
-        if not torch.isfinite(block).all():
+        if not torch.isfinite(block).all() and not finite.may_be_infinite(piece.source.shape):
             raise InputError(_not_finite(piece, largest if piece.rounded else math.nan))
         yield block
 
