@@ -31,7 +31,7 @@ def build_parser():
     group.add_argument(
         "--bootstrap", type=cli.between(100, 10_000), default=1000, help="resamples behind the intervals, from 100 on"
     )
-    group.add_argument("--seed", type=int, default=42, help="of the resamples")
+    group.add_argument("--seed", type=cli.seed, default=42, help="of the resamples")
     p.add_argument("--kto", action="store_true", help="write unpaired rows for KTO too: kto.jsonl")
     cli.add_output_flags(p, "outputs/preferences")
     return p
@@ -44,7 +44,11 @@ def main(args) -> dict:
     from sllm.data import preferences, ratings
 
     given = args.from_chat
+    if not given.removeprefix("sqlite://").strip("/"):
+        raise InputError(f"--from_chat {given!r} names no file; chainlit_app.py makes outputs/chat/chat.db")
     store = ChatStore(args.from_chat if "://" in args.from_chat else f"sqlite:///{args.from_chat}", must_exist=True)
+    if args.overwrite:
+        checkpoint.require_apart(args.output_dir, store.url.database)
     args.from_chat = store.url.render_as_string()  # what is recorded and said holds no password
     sys.argv = [args.from_chat if word == given else word for word in sys.argv]
     # Each source adds its pairs to `found.pairs`; from here on they are all alike.

@@ -69,8 +69,7 @@ def main(args) -> dict:
     choice = choose(args.backend)
     base = local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
-    if out.resolve() in (adapter.resolve(), base.resolve(), *adapter.resolve().parents, *base.resolve().parents):
-        raise cli.InputError(f"{out} is or holds what is read; name another folder: --merged_weights_path")
+    checkpoint.require_apart(out, adapter, base)
     tokenizer = chat.load_tokenizer(str(adapter))
     if not tokenizer.chat_template:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")

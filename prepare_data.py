@@ -24,7 +24,7 @@ def build_parser():
     p.add_argument("--input_path", nargs="+", required=True, metavar="FILE", help="rows: .jsonl or .json")
     p.add_argument("--valid_ratio", type=cli.fraction, default=0.05, help="share of the rows for valid.jsonl; 0: none")
     p.add_argument("--test_ratio", type=cli.fraction, default=0.05, help="share of the rows for test.jsonl; 0: none")
-    p.add_argument("--seed", type=int, default=42, help="which groups of rows go where")
+    p.add_argument("--seed", type=cli.seed, default=42, help="which groups of rows go where")
     p.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this model folder or Hub id")
     p.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
     p.add_argument(
@@ -43,18 +43,18 @@ def check_usage(args) -> list[str]:
     problems = []
     if args.valid_ratio + args.test_ratio >= 1:
         problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to stay below 1")
-    out, seen = Path(args.output_dir).resolve(), set()
+    seen: set[Path] = set()
     for path in args.input_path:
         full = Path(path).resolve()
         if full in seen:
             problems.append(f"{path} is named twice in --input_path")
-        if args.overwrite and out in full.parents:
-            problems.append(f"{path} lies in {args.output_dir}, which --overwrite empties; name another --output_dir")
         seen.add(full)
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; name the model too")
     checks = [lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite)]
     checks += [lambda: checkpoint.require_model(args.model_id)] if args.model_id else []
+    reads = (*args.input_path, args.model_id, args.chat_template)
+    checks += [lambda: checkpoint.require_apart(args.output_dir, *reads)] if args.overwrite else []
     try:
         cli.gather(*checks)
     except cli.InputError as error:

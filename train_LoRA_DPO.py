@@ -74,6 +74,7 @@ def main(args) -> dict | None:
         lambda: arguments.check_machine(args),
         lambda: check_loss(args),
     )
+    resume.require_apart(args, base)
     choice = backend.choose(args.backend)
     arguments.check_bits(args, choice)
     if not (args.preview or args.dry_run):

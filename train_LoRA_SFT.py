@@ -58,6 +58,7 @@ def main(args) -> dict | None:
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
     )
+    resume.require_apart(args, base)
     choice = backend.choose(args.backend)
     arguments.check_bits(args, choice)
     if not (args.preview or args.dry_run):

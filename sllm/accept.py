@@ -36,6 +36,8 @@ def main(args) -> dict:
     if broken:
         raise cli.InputError(broken)
     base = args.base_model
+    if base and checkpoint.require_model(base)[1]:
+        raise cli.InputError(f"--base_model {base} is an adapter itself; name its base")
     if hashes.is_adapter(folder) and not (base or (record.get("base") or {}).get("weights")):
         base = hashes.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "files": sorted(changed), "base": base}

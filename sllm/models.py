@@ -33,6 +33,8 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
     if is_adapter(folder):
         base, wrong = _find_base(folder, base_model)
         problems += wrong
+    elif base_model:
+        problems.append(f"--base_model {base_model}: {folder} is a whole model and has no base; leave the flag out")
     if problems:
         raise InputError(problems)
     return (base, model_id) if is_adapter(folder) else (model_id, None)

@@ -24,11 +24,16 @@ def main(args) -> dict:
         name, found, path = pair.partition("=")
         if not found or not Path(path).is_file():
             raise cli.InputError(f"{pair} is not NAME=FILE with a file that exists; make it with vllm_inference.py")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        answers[name] = {row["id"]: row for row in map(json.loads, lines)}
+        if not name or name in answers:
+            raise cli.InputError(f"{pair}: give each file a name of its own")
+        answers[name] = read(path)
     unknown = [name for name in args.equal or [] if name not in answers]
     if unknown:
         raise cli.InputError(f"--equal {' '.join(unknown)}: not among {', '.join(answers)}")
+    runs = {folder: checkpoint.read_run(folder) for folder in args.run}
+    if None in runs.values():
+        missing = ", ".join(folder for folder, record in runs.items() if record is None)
+        raise cli.InputError(f"--run {missing}: no run.json; name folders of finished stages")
     first = next(iter(answers.values()))
     shared = [row for key, row in first.items() if all(key in rows for rows in answers.values())]
     if not shared:
@@ -36,7 +41,7 @@ def main(args) -> dict:
 
     shown = {row["task"]: row for row in reversed(shared)}  # the first row of each task
     for row in list(reversed(shown.values()))[: args.rows]:
-        title = tasks.get(row["task"]).name_ko if row["task"] else ""
+        title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
         for name in answers:
             answer = answers[name][row["id"]]["output"]
@@ -53,12 +58,28 @@ def main(args) -> dict:
         alike = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
         print(f"{args.equal[0]} and {args.equal[1]} answer {alike} of {len(shared)} prompts alike")
         results["alike"] = alike
-    for folder in args.run:
-        metrics = (checkpoint.read_run(folder) or {}).get("metrics", {})
+    for folder, record in runs.items():
+        metrics = record.get("metrics", {})
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
         results[Path(folder).name] = numbers
     return results
+
+
+def read(path: str) -> dict[str, dict]:
+    """Lines of vllm_inference.py by their id. InputError for a file of anything else."""
+    found = {}
+    try:
+        for line in Path(path).read_text(encoding="utf-8").split("\n"):
+            if line.strip():
+                row = json.loads(line)
+                found[row["id"]] = row
+                row["output"].strip(), row["task"], row["messages"][-1]["content"]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise cli.InputError(
+            f"{path}:{len(found) + 1}: no line of answers; make the file with vllm_inference.py"
+        ) from None
+    return found
 
 
 def _conformance(rows) -> tuple[int, int, float]:

@@ -151,3 +151,29 @@ def test_a_python_without_the_packages_is_told_where_they_are():
         "-S", "vllm_inference.py", "--model_id", SAMPLE_ROWS.parent / "tiny_base", "--testset_path", SAMPLE_ROWS
     )
     assert_refused(done, "has no", ".venv/bin/activate")
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", '{"id": "a"}', "가".encode("cp949")], ids=repr)
+def test_side_by_side_takes_files_of_answers_alone(tmp_path, content):
+    from sllm import side_by_side
+
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    run = side_by_side.build_parser().parse_args
+    with pytest.raises(InputError, match="answer"):
+        side_by_side.main(run([f"a={file}", f"b={file}"]))
+    with pytest.raises(InputError, match="a name of its own"):
+        side_by_side.main(run([f"={file}"]))
+
+
+def test_an_adapter_is_not_accepted_on_what_is_no_model(tmp_path):
+    from sllm import accept
+
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "run.json").write_text("{}")
+    before = (tmp_path / "run.json").read_text()
+    for base in (tmp_path / "nope", tmp_path):
+        with pytest.raises(InputError):
+            accept.main(accept.build_parser().parse_args([str(tmp_path), "--base_model", str(base)]))
+    assert (tmp_path / "run.json").read_text() == before

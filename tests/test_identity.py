@@ -351,6 +351,8 @@ def test_an_unfinished_folder_is_refused(tmp_path, left):
     finished = adapter(tmp_path / "dpo", base)
     assert f"{base} is unfinished" in problems(checkpoint.require_model, str(finished))
     (folder / "checkpoint-4").mkdir()
+    assert "start it over with its own command" in problems(checkpoint.require_model, str(folder))  # a torn one
+    (folder / "checkpoint-4" / "complete").touch()
     assert "resume it with its own command and --resume" in problems(checkpoint.require_model, str(folder))
 
 
@@ -362,6 +364,7 @@ def test_an_unfinished_folder_names_the_command_that_goes_on(tmp_path, monkeypat
     said = problems(checkpoint.require_model, str(folder))
     assert "train_LoRA_SFT.py --output_dir 'a b' --overwrite`" in said
     (folder / "checkpoint-4").mkdir()
+    (folder / "checkpoint-4" / "complete").touch()
     said = problems(checkpoint.require_model, str(folder))
     assert "train_LoRA_SFT.py --output_dir 'a b' --resume`" in said
 

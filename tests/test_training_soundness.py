@@ -245,13 +245,12 @@ def test_quantised_runs_resume_with_the_flags_they_were_started_with(tiny_base, 
     words = ["--trainset_path", str(few_rows), "--model_id", str(tiny_base), "--output_dir", str(tmp_path / "x")]
     for flags in (["--load_in_4bit"], ["--bits", "4"], ["--no-load_in_4bit"], []):
         recorded = []
-        for resume in ([], ["--resume"]):
-            args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *resume])
+        for again in ([], ["--resume"]):
+            args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *again])
             arguments.resolve(args)
             recorded.append(resume.started_with(args))
-        assert recorded[0] == recorded[1] and recorded[0]["bits"] == (
-            4 if "4" in "".join(flags[:2]) and "--no" not in flags[0] else 16
-        )  # noqa: E501
+        assert recorded[0] == recorded[1]
+        assert recorded[0]["bits"] == (4 if flags in (["--load_in_4bit"], ["--bits", "4"]) else 16)
     args = train_LoRA_SFT.build_parser().parse_args([*words, "--load_in_4bit", "--bits", "8"])
     with pytest.raises(InputError, match="contradict"):
         arguments.resolve(args)
@@ -328,8 +327,14 @@ NAMES = [
     (["--optim", "adamw_8bit"], "--optim adamw_8bit needs bitsandbytes"),
     (["--optim", "adamw"], "'adamw'"),
     (["--lr_scheduler_type", "cosinus"], "'cosinus'"),
-    (["--max_steps", "0"], "-1 or a whole number above 0"),
-    (["--batch_size", "x"], "'x' is not a whole number above 0"),
+    (["--max_steps", "0"], "-1 or a whole number from 1"),
+    (["--batch_size", "x"], "'x' is not a whole number from 1"),
+    (["--batch_size", "100000000000"], "whole number from 1"),
+    (["--train_epochs", "1e300"], "number from 0.001 to 10000"),
+    (["--seed", "-1"], "whole number from 0"),
+    (["--val_set_size", "2.5"], "a share below 1, or a whole number"),
+    (["--packing", "--no-padding_free"], "not with --no-padding_free"),
+    (["--base_model", "nope"], "is a whole model and has no base"),
     (["--lora_target_modules", "q_proj", "v_porj"], "no layer is named v_porj"),
 ]
 
@@ -347,6 +352,19 @@ def test_wrong_names_are_refused_and_nothing_is_written(tiny_base, few_rows, tmp
         assert stop.code == 2
         shown = capsys.readouterr().err
     assert said in shown and not (tmp_path / "x").exists()
+
+
+def test_what_is_read_is_never_emptied(tiny_base, few_rows, sft_folder, tmp_path):
+    """--overwrite replaces a folder of ours, also one that holds the rows, the model or its base."""
+    here = tmp_path / "stage"
+    shutil.copytree(sft_folder, here)
+    shutil.copy(few_rows, here / "rows.jsonl")
+    before = sorted(here.rglob("*"))
+    flags = [word for word in SFT if "lora" not in word and word not in ("8", "16")]
+    for rows, model in ((few_rows, here), (here / "rows.jsonl", tiny_base)):
+        with pytest.raises(InputError, match="which --overwrite empties, and this run reads it"):
+            in_process(flags, "--trainset_path", rows, "--model_id", model, "--overwrite", "--output_dir", here)
+    assert sorted(here.rglob("*")) == before
 
 
 def test_wandb_without_a_key_is_refused(monkeypatch, tmp_path):

@@ -27,6 +27,12 @@ def resolve(args) -> None:
         args.load_in_4bit = None
     if args.early_stopping_patience and not (args.validation_path or args.val_set_size or validation_path(args)):
         problems.append("--early_stopping_patience needs rows to evaluate on: --validation_path or --val_set_size")
+    if args.val_set_size and args.validation_path:
+        problems.append("--val_set_size holds out training rows, --validation_path names others; give one of them")
+    if args.val_set_size > 1 and args.val_set_size % 1:
+        problems.append(f"--val_set_size {args.val_set_size}: a share below 1, or a whole number of rows")
+    if getattr(args, "packing", False) and (args.padding_free is False or args.group_by_length):
+        problems.append("--packing fills whole sequences: not with --no-padding_free or --group_by_length")
     fixed = _adapter_settings(args.model_id)
     for name, default in cli.LORA_DEFAULTS.items():
         given = getattr(args, name)

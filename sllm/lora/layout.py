@@ -80,8 +80,8 @@ class Layout:
 
     def why_not_changeable(self, parameter: str) -> str | None:
         """The reason why a change of `parameter` could not be written to the base's tensors; None: it can."""
-        if parameter in self.homes:
-            return None
+        if parameter in self.homes or (self.tied and parameter in (self.head, self.embedding)):
+            return None  # of a tied pair the merge writes both, where the adapter changes one
         group = self.groups.get(parameter)
         if group is None:
             return f"base {self.folder} does not have it"
