@@ -9,7 +9,7 @@ from conftest import DPO, SFT, assert_refused, in_process
 
 from sllm import checkpoint, monitor
 from sllm.cli import CheckFailed, InputError
-from sllm.lora import arguments, session
+from sllm.lora import arguments, resume, session
 
 pytestmark = pytest.mark.torch
 
