@@ -103,8 +103,8 @@ def main(args) -> dict:
         else:
             merge.write(plan, out)
         release.write_around(out, base=base, adapter=adapter, generation=generation, plan=plan)
-    chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
-    same = parity.check(base, adapter, out, tokenizer, plan.dtype)
+        chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
+        same = parity.check(base, adapter, out, tokenizer, plan.dtype)
     print(f"parity              {same}")
     if not same.holds:
         for flip in same.flips[:12]:
@@ -194,10 +194,10 @@ def choose(name: str):
 
 @contextlib.contextmanager
 def nothing_left(out: Path):
-    """Remove the folder when it cannot be written whole: a full disk, or a weight that is not finite."""
+    """Remove the folder when it is not written whole: a full disk, a weight that is not finite, Ctrl-C."""
     try:
         yield
-    except cli.InputError:
+    except (cli.InputError, KeyboardInterrupt):
         shutil.rmtree(out, ignore_errors=True)
         raise
     except OSError as error:

@@ -582,6 +582,19 @@ def test_a_disk_that_fills_up_leaves_nothing(file, adapter, tmp_path, monkeypatc
     assert "No space left on device" in said and "--merged_weights_path" in said
 
 
+def test_ctrl_c_during_a_merge_leaves_nothing(adapter, tmp_path, monkeypatch):
+    """A merge has nothing to resume, and half a folder would need --overwrite."""
+    from sllm.lora import parity
+
+    def pressed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity, "check", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        merge(adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ── elsewhere: the Hub, unsloth ────────────────────────────────────────────────────────────────────────────
 
 
