@@ -319,7 +319,7 @@ def _exit(code: int, *problems: str) -> NoReturn:
 
 # torch's writer says "unexpected pos 64 vs 0" where a file is shorter than what it wrote: nothing else makes it so
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "unexpected pos ")
-_BAD_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG)
+_BAD_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP)
 _resume: list[Callable[[], str | None]] = []
 
 
@@ -340,8 +340,6 @@ def environment_fault(error: BaseException) -> str | None:
             return f"{error.filename}: {error.strerror}; name another place, or change its permissions"
         if isinstance(error, OSError) and error.errno in _BAD_PLACE:
             return f"{error.filename}: {error.strerror}; remove or repair what is there, or name another place"
-        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            return f"{error.filename}: {error.strerror}; name another path"
         # safetensors and torch.save say it in words of their own
         if any(words in text for words in _FULL_DISK) or ("PytorchStreamWriter" in text and "write" in text):
             return f"the disk is full ({_first_line(text)}); free some space, then run again"
@@ -352,7 +350,7 @@ def environment_fault(error: BaseException) -> str | None:
                 f"not enough GPU memory ({_first_line(text)}); try a smaller --batch_size (and more "
                 "--gradient_accum_steps), a smaller --max_seq_length, or --bits 4"
             )
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
