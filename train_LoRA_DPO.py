@@ -52,6 +52,8 @@ def build_parser():
 
 
 def check_loss(args) -> None:
+    if args.lora_dropout:
+        raise cli.InputError("--lora_dropout: DPO is trained without dropout (TRL switches it off); leave the flag out")
     if "exo_pair" in args.loss_type and not args.label_smoothing:
         raise cli.InputError("--loss_type exo_pair needs --label_smoothing above 0; its paper takes 0.001")
 
@@ -65,14 +67,14 @@ def main(args) -> dict | None:
     # ── inputs ──
     validation = arguments.validation_path(args)
     skipped = formats.Skipped(args.skip_bad_rows)
-    _, (base, adapter), rows, valid_rows, out, *_ = cli.gather(
+    _, _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
+        lambda: check_loss(args),
         lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "preference", skipped=skipped),
         lambda: formats.load_rows(validation, "preference", skipped=skipped) if validation else [],
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
-        lambda: check_loss(args),
     )
     resume.require_apart(args, base)
     choice = backend.choose(args.backend)

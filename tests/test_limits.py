@@ -74,9 +74,11 @@ def refused(*words: object, said: tuple[str, ...], **env: str) -> None:
 
 
 def test_everything_wrong_with_a_command_line_is_said_at_once(tiny_base):
-    said = ("folder gone is missing", "--allow_anonymous", "--port 99999", "--max_waiting -1", "x=gone", "y is not")
-    wrong = ["--host", "0.0.0.0", "--port", "99999", "--max_waiting", "-1", "--lora_modules", "x=gone", "y"]
+    said = ("folder gone is missing", "--allow_anonymous", "x=gone", "y is not")
+    wrong = ["--host", "0.0.0.0", "--lora_modules", "x=gone", "y"]
     refused("--model_id", "gone", *wrong, said=said)
+    refused("--model_id", tiny_base, "--port", "99999", said=("whole number from 0 to 65535",))
+    refused("--model_id", tiny_base, "--max_waiting", "-1", said=("whole number from 0",))
     refused("--model_id", tiny_base, "--temperature", "9", said=("number from 0 to 2",))
     refused("--model_id", tiny_base, "--api_key", "a:", said=("API key 1",))
     refused("--model_id", tiny_base, "--host", "0.0.0.0", said=("--host 0.0.0.0", "SLLM_API_KEYS"))

@@ -485,7 +485,7 @@ def test_a_tokenizer_that_changed_after_training(adapter, tmp_path):
 def test_output_over_what_is_read(adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "stages" / "adapter")
     (tmp_path / "stages" / "run.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="holds what is read"):
+    with pytest.raises(InputError, match="which --overwrite empties, and this run reads it"):
         merge(tmp_path / "stages" / "adapter", tmp_path / "stages", "--overwrite")
     assert (tmp_path / "stages" / "adapter" / "adapter_model.safetensors").exists()
 

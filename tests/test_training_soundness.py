@@ -403,6 +403,8 @@ def test_every_offered_loss_trains(sft_folder, few_pairs, tmp_path):
 
     with pytest.raises(InputError, match="exo_pair needs --label_smoothing"):
         in_process(DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--loss_type", "exo_pair")
+    with pytest.raises(InputError, match="trained without dropout"):
+        in_process(DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--lora_dropout", "0.1")
     in_process(  # their sum
         DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--loss_type", *train_LoRA_DPO.LOSSES,
         "--label_smoothing", "0.01", "--max_steps", "1", "--batch_size", "2", "--output_dir", tmp_path / "x",
