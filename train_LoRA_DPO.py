@@ -97,7 +97,7 @@ def main(args) -> dict | None:
         return None
     sequences = encode.as_sequences(columns)
     tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
-    needs = plan.make(args, base=base, copies=2, tokens_per_batch=tokens, backend=choice.name)
+    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
@@ -159,7 +159,7 @@ def main(args) -> dict | None:
             max_seq_length=max_length,
             gradient_checkpointing=checkpointing,
         )
-    targets.require_adapted(model, needs.adapted)
+        targets.require_adapted(model, needs.adapted)
 
     # ── work ──
     dataset = datasets.Dataset.from_dict(columns)

@@ -81,7 +81,7 @@ def main(args) -> dict | None:
     flat = args.packing or args.padding_free is not False
     batch_size, accumulation = arguments.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
-    needs = plan.make(args, base=base, copies=1, tokens_per_batch=tokens, backend=choice.name)
+    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -132,8 +132,7 @@ def main(args) -> dict | None:
             max_seq_length=max_length,
             gradient_checkpointing=checkpointing,
         )
-
-    targets.require_adapted(model, needs.adapted)
+        targets.require_adapted(model, needs.adapted)
     if flat and choice.name == "peft":
         flat_attention.use(model)
 

@@ -93,6 +93,23 @@ def test_what_is_adapted_is_said_and_checked():
         targets.require_adapted(adapted, paths)
 
 
+def test_an_adapters_own_layers_are_what_its_file_holds(tiny_base, tmp_path):
+    """One of another tool may leave out layers that its target_modules name."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from sllm.lora import targets
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
+    adapted = peft.get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path)
+    paths = targets.of_adapter(tmp_path, AutoModelForCausalLM.from_pretrained(tiny_base))
+    assert paths == ["model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+    targets.require_adapted(adapted, paths)
+    assert targets.of_adapter(tiny_base, model) == []
+
+
 def test_no_script_names_layers_by_itself():
     for script in ("train_LoRA_SFT.py", "train_LoRA_DPO.py"):
         text = (ROOT / script).read_text(encoding="utf-8")

@@ -41,12 +41,13 @@ class Plan:
         return self.weights + self.adapter + self.activations + self.logits
 
 
-def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -> Plan:
+def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str, adapter: str | None = None) -> Plan:
     """Plan of a run from the base's config alone.
 
     Args:
         tokens_per_batch: tokens of one forward pass, padding included.
         copies: adapters held in memory (2 for DPO with its reference).
+        adapter: the folder of the adapter that is trained further; None: a fresh one.
         backend: peft or unsloth; they hold quantised models and logits differently.
     Raises:
         InputError: the config cannot be read, or a target module is not in the model.
@@ -59,7 +60,8 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str) -
     config = model_config(base)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    names, adapted = targets.resolve(model, args.lora_target_modules)
+    adapted = targets.of_adapter(adapter, model) if adapter else []
+    names, adapted = ([], adapted) if adapted else targets.resolve(model, args.lora_target_modules)
     modules = dict(model.named_modules())
     width, text = resolve_dtype(args.dtype).itemsize, config.get_text_config()
     # a linear layer's weight is (out, in), or (in, out): A is (rank, in) and B (out, rank)

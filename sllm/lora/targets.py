@@ -7,6 +7,7 @@ dot, and a router of experts only where it is named.
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -62,6 +63,19 @@ def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
     if not paths:
         raise InputError("--lora_target_modules: this model has no linear layer that could get an adapter")
     return _short(paths, everything), paths
+
+
+def of_adapter(folder: str | Path, model) -> list[str]:
+    """The layers of `model` that an adapter on disk changes: what its files hold, whatever its config's rules say
+    (`layers_to_transform` and others leave layers out). Empty where the adapter is not in safetensors."""
+    from safetensors import safe_open
+
+    file = Path(folder) / "adapter_model.safetensors"
+    if not file.is_file():
+        return []
+    with safe_open(file, "pt") as tensors:
+        found = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors.keys()}  # noqa: SIM118
+    return [path for path, _ in model.named_modules() if path in found]
 
 
 def said(paths: list[str]) -> str:
