@@ -51,7 +51,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m page --reruns 2 -rR
 
 test-fast: lint
-	$(BIN)/python -m pytest -m "not torch and not page"
+	$(BIN)/python -m pytest -m "not torch and not page and not processes"
 
 # The real unsloth in an environment of its own: it cannot be imported beside the CPU set, and needs no GPU to be
 # asked for its signatures.

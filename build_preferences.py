@@ -5,7 +5,8 @@ rows {"id", "task", "prompt", "chosen", "rejected"}; whole conversations stay in
 dropped and counted, equal judgements are merged, contradicting ones are reported and decided by majority.
 
 Writes train.jsonl, ratings.json and ratings.png (win rates and Bradley–Terry ratings with 95 % intervals), report.json
-(every row's origin, what was dropped and why), with --kto also kto.jsonl, and run.json into --output_dir.
+(every row's origin, what was dropped and why), rejects.jsonl (rows of the database that cannot be used, with the
+reason), with --kto also kto.jsonl, and run.json into --output_dir.
 
     python build_preferences.py --from_chat outputs/chat/chat.db --output_dir outputs/preferences
     python train_LoRA_DPO.py --model_id outputs/demo/sft --trainset_path outputs/preferences/train.jsonl
@@ -14,6 +15,7 @@ Writes train.jsonl, ratings.json and ratings.png (win rates and Bradley–Terry 
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from sllm import checkpoint, cli
@@ -26,6 +28,10 @@ def build_parser():
     group.add_argument(
         "--from_chat", required=True, metavar="DB", help="the chat page's database: a SQLite file or a SQLAlchemy URL"
     )
+    group.add_argument(
+        "--max_pairs_per_prompt", type=cli.whole(1, 1_000_000), default=10,
+        help="of up and down thumbs on one prompt; each answer is used as often as the others",
+    )  # fmt: skip
     group.add_argument("--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves")
     group = p.add_argument_group("ratings")
     group.add_argument(
@@ -52,21 +58,27 @@ def main(args) -> dict:
     args.from_chat = store.url.render_as_string()  # what is recorded and said holds no password
     sys.argv = [args.from_chat if word == given else word for word in sys.argv]
     # Each source adds its pairs to `found.pairs`; from here on they are all alike.
-    found = preferences.from_chat(store, keep_cut=args.keep_cut)
+    records = store.read()
+    store.close()
+    found = preferences.from_chat(
+        records, keep_cut=args.keep_cut, max_pairs_per_prompt=args.max_pairs_per_prompt
+    )  # fmt: skip
     judged = len(found.pairs) + sum(found.dropped.values())
     entries = preferences.merge(found)
-    votes = [(c.left.model, c.right.model, c.choice) for c in store.comparisons() if c.choice]
+    votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]
     rated = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
-    kto, kto_dropped = preferences.unpaired(store, keep_cut=args.keep_cut) if args.kto else ([], {})
-    store.close()
+    kto, kto_dropped = preferences.unpaired(records, keep_cut=args.keep_cut) if args.kto else ([], {})
     if not entries and not kto:
-        why = "; ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "nobody has voted yet"
+        why = [f"{count} {reason}" for reason, count in found.dropped.items()]
+        why += [f"{reject.table} {reject.id}: {reject.reason}" for reject in records.rejects[:5]]
+        why = "; ".join(why) or "nobody has voted yet"
         raise InputError(f"{args.from_chat} has no preference in it: {why}")
 
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
     write_rows(out / "train.jsonl", [entry["row"] for entry in entries])
     if args.kto:
         write_rows(out / "kto.jsonl", kto)
+    write_rows(out / "rejects.jsonl", [asdict(reject) for reject in records.rejects])
     write_json(out / "ratings.json", rated)
     if rated["models"]:
         ratings.plot(rated, str(out / "ratings.png"))
@@ -74,6 +86,8 @@ def main(args) -> dict:
         "judgements": judged,
         "rows": len(entries),
         "dropped": dict(found.dropped),
+        "rejects": len(records.rejects),
+        "capped": found.capped,
         "contradictions": found.contradictions,
         "votes": len(votes),
         "kto": {"rows": len(kto), "dropped": dict(kto_dropped)} if args.kto else None,
@@ -83,7 +97,14 @@ def main(args) -> dict:
     data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
     checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
     show(report, rated)
-    return {"stage": "data", "output_dir": str(out), "rows": len(entries), "judgements": judged, "kto_rows": len(kto)}
+    return {
+        "stage": "data",
+        "output_dir": str(out),
+        "rows": len(entries),
+        "judgements": judged,
+        "kto_rows": len(kto),
+        "rejects": len(records.rejects),
+    }
 
 
 def show(report: dict, rated: dict) -> None:
@@ -91,6 +112,12 @@ def show(report: dict, rated: dict) -> None:
     print(f"{report['judgements']} judgements → {report['rows']} rows, {dropped} dropped or merged")
     for reason, count in report["dropped"].items():
         print(f"  {count:>5} {reason}")
+    if report["rejects"]:
+        print(f"  {report['rejects']:>5} rows of the database cannot be used: rejects.jsonl says why")
+    for entry in report["capped"]:
+        question = entry["prompt"][-1]["content"][:40]
+        possible = entry["up"] * entry["down"]
+        print(f"  “{question}” {entry['up']} up, {entry['down']} down: {entry['kept']} of {possible} pairs kept")
     for entry in report["contradictions"]:
         question = entry["prompt"][-1]["content"][:40]
         print(f"  both ways: “{question}” {', '.join(entry['for'])} against {', '.join(entry['against'])}")

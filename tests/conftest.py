@@ -117,3 +117,25 @@ def tab(browser, page):
     opened = browser.open(page.url)
     yield opened
     opened.page.context.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server of the tests' own; its URL without a database."""
+    from postgres import start
+
+    with start() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def new_database(request, tmp_path_factory):
+    """Makes URLs of new, empty databases for the chat page: SQLite's, or PostgreSQL's with PAGE_DATABASE=postgresql."""
+    number = iter(range(10_000))
+    if os.environ.get("PAGE_DATABASE") == "postgresql":
+        from postgres import create_database
+
+        url = request.getfixturevalue("postgresql")
+        return lambda: create_database(url, f"page{next(number)}")
+    folder = tmp_path_factory.mktemp("databases")
+    return lambda: f"sqlite:///{folder}/{next(number)}/chat.db"

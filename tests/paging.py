@@ -1,6 +1,8 @@
 """Starts chat pages, stand-in servers and a browser for the tests."""
 
+import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -53,10 +55,12 @@ class Process:
 
 def chat_page(api: str, database: str, *flags: object, port: int | None = None, **env: str) -> Process:
     port = port or free_port()
-    return Process(
+    started = Process(
         "chainlit_app.py", "--api_base_url", api, "--database_url", database, "--port", port, *flags,
         url=f"http://127.0.0.1:{port}", **env,
     )  # fmt: skip
+    started.database = database
+    return started
 
 
 def stub(*models: str, port: int | None = None) -> Process:
@@ -70,6 +74,55 @@ def wait_for(what, seconds: float = 30, said=lambda: ""):
         assert time.monotonic() < end, f"nothing within {seconds} s: {said()}"
         time.sleep(0.05)
     return value
+
+
+class Network:
+    """A connection to a page that can be cut, as when a laptop leaves the Wi-Fi."""
+
+    def __init__(self, url: str):
+        self.target = int(url.rsplit(":", 1)[1])
+        self.open = True
+        self.sockets: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if not self.open:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self.sockets += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def cut(self) -> None:
+        self.open = False
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.sockets.clear()
+
+    def restore(self) -> None:
+        self.open = True
+
+    def close(self) -> None:
+        self.listener.close()
+        self.cut()
 
 
 class Browser:
@@ -99,11 +152,21 @@ class Tab:
     def __init__(self, page, url: str, ready: bool = True):
         self.page, self.url = page, url
         self.outside: list[str] = []
+        self.complaints: list[str] = []
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: None if self.is_ours(request.url) else self.outside.append(request.url))
         page.set_default_timeout(30_000)
         page.goto(url)
         if ready:
             self.ready()
+
+    def _console(self, said) -> None:
+        """Errors and warnings, but Chainlit's own: it asks who is logged in before anybody is, and which files may be
+        dropped before it has read its settings."""
+        known = re.search(r"401|Unauthorized|Skipped \"application/\*\"", said.text)
+        if said.type in ("error", "warning") and not known:
+            self.complaints.append(said.text)
 
     def is_ours(self, url: str) -> bool:
         return url.startswith((self.url, self.url.replace("http", "ws", 1), "data:", "blob:"))
@@ -137,6 +200,19 @@ class Tab:
 
     def text(self) -> str:
         return self.page.inner_text("body")
+
+    def messages(self) -> list[str]:
+        """Every question and answer that is shown, from top to bottom."""
+        return [element.inner_text().strip() for element in self.page.query_selector_all(".message-content")]
+
+    def wait(self, text: str) -> None:
+        self.page.wait_for_selector(f"text={text} >> visible=true")
+
+    def edit(self, number: int, text: str) -> None:
+        """The pencil of a question; it shows under the mouse."""
+        self.page.dispatch_event(f"button.edit-message >> nth={number}", "click")
+        self.page.fill("#edit-chat-input", text)
+        self.page.click(".confirm-edit")
 
     def answers(self) -> list[str]:
         return [element.inner_text() for element in self.page.query_selector_all(".ai-message .message-content")]

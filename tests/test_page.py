@@ -32,8 +32,8 @@ def api(tiny_base, sft_folder):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('chat')}/chat.db"
+def database(new_database):
+    return new_database()
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +219,11 @@ def test_languages_and_a_phone(browser, page, locale, width, said):
     tab.page.context.close()
 
 
-def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(browser, tiny_base, sft_folder, tmp_path):
+def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
+    browser, tiny_base, sft_folder, tmp_path, new_database
+):
     """A restart of both processes: the server and the page."""
-    database = f"sqlite:///{tmp_path}/chat.db"
+    database = new_database()
     api = serve(tiny_base, sft=sft_folder)
     first = chat_page(f"{api.url}/v1", database)
     tab = browser.open(first.url)
@@ -230,12 +232,14 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
     tab.page.wait_for_selector("[data-arena=vote]")
     port = int(first.url.rsplit(":", 1)[1])
     stopped = first.stop()
-    shutil.copy(tmp_path / "chat.db", tmp_path / "copy.db")  # alone, without what SQLite keeps beside it
+    copy = database
+    if database.startswith("sqlite"):  # the file alone, without what SQLite keeps beside it
+        copy = f"sqlite:///{shutil.copy(database.removeprefix('sqlite:///'), tmp_path / 'copy.db')}"
     api.stop()
     api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)
     try:
-        assert stopped == 0 and len(ChatStore(f"sqlite:///{tmp_path}/copy.db", must_exist=True).comparisons()) == 1
+        assert stopped == 0 and len(ChatStore(copy, must_exist=True).comparisons()) == 1
         tab = browser.open(second.url)
         tab.page.click("a:has-text('기억할 질문')")
         tab.page.wait_for_selector("[data-arena=vote]")
@@ -266,10 +270,10 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(brow
         api.stop()
 
 
-def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, api, tmp_path):
+def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, api, tmp_path, new_database):
     """Chat → 12 votes → build_preferences.py → train_LoRA_DPO.py → served → the list of models shows the new one."""
-    database = tmp_path / "chat.db"
-    chat = chat_page(f"{api.url}/v1", f"sqlite:///{database}")
+    database = new_database()
+    chat = chat_page(f"{api.url}/v1", database)
     try:
         tab = browser.open(chat.url)
         tab.profile("arena")
@@ -277,7 +281,7 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
         for number in range(12):
             tab.send(f"{number}번 질문입니다. 물은 몇 도에서 끓나요?")
             tab.page.wait_for_selector("[data-arena=vote] >> nth=0")
-            found = ChatStore(f"sqlite:///{database}").comparisons()[-1]
+            found = ChatStore(database).comparisons()[-1]
             side = "left" if found.left.model == "sft" else "right"
             tab.page.click(f"[data-vote={side}] >> nth=-1")
             tab.page.wait_for_function("!document.querySelector('[data-arena=vote]')")
@@ -297,12 +301,12 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
     )  # fmt: skip
     server = serve(tiny_base, sft=sft_folder, voted=tmp_path / "voted")
     try:
-        chat = chat_page(f"{server.url}/v1", f"sqlite:///{database}")
+        chat = chat_page(f"{server.url}/v1", database)
         try:
             tab = browser.open(chat.url)
             tab.profile("voted")
             tab.send("물은 몇 도에서 끓나요?")
-            assert ChatStore(f"sqlite:///{database}").answers()[-1].model == "voted"
+            assert ChatStore(database).answers()[-1].model == "voted"
         finally:
             chat.stop()
     finally:

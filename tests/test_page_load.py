@@ -3,14 +3,14 @@
 import asyncio
 import signal
 import sqlite3
-import uuid
 
 import httpx
 import pytest
-import socketio
+from page_client import Person
 from paging import chat_page, stub, wait_for
 
 from sllm.chatstore import ChatStore
+from sllm.page.threads import ThreadStore
 
 pytestmark = pytest.mark.page
 PEOPLE = 100
@@ -18,81 +18,14 @@ PEOPLE = 100
 
 @pytest.fixture(scope="module")
 def api():
-    server = stub("good", "other")
+    server = stub("--tasks", "good", "other")
     yield server
     server.stop()
 
 
-class Person:
-    """One browser tab, without the browser."""
-
-    def __init__(self, url: str, number: int, profile: str):
-        self.url, self.number, self.profile = url, number, profile
-        self.client = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
-        self.socket = socketio.AsyncClient(reconnection=False)
-        self.session, self.thread, self.props = str(uuid.uuid4()), None, {}
-        self.changed, self.texts = asyncio.Event(), []
-        self.socket.on("element", self.element)
-        self.socket.on("new_message", self.message)
-        self.socket.on("update_message", self.message)
-
-    async def element(self, data) -> None:
-        if data["name"] == "Arena":
-            self.props = data["props"]
-            self.changed.set()
-
-    async def message(self, data) -> None:
-        if data["type"] == "assistant_message" and data["output"]:
-            self.texts.append(data["output"])
-            self.changed.set()
-
-    async def enter(self) -> None:
-        await self.client.post("/auth/header")
-        cookie = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
-        auth = {
-            "threadId": self.thread,
-            "sessionId": self.session,
-            "clientType": "webapp",
-            "chatProfile": self.profile,
-            "userEnv": "{}",
-        }
-        await self.socket.connect(
-            self.url,
-            socketio_path="/ws/socket.io",
-            transports=["websocket"],
-            auth=auth,
-            headers={"Cookie": cookie},
-            wait_timeout=60,
-        )
-        await self.socket.emit("connection_successful")
-
-    async def say(self, text: str) -> None:
-        message = {
-            "id": str(uuid.uuid4()), "threadId": "", "name": "local", "type": "user_message", "output": text,
-            "createdAt": "2026-11-21T00:00:00.000Z", "metadata": {},
-        }  # fmt: skip
-        await self.socket.emit("client_message", {"message": message, "fileReferences": []})
-
-    async def until(self, what) -> None:
-        async with asyncio.timeout(120):
-            while not what():
-                self.changed.clear()
-                await self.changed.wait()
-
-    async def vote(self, choice: str) -> None:
-        payload = {"comparison": self.props["comparison"], "choice": choice}
-        action = {"name": "vote", "payload": payload, "id": str(uuid.uuid4()), "label": "", "tooltip": ""}
-        answer = await self.client.post("/project/action", json={"action": action, "sessionId": self.session})
-        assert answer.status_code == 200 and answer.json()["response"] == {"ok": True}, answer.text
-
-    async def leave(self) -> None:
-        await self.socket.disconnect()
-        await self.client.aclose()
-
-
-def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, tmp_path):
+def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, new_database):
     """asyncio itself reports, in its debug mode, what held the page's event loop for over 100 ms."""
-    database = f"sqlite:///{tmp_path}/chat.db"
+    database = new_database()
     page = chat_page(api.url.removesuffix("/models"), database, PYTHONASYNCIODEBUG="1")
 
     async def one(number: int) -> None:
@@ -103,9 +36,9 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, tmp_path):
         assert (await person.client.get("/project/settings?language=ko-KR")).status_code == 200
         await person.say(f"{number}번 질문")
         if number % 2:
-            await person.until(lambda: person.props.get("state") == "vote")
+            await person.until(lambda: person.props("Arena").get("state") == "vote")
             await person.vote("left")
-            voted.append(person.props["comparison"])
+            voted.append(person.props("Arena")["comparison"])
         else:
             await person.until(lambda: any(f"{number}번 질문" in text for text in person.texts))
             answered.append(number)
@@ -132,10 +65,10 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, tmp_path):
         page.stop()
 
 
-def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, tmp_path):
-    database = f"sqlite:///{tmp_path}/chat.db"
+def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, new_database):
+    database = new_database()
     page = chat_page(api.url.removesuffix("/models"), database)
-    said: dict[str, list[str]] = {}
+    said: dict[str, str] = {}  # the vote that was confirmed first
     votes = 0
 
     async def one(number: int) -> None:
@@ -143,15 +76,14 @@ def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, tmp
         person = Person(page.url, number, "arena")
         await person.enter()
         await person.say(f"{number}번 질문")
-        await person.until(lambda: person.props.get("state") == "vote")
-        comparison = person.props["comparison"]
+        await person.until(lambda: person.props("Arena").get("state") == "vote")
+        comparison = person.props("Arena")["comparison"]
         for choice in ("left", "right", "tie", "both_bad") * 25:
-            said.setdefault(comparison, ["", ""])[1] = choice  # on its way
             try:
                 await person.vote(choice)
             except httpx.HTTPError:
                 return
-            said[comparison][0] = choice  # confirmed
+            said.setdefault(comparison, choice)
             votes += 1
             if votes == 20:
                 page.process.send_signal(signal.SIGKILL)
@@ -161,42 +93,46 @@ def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, tmp
 
     asyncio.run(everybody())
     assert page.process.wait(10) == -signal.SIGKILL and votes >= 20
-    with sqlite3.connect(tmp_path / "chat.db") as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    kept = {c.id: c.choice or "" for c in ChatStore(database, must_exist=True).comparisons()}
-    assert said and all(kept[comparison] in choices for comparison, choices in said.items()), (said, kept)
+    if database.startswith("sqlite"):
+        with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    kept = {c.id: c.choice for c in ChatStore(database, must_exist=True).comparisons()}
+    assert said and all(kept[comparison] == choice for comparison, choice in said.items()), (said, kept)
     again = chat_page(api.url.removesuffix("/models"), database)
     assert again.stop() == 0
 
 
-def test_ids_of_conversations_are_not_sql(api, tmp_path):
+def test_ids_of_conversations_are_not_sql(api, new_database):
     """Browsers name their conversations, and Chainlit writes the names into its queries."""
-    page = chat_page(api.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db")
+    page = chat_page(api.url.removesuffix("/models"), new_database())
 
     async def attack() -> None:
         person = Person(page.url, 0, "good")
         person.thread = "x') OR json(CASE WHEN 1=1 THEN '1' ELSE 'bad' END)='2' --"
-        with pytest.raises(socketio.exceptions.ConnectionError):
-            await person.enter()
-        await person.client.aclose()
+        await person.enter()
+        await person.until(lambda: person.errors)
+        await person.leave()
 
     try:
         asyncio.run(attack())
-        with sqlite3.connect(tmp_path / "chat.db") as connection:
-            assert connection.execute("SELECT COUNT(*) FROM threads").fetchone() == (0,)
+        assert not ThreadStore(ChatStore(page.database)).list("local", "", first=10, start=0)[0]
     finally:
         page.stop()
 
 
-def test_a_task_is_no_path(api, tmp_path):
-    page = chat_page(api.url.removesuffix("/models"), f"sqlite:///{tmp_path}/chat.db")
+def test_a_task_is_no_path(api, new_database):
+    page = chat_page(api.url.removesuffix("/models"), new_database())
 
     async def attack() -> None:
         person = Person(page.url, 0, "good")
         await person.enter()
-        payload = {"task": "../chat/completions", "fields": {"messages": [{"role": "user", "content": "몰래"}]}}
-        action = {"name": "task_run", "payload": payload, "id": str(uuid.uuid4()), "label": "", "tooltip": ""}
-        await person.client.post("/project/action", json={"action": action, "sessionId": person.session})
+        await person.say("", command="과제")
+        await person.until(lambda: person.props("TaskForm"))
+        form = person.props("TaskForm")["form"]
+        fields = {"messages": [{"role": "user", "content": "몰래"}]}
+        assert (await person.act("task_run", form=form, task="../chat/completions", fields=fields))[
+            "state"
+        ] == "refused"
         await person.until(lambda: any("task" in text for text in person.texts))
         await person.leave()
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, assert_refused, run_script
 
 from sllm.cli import InputError
-from sllm.page import files, guard, tables, users
+from sllm.page import files, markdown, security, tables, users
 from sllm.page.words import EN, KO, words
 
 
@@ -46,10 +46,56 @@ def test_a_table_that_was_cut_shows_its_whole_rows():
     assert tables.show("<table> 태그는 </tr> 이렇게") == "<table> 태그는 </tr> 이렇게"
 
 
-def test_files_are_read_or_refused_by_name(tmp_path):
+FORMULAS = (
+    ("$5이고 판매가는 $10입니다", r"\$5이고 판매가는 \$10입니다"),
+    ("가격은 $5~$10, $3.50과 $1,000", r"가격은 \$5~\$10, \$3.50과 \$1,000"),
+    ("$5, $10 그리고 $a$", r"\$5, \$10 그리고 $a$"),
+    ("$a^2+b^2=c^2$, $$x$$", "$a^2+b^2=c^2$, $$x$$"),
+    (r"넓이 \( a^2 \), 부피 \[a^3\]!", "넓이 $a^2$, 부피 \n$$\na^3\n$$\n!"),
+    (r"이미 \$5, 역슬래시 \\ 와 \n", r"이미 \$5, 역슬래시 \\ 와 \n"),
+    ("`$HOME`과 ``a`$b`` 와 $3", "`$HOME`과 ``a`$b`` 와 \\$3"),
+    ("```sh\necho $A \\(b\\)\n```\n$3", "```sh\necho $A \\(b\\)\n```\n\\$3"),
+    (r"닫히지 않는 \( 와 \[ 와 $$", r"닫히지 않는 \( 와 \[ 와 \$\$"),
+    ("```\n끝나지 않는 $코드", "```\n끝나지 않는 $코드"),
+)
+
+
+@pytest.mark.parametrize(("text", "shown"), FORMULAS)
+def test_formulas_are_formulas_and_prices_are_prices(text, shown):
+    assert markdown.show(text) == shown
+
+
+def test_an_answer_that_streams_ends_as_it_would_at_once():
+    code = "```sh\n" + "echo $HOME \\(x\\)\n" * 400 + "```"
+    assert markdown.show(f"$1\n\n{code}\n\n$2") == f"\\$1\n\n{code}\n\n\\$2"
+    text = (
+        "\n\n".join(text for text, _ in FORMULAS[:-2])
+        + f"\n\n{code}\n\n"
+        + "\n\n<table><tr><td>$1</td></tr></table>\n\n끝 $x$"
+    )
+    dice = random.Random(0)
+    for _ in range(50):
+        stream, rest = markdown.Markdown(), text
+        while rest:
+            cut = dice.randint(1, 9)
+            stream.feed(rest[:cut])
+            rest = rest[cut:]
+        stream.close()
+        assert stream.shown == markdown.show(text)
+
+
+def test_a_paragraph_without_end_stays_cheap_to_show():
+    """What may still change is bounded, so that each piece costs the same however long the answer is."""
+    stream = markdown.Markdown()
+    for _ in range(4000):
+        stream.feed("\\[ $a ")
+        assert len(stream._open) <= markdown.LONGEST
+    assert len(stream.shown) >= 4000 * 4
+
+
+def test_files_are_read_or_refused_by_name():
     def read(name: str, data: bytes) -> str:
-        (tmp_path / "data").write_bytes(data)
-        return files.read(str(tmp_path / "data"), name, 0.001)
+        return files.read(data, name, 1049)
 
     assert read("a.txt", "\ufeff한글\r\n둘".encode()) == "한글\n둘"
     assert read("A.CSV", "가,나".encode("cp949")) == "가,나"
@@ -91,15 +137,15 @@ def test_passwords_are_hashed_and_checked(tmp_path):
         and "horse" not in Path(path).read_text()
         and Path(path).stat().st_mode & 0o77 == 0
     )
-    assert asyncio.run(users.check(known, "minji", "another horse"))
-    assert not asyncio.run(users.check(known, "minji", "correct horse"))
-    assert not asyncio.run(users.check(known, "nobody", "another horse"))
+    assert users.verify(known["minji"], "another horse")
+    assert not users.verify(known["minji"], "correct horse")
+    assert not users.verify(None, "another horse")
     for name, password in (("a:b", "long enough"), ("", "long enough"), ("a", "short")):
         with pytest.raises(InputError):
             users.add(path, name, password)
 
 
-def ask(host: str, origin: str | None, names=guard.CALLED_BY_NAME) -> int:
+def ask(host: str, origin: str | None, names=security.LOCAL_HOSTS) -> int:
     sent = []
 
     async def app(scope, receive, send):
@@ -108,8 +154,12 @@ def ask(host: str, origin: str | None, names=guard.CALLED_BY_NAME) -> int:
     async def send(message):
         sent.append(message)
 
+    async def owns(user: str, thread: str) -> bool:
+        return True
+
     headers = [(b"host", host.encode()), *([(b"origin", origin.encode())] if origin else [])]
-    asyncio.run(guard.Guard(app, "<script>x</script>", names)({"type": "http", "headers": headers}, None, send))
+    scope = {"type": "http", "headers": headers, "scheme": "http", "path": "/", "method": "GET"}
+    asyncio.run(security.Security(app, "<script>x</script>", names, None, owns, 1000)(scope, None, send))
     return sent[0]["status"]
 
 
@@ -127,10 +177,32 @@ def test_wrong_flags_are_all_said_at_once(tmp_path):
     flags = ("--auth", "password", "--users_file", tmp_path / "users.txt")
     assert_refused(run_script("chainlit_app.py", *flags), "users.txt:1 is not name:hash")
     assert_refused(run_script("chainlit_app.py", "--database_url", "chat.db"), "no SQLAlchemy URL")
-    assert_refused(run_script("chainlit_app.py", PORT="abc"), "abc")
+    assert_refused(run_script("chainlit_app.py", SLLM_PORT="abc"), "abc")
 
 
 def test_a_command_makes_entries(tmp_path):
     command = [sys.executable, "chainlit_app.py", "--users_file", str(tmp_path / "users.txt"), "--add_user", "minji"]
     done = subprocess.run(command, cwd=ROOT, input="correct horse\n", text=True, capture_output=True)
     assert done.returncode == 0 and list(users.read(str(tmp_path / "users.txt"))) == ["minji"]
+
+
+def test_only_prefixed_variables_are_read(monkeypatch):
+    import chainlit_app
+
+    for name in ("HOST", "PORT", "TIMEOUT", "AUTH", "API_KEY"):
+        monkeypatch.setenv(name, "from another program")
+    monkeypatch.setenv("SLLM_API_KEY", "secret")
+    args = chainlit_app.build_parser().parse_args([])
+    assert (args.host, args.port, args.api_key) == ("127.0.0.1", 8501, "secret")
+
+
+def test_attempts_are_counted_in_a_window():
+    from sllm.page.logins import Attempts
+
+    attempts = Attempts(2, seconds=1000)
+    assert [attempts.take("a") for _ in range(3)] == [True, True, False] and attempts.take("b")
+    attempts.give_back("a")
+    assert [attempts.take("a") for _ in range(2)] == [True, False]
+    for number in range(10_002):
+        attempts.take(str(number))
+    assert not attempts.take("a")  # who is counted still is

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sqlite3
 import subprocess
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def vote(store, number, left, right, choice, **more) -> None:
 
 def test_what_is_written_reads_back(store):
     given = answer("a", "100도입니다.", sampling={"seed": 7}, template_hash="f" * 64, task="task08_02")
-    store.add_answer(given)
+    store.put_answer(given)
     kept = store.answer("a")
     assert kept.time and kept == Answer(**{**given.__dict__, "time": kept.time})
     store.set_thumb("a", 0, "틀렸다")
@@ -70,7 +71,7 @@ def test_a_vote_that_does_not_arrive_is_an_error(store, tmp_path):
 
 
 def test_a_comparison_is_whole_or_not_there(store):
-    store.add_answer(answer("1-1", "있던 답"))
+    store.put_answer(answer("1-1", "있던 답"))
     with pytest.raises(NotStored):
         vote(store, 1, "가", "나", None)
     assert [a.id for a in store.answers()] == ["1-1"] and store.comparisons() == []
@@ -85,14 +86,14 @@ def test_votes_become_pairs(store):
     vote(store, 5, "가", "나", None)
     vote(store, 6, "같다", "같다", "left")
     vote(store, 7, "잘린 답", "나", "left", finish_reason="length")
-    found = preferences.from_chat(store)
+    found = preferences.from_chat(store.read())
     entries = preferences.merge(found)
     assert [(e["row"]["prompt"], e["row"]["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
     assert entries[1]["models"] == {"chosen": "dpo", "rejected": "sft"}
     assert found.dropped == {
         "tie": 1, "both bad": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
     }  # fmt: skip
-    assert len(preferences.merge(preferences.from_chat(store, keep_cut=True))) == 3
+    assert len(preferences.merge(preferences.from_chat(store.read(), keep_cut=True))) == 3
 
 
 def test_duplicates_merge_and_contradictions_are_reported(store):
@@ -101,7 +102,7 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
     vote(store, 10, "다", "라", "left", rater="a")
     vote(store, 11, "다", "라", "right", rater="a")
     vote(store, 12, "가", "나", "right", rater="c")  # the same rater once more
-    found = preferences.from_chat(store)
+    found = preferences.from_chat(store.read())
     (entry,) = preferences.merge(found)
     assert entry["judgements"] == 2 and entry["raters"] == ["a", "b"] and entry["row"]["chosen"][0]["content"] == "가"
     assert [(c["for"], c["against"], c["kept"]) for c in found.contradictions] == [
@@ -112,20 +113,20 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
 
 def test_thumbs_under_the_same_prompt_become_pairs(store):
     for id, text, value in (("a", "좋은 답", 1), ("b", "나쁜 답", 0), ("c", "딴 답", 0)):
-        store.add_answer(answer(id, text))
+        store.put_answer(answer(id, text))
         store.set_thumb(id, value)
-    store.add_answer(answer("d", "혼자", prompt=[{"role": "user", "content": "딴 질문"}]))
+    store.put_answer(answer("d", "혼자", prompt=[{"role": "user", "content": "딴 질문"}]))
     store.set_thumb("d", 1)
-    found = preferences.from_chat(store)
+    found = preferences.from_chat(store.read())
     pairs = {(e["row"]["chosen"][0]["content"], e["row"]["rejected"][0]["content"]) for e in preferences.merge(found)}
     assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not found.dropped
     for id, value, rater in (("e", 1, "a"), ("f", 0, "b")):
-        store.add_answer(answer(id, "갈리는 답", rater=rater))
+        store.put_answer(answer(id, "갈리는 답", rater=rater))
         store.set_thumb(id, value)
-    found = preferences.from_chat(store)
+    found = preferences.from_chat(store.read())
     assert len(found.pairs) == 2 and found.dropped == {"an answer with thumbs up and down": 2}
     assert [(c["for"], c["against"]) for c in found.contradictions] == [(["a"], ["b"])]
-    rows, dropped = preferences.unpaired(store)
+    rows, dropped = preferences.unpaired(store.read())
     assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
         ("좋은 답", True), ("나쁜 답", False), ("딴 답", False), ("혼자", True),
     }  # fmt: skip
@@ -186,7 +187,7 @@ def test_the_script_writes_what_it_says(store, tmp_path):
     done = succeed("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", out, "--kto")
     assert done["rows"] == 4 and done["kto_rows"] == 8
     assert {file.name for file in out.iterdir()} == {
-        "train.jsonl", "kto.jsonl", "ratings.json", "ratings.png", "report.json", "run.json",
+        "train.jsonl", "kto.jsonl", "ratings.json", "ratings.png", "rejects.jsonl", "report.json", "run.json",
     }  # fmt: skip
     row = json.loads((out / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(row) == {"id", "task", "prompt", "chosen", "rejected"}
@@ -217,9 +218,86 @@ def test_the_script_refuses_what_holds_nothing(store, tmp_path):
 
 def test_answers_without_a_prompt_make_no_rows(store):
     for id, value in (("a", 1), ("b", 0)):
-        store.add_answer(Answer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
+        store.put_answer(Answer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
         store.set_thumb(id, value)
-    assert not preferences.from_chat(store).pairs and not preferences.unpaired(store)[0]
+    assert not preferences.from_chat(store.read()).pairs and not preferences.unpaired(store.read())[0]
+
+
+def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
+    for number in range(60):
+        for value in (1, 0):
+            store.put_answer(answer(f"{number}-{value}", f"{value} 답 {number}"))
+            store.set_thumb(f"{number}-{value}", value)
+    found = preferences.from_chat(store.read(), max_pairs_per_prompt=90)
+    assert len(found.pairs) == 90 and len({pair.key for pair in found.pairs}) == 90
+    for side in ("chosen", "rejected"):
+        uses = Counter(getattr(pair, side).text for pair in found.pairs)
+        assert len(uses) == 60 and set(uses.values()) == {1, 2}
+    assert found.capped == [{"prompt": PROMPT, "up": 60, "down": 60, "kept": 90}]
+    assert found.dropped == {"more pairs of thumbs than --max_pairs_per_prompt": 3510}
+    assert len(preferences.from_chat(store.read()).pairs) == 10
+    assert len(preferences.from_chat(store.read(), max_pairs_per_prompt=5000).pairs) == 3600
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 60), (6, 4), (5, 7), (0, 3)])
+def test_pairs_are_balanced_wherever_they_are_cut_off(up, down):
+    pairs = list(preferences.balanced_pairs(list(range(up)), list(range(down))))
+    assert len(pairs) == len(set(pairs)) == up * down
+    for length in range(1, len(pairs) + 1):
+        for side, number in ((0, up), (1, down)):
+            uses = Counter(pair[side] for pair in pairs[:length])
+            assert max(uses.values()) - min(uses.get(i, 0) for i in range(number)) <= 1
+
+
+SPOILT = [
+    *(
+        (f"UPDATE sllm_answers SET prompt = '{prompt}' WHERE id = '0-0'", reason)
+        for prompt, reason in (
+            ('[{"role": "user"', "not JSON"), ("{}", "not a list of messages"), ("[]", "not a list of messages"),
+            ('[{"role": "user", "content": null}]', "without text"),
+            ('[{"role": "tool", "content": "x"}]', "role 'tool'"),
+            ('[{"role": "assistant", "content": "x"}]', "does not end with a question"),
+        )
+    ),
+    ("UPDATE sllm_answers SET sampling = '3' WHERE id = '0-0'", "sampling"),
+    ("DELETE FROM sllm_answers WHERE id = '0-0'", "left answer is missing"),
+    ("UPDATE sllm_comparisons SET choice = 'middle' WHERE id = '0'", "'middle'"),
+    ("UPDATE sllm_thumbs SET value = 7", "value 7"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "reason"), SPOILT)
+def test_rows_that_cannot_be_used_are_rejects_with_a_reason(store, tmp_path, damage, reason):
+    vote(store, 0, "왼쪽", "오른쪽", "left")
+    store.set_thumb("0-0", 1)
+    vote(store, 1, "가", "나", "right")
+    with sqlite3.connect(tmp_path / "chat.db") as other:
+        assert other.execute(damage).rowcount == 1
+    out = tmp_path / "out"
+    done = succeed("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", out, "--kto")
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert any(reason in reject["reason"] for reject in rejects), rejects
+    rows = (out / "train.jsonl").read_text(encoding="utf-8")
+    assert done["rejects"] == len(rejects) and '"나"' in rows
+    assert ("왼쪽" in rows) == ("thumbs" in damage)
+
+
+def test_a_vote_after_the_names_is_kept_apart_and_not_trained_on(store):
+    vote(store, 0, "왼쪽", "오른쪽", "left")
+    store.vote("0", "right")
+    assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "right")
+    (entry,) = preferences.merge(preferences.from_chat(store.read()))
+    assert entry["row"]["chosen"][0]["content"] == "왼쪽"
+    store.forget("c1")
+    assert store.comparisons() == []
+
+
+def test_a_database_of_an_older_page_is_read(store, tmp_path):
+    vote(store, 0, "왼쪽", "오른쪽", "left")
+    with sqlite3.connect(tmp_path / "chat.db") as other:
+        other.execute("DROP TABLE sllm_changed_votes")
+    old = ChatStore(f"sqlite:///{tmp_path}/chat.db", must_exist=True)
+    assert [c.choice for c in old.comparisons()] == ["left"]
 
 
 def test_a_killed_writer_leaves_a_clean_database(tmp_path):
@@ -232,7 +310,8 @@ import sys; sys.path.insert(0, {str(tmp_path.parent)!r})
 from sllm.chatstore import Answer, ChatStore
 store = ChatStore("sqlite:///{tmp_path}/chat.db")
 for number in range(10_000):
-    pair = [Answer(f"{{number}}-{{side}}", "c", "r", side, [], side) for side in ("left", "right")]
+    prompt = [{{"role": "user", "content": "물은?"}}]
+    pair = [Answer(f"{{number}}-{{side}}", "c", "r", side, prompt, side) for side in ("left", "right")]
     store.add_comparison(str(number), *pair)
     store.vote(str(number), "left")
     print(number, flush=True)

@@ -1,15 +1,18 @@
 """Votes and thumbs of the chat page → preference pairs, each with where it comes from, and what became of the rest.
 
+Only the first vote on a comparison counts: it was made before the names of the models were shown.
 Other sources of pairs (several samples of one model, a teacher's judgement) yield `Pair`s too, and meet in `merge`.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import islice, product
+from math import gcd, lcm
 
-from sllm.chatstore import Answer, ChatStore, Thumb
+from sllm.chatstore import Answer, Records, Thumb
 
 CUT = ("length", "stopped", "broken")  # answers that did not end by themselves
 
@@ -31,25 +34,27 @@ class Pair:
 
 @dataclass
 class Found:
-    """`pairs`; `dropped`: how many judgements for which reason; `contradictions`: pairs judged both ways, by whom."""
+    """`pairs`; `dropped`: how many judgements for which reason; `contradictions`: pairs judged both ways, by whom;
+    `capped`: prompts with more pairs of thumbs than were asked for, {"prompt", "up", "down", "kept"}."""
 
     pairs: list[Pair] = field(default_factory=list)
     dropped: Counter = field(default_factory=Counter)
     contradictions: list[dict] = field(default_factory=list)
+    capped: list[dict] = field(default_factory=list)
 
 
-def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
+def from_chat(records: Records, *, keep_cut: bool = False, max_pairs_per_prompt: int = 10) -> Found:
     """Pairs of the arena's votes, and of up and down thumbs under answers to the same prompt.
 
     Args:
         keep_cut: chosen answers that were cut off count too; training on them teaches to stop in mid-sentence.
+        max_pairs_per_prompt: of thumbs; 60 up and 60 down would be 3,600 rows of one question. What is kept uses every
+            answer as often as any other, as far as that goes.
     """
     found = Found()
 
     def judge(chosen: Answer, rejected: Answer, rater: str, source: str) -> None:
-        if not chosen.prompt:
-            found.dropped["the prompt is not known"] += 1
-        elif chosen.text == rejected.text:
+        if chosen.text == rejected.text:
             found.dropped["both answers are the same"] += 1
         elif not chosen.text.strip() or not rejected.text.strip():
             found.dropped["an answer is empty"] += 1
@@ -58,7 +63,7 @@ def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
         else:
             found.pairs.append(Pair(chosen, rejected, rater, source))
 
-    for comparison in store.comparisons():
+    for comparison in records.comparisons:
         left, right = comparison.left, comparison.right
         if comparison.choice == "left":
             judge(left, right, left.rater, "vote")
@@ -67,20 +72,35 @@ def from_chat(store: ChatStore, *, keep_cut: bool = False) -> Found:
         elif comparison.choice:
             found.dropped["tie" if comparison.choice == "tie" else "both bad"] += 1
     by_prompt: dict[str, dict[str, list[Thumb]]] = defaultdict(lambda: defaultdict(list))
-    for thumb in store.thumbs():
+    for thumb in records.thumbs:
         by_prompt[_prompt(thumb.answer)][thumb.answer.text].append(thumb)
     for answers in by_prompt.values():
-        sides: dict[int, list[Thumb]] = {0: [], 1: []}
+        sides: dict[int, list[list[Thumb]]] = {0: [], 1: []}  # the thumbs under each answer
         for thumbs in answers.values():
             raters = {value: sorted(t.answer.rater for t in thumbs if t.value == value) for value in (0, 1)}
             if raters[0] and raters[1]:
                 found.dropped["an answer with thumbs up and down"] += len(thumbs)
                 found.contradictions.append(_contradiction(thumbs[0].answer, raters[1], raters[0], kept=False))
             else:
-                sides[thumbs[0].value] += thumbs
-        for up, down in product(sides[1], sides[0]):
-            judge(up.answer, down.answer, " and ".join(sorted({up.answer.rater, down.answer.rater})), "thumbs")
+                sides[thumbs[0].value].append(thumbs)
+        for liked, disliked in islice(balanced_pairs(sides[1], sides[0]), max_pairs_per_prompt):
+            for up, down in product(liked, disliked):
+                judge(up.answer, down.answer, " and ".join(sorted({up.answer.rater, down.answer.rater})), "thumbs")
+        if (left := len(sides[1]) * len(sides[0]) - max_pairs_per_prompt) > 0:
+            found.dropped["more pairs of thumbs than --max_pairs_per_prompt"] += left
+            prompt, (up, down) = sides[1][0][0].answer.prompt, map(len, (sides[1], sides[0]))
+            found.capped.append({"prompt": prompt, "up": up, "down": down, "kept": max_pairs_per_prompt})
     return found
+
+
+def balanced_pairs(up: list, down: list) -> Iterator[tuple]:
+    """Every pair of an `up` and a `down`, in an order in which each is used as often as any other on its side, wherever
+    it is cut off."""
+    if not up or not down:
+        return
+    for shift in range(gcd(len(up), len(down))):
+        for n in range(lcm(len(up), len(down))):
+            yield up[n % len(up)], down[(n + shift) % len(down)]
 
 
 def merge(found: Found) -> list[dict]:
@@ -129,7 +149,7 @@ def merge(found: Found) -> list[dict]:
     return entries
 
 
-def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], Counter]:
+def unpaired(records: Records, *, keep_cut: bool = False) -> tuple[list[dict], Counter]:
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}: answers that were liked or not, by thumb or vote; of
     two bad answers, both. An answer that was judged both ways is dropped and counted."""
     labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
@@ -137,16 +157,13 @@ def unpaired(store: ChatStore, *, keep_cut: bool = False) -> tuple[list[dict], C
     answers: dict[tuple[str, str], Answer] = {}
 
     def judge(answer: Answer, good: bool) -> None:
-        if not answer.prompt:
-            dropped["the prompt is not known"] += 1
-            return
         key = (_prompt(answer), answer.text)
         labels[key].add(good)
         answers[key] = answer
 
-    for thumb in store.thumbs():
+    for thumb in records.thumbs:
         judge(thumb.answer, bool(thumb.value))
-    for comparison in store.comparisons():
+    for comparison in records.comparisons:
         if comparison.choice in ("left", "right"):
             judge(comparison.left, comparison.choice == "left")
             judge(comparison.right, comparison.choice == "right")

@@ -1,65 +1,49 @@
-"""Answers: asked for, streamed, kept in the chat store, and what is said when they fail."""
+"""Answers: asked for, streamed, stored piece by piece, and what is said when they fail."""
 
 import asyncio
 import logging
+import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import chainlit as cl
+from sllm.chatstore import Answer
+from sllm.page import view
+from sllm.page.chat_session import SETTINGS, Asker, Page
+from sllm.page.conversation import Conversation
+from sllm.page.markdown import Markdown, show
+from sllm.page.server import ARENA, TURNS, Model, Piece, Problem
+from sllm.page.threads import Message, Missing
+from sllm.page.view import AUTHOR
 
-from sllm.chatstore import Answer, NotStored
-from sllm.page.server import TURNS, Model, Piece, Problem
-from sllm.page.session import SETTINGS, Page, rater, said
-from sllm.page.tables import Tables, show
-
-AUTHOR = "sLLM"  # of every answer; Chainlit finds no picture for names with Korean or a slash in them
+SAVE_SECONDS = 1.0  # of an answer at most are lost when the page is killed
+log = logging.getLogger(__name__)
+CUT = ("length", "stopped", "broken")
 
 
 @dataclass
 class Writing:
-    """An answer while it is written. `text` is the model's own, `shown` what the page renders."""
+    """An answer while it is written. `text` is the model's own, `markdown` what the page renders."""
 
     text: str = ""
-    shown: str = ""
     finish_reason: str | None = None
     conformance: dict | None = None
     messages: list[dict] | None = None
     problem: Problem | None = None
     waiting: str = ""
-    tables: Tables = field(default_factory=Tables)
+    markdown: Markdown = field(default_factory=Markdown)
 
-    def take(self, piece: Piece) -> str:
-        """Add a piece; returns what is new to show."""
+    @property
+    def shown(self) -> str:
+        return self.markdown.shown
+
+    def take(self, piece: Piece) -> None:
         self.text += piece.text
         self.finish_reason = piece.finish_reason or self.finish_reason
         self.conformance = piece.conformance or self.conformance
         self.messages = piece.messages or self.messages
-        new = self.tables.feed(piece.text)
-        self.shown += new
-        return new
-
-    def end(self) -> str:
-        rest = self.tables.close()
-        self.shown += rest
-        return rest
-
-
-def in_background(work) -> None:
-    """Run what a button asked for as the session's task, so that the page shows it running and Stop stops it."""
-
-    async def run() -> None:
-        await cl.context.emitter.task_start()
-        try:
-            async with cl.Step(name="on_message", type="run"):  # thumbs and the copy button belong to a run
-                await work
-        except Exception as error:
-            logging.getLogger(__name__).exception("a bug")
-            await say_problem(Problem("bug", type(error).__name__), {})
-        finally:
-            await cl.context.emitter.task_end()
-
-    cl.context.session.current_task = asyncio.create_task(run())
+        self.markdown.feed(piece.text)
 
 
 async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Piece]:
@@ -75,9 +59,8 @@ async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Pi
             return
         except Problem as problem:
             if begun:
+                problem.kind = "broken"
                 raise
-            if problem.kind == "broken":  # before anything came
-                problem.kind = "down"
             seconds = problem.wait(turn)
             if seconds is None:
                 raise
@@ -86,8 +69,7 @@ async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Pi
             await asyncio.sleep(seconds)
 
 
-def waiting_text(problem: Problem, seconds: float, turn: int) -> str:
-    text = said()
+def waiting_text(problem: Problem, seconds: float, turn: int, text: dict) -> str:
     return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=TURNS)
 
 
@@ -104,94 +86,142 @@ async def find_model(page: Page, profile: str | None) -> Model:
     return known.get(profile) or (Model(profile) if named else models[0])
 
 
-async def answer(
-    page: Page, path: str, body: dict, model: Model, messages: list[dict] | None, *, again: dict,
-    task: str | None = None,
-) -> None:  # fmt: skip
-    """Stream one answer into a message, keep it, and put its buttons under it."""
-    text = said()
-    message = cl.Message(content="", author=AUTHOR)
-    writing = Writing()
+async def respond(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
+    """Answer a question, by the model that its conversation is with."""
+    from sllm.page.arena import compare
 
-    async def waiting(problem: Problem, seconds: float, turn: int) -> None:
-        writing.waiting = waiting_text(problem, seconds, turn)
-        await message.stream_token(writing.waiting, is_sequence=True)
-
-    stopped = False
+    messages = conversation.prompt(question, asker.system_prompt)
+    if asker.profile == ARENA:
+        return await compare(page, conversation, asker, question, messages)
     try:
-        async with aclosing(pieces(page, path, body, waiting)) as answer_pieces:
-            async for piece in answer_pieces:
-                new = writing.take(piece)
-                if new and writing.waiting:
-                    writing.waiting = ""
-                    await message.stream_token(new, is_sequence=True)
-                elif new:
-                    await message.stream_token(new)
-    except asyncio.CancelledError:
-        stopped, writing.finish_reason = True, "stopped"
+        model = await find_model(page, asker.profile)
     except Problem as problem:
-        writing.problem, writing.finish_reason = problem, "broken"
-    if not (writing.text.strip() or writing.problem or stopped):
-        writing.problem = Problem("empty")
-    writing.end()
-    message.content = writing.shown
-    again = again or {"until": message.id}
-    if writing.text:
-        messages = writing.messages or messages
-        message.metadata = {"role": "answer", "text": writing.text, "again": again}
-        if task:
-            message.metadata["messages"] = messages
-        kept = {name: value for name, value in body.items() if name in (*SETTINGS, "seed")}
+        return await say_problem(conversation, problem, question, asker.text)
+    body = asker.sampling() | {"model": model.id, "messages": messages}
+    await answer(page, conversation, asker, question, "chat/completions", body, model, messages)
+
+
+async def answer(
+    page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict, model: Model,
+    messages: list[dict] | None,
+) -> None:  # fmt: skip
+    """Stream one answer into a message and store it as it comes.
+
+    Args:
+        asked: the question or the task. messages: what the model is sent, where that is known before it answers.
+    """
+    reply = Reply(page, conversation, asker, asked, path, body, model, messages)
+    stopped = await reply.write()
+    await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it half shown
+
+
+class Reply:
+    """One answer, from its question to its last word. Arguments: as of `answer`."""
+
+    def __init__(
+        self, page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict,
+        model: Model, messages: list[dict] | None,
+    ):  # fmt: skip
+        self.page, self.conversation, self.asker, self.asked = page, conversation, asker, asked
+        self.path, self.body, self.model, self.messages = path, body, model, messages
+        self.message = Message("answer", parent=asked.id, author=AUTHOR, run=str(uuid.uuid4()), streaming=True)
+        self.writing = Writing()
+        self.shown = False
+
+    async def write(self) -> bool:
+        """The answer as it comes; returns whether it was stopped."""
+        conversation, writing = self.conversation, self.writing
+        saved: float | None = None
         try:
-            if not messages:
-                raise NotStored("the server did not say what it asked the model")
-            await asyncio.to_thread(
-                page.store.add_answer,
-                Answer(
-                    id=cl.context.current_run.id, conversation=cl.context.session.thread_id, rater=rater(),
-                    model=model.id, prompt=messages, text=writing.text, finish_reason=writing.finish_reason,
-                    sampling=kept, template_hash=model.template_hash, task=task,
-                ),
-            )  # fmt: skip
-        except NotStored as error:
-            await cl.context.emitter.send_toast(text["not_stored"].format(why=error), "error")
-        if writing.conformance:
-            message.elements = [verdict(writing.conformance, text)]
-        message.actions = [] if writing.problem else [again_action(again)]
-        await message.send()
-    elif writing.waiting:
-        await message.remove()
-    if stopped:
-        await cl.context.emitter.send_toast(text["stopped"], "info")
-    elif writing.problem:
-        await say_problem(writing.problem, again if writing.text or task else {})
-    elif writing.finish_reason == "length":
-        await cl.context.emitter.send_toast(text["cut"], "info")
+            await conversation.start_answer(self.message)
+            async with aclosing(pieces(self.page, self.path, self.body, self._show_waiting)) as answer_pieces:
+                async for piece in answer_pieces:
+                    writing.take(piece)
+                    if writing.shown:
+                        await self._show(writing.shown)
+                    if writing.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
+                        saved = time.monotonic()
+                        await conversation.save(self.message, **self._stored("broken"))  # until it has ended
+        except asyncio.CancelledError:
+            stopped = not conversation.closing
+            writing.finish_reason = "stopped" if stopped else "broken"
+            return stopped
+        except Problem as problem:
+            writing.problem, writing.finish_reason = problem, "broken"
+        except Missing:
+            raise
+        except Exception as error:  # what came is kept all the same
+            log.exception("a bug")
+            writing.problem, writing.finish_reason = Problem("bug", type(error).__name__), "broken"
+        if not writing.text.strip() and not writing.problem:
+            writing.problem = Problem("empty")
+        return False
+
+    async def finish(self, stopped: bool) -> None:
+        """Store the whole answer, and say what went wrong. An answer without a word is none."""
+        conversation, message, writing, text = self.conversation, self.message, self.writing, self.asker.text
+        writing.markdown.close()
+        message.content, message.streaming = writing.shown, False
+        after = self.asked
+        if writing.text.strip():
+            if writing.conformance:
+                message.elements = {str(uuid.uuid4()): ("Verdict", verdict(writing.conformance, text))}
+            stored = self._stored(writing.finish_reason)
+            if not stored:
+                await conversation.toast(text["not_stored"].format(why=text["prompt_unknown"]))
+            await conversation.update(message, **stored)
+            after = message
+        elif message.id in conversation.messages:
+            await conversation.drop(message)
+        if stopped:
+            await conversation.toast(text["stopped"], "info")
+        elif writing.problem:
+            await say_problem(conversation, writing.problem, after, text)
+        elif writing.finish_reason == "length":
+            await conversation.toast(text["cut"], "info")
+
+    async def _show_waiting(self, problem: Problem, seconds: float, turn: int) -> None:
+        self.writing.waiting = waiting_text(problem, seconds, turn, self.asker.text)
+        await self._show(self.writing.waiting)
+
+    async def _show(self, now: str) -> None:
+        """The text as it is now; only what is new is sent, where it goes on from what was shown."""
+        message = self.message
+        if not self.shown:
+            self.shown, message.content = True, now
+            await self.conversation.start_stream(message)
+        elif now.startswith(message.content):
+            await self.conversation.stream(message, now[len(message.content) :])
+        else:
+            await self.conversation.stream(message, now, replace=True)
+
+    def _stored(self, finish_reason: str | None) -> dict:
+        """What to store of the answer: in the chat store too, where its prompt is known."""
+        writing, task = self.writing, self.asked.metadata.get("task")
+        prompt = writing.messages or self.messages
+        self.message.metadata = {"text": writing.text} | ({"messages": prompt, "task": task} if task else {})
+        if not prompt:
+            return {}
+        return {
+            "answer": Answer(
+                id=self.message.run, conversation=self.conversation.thread.id, rater=self.asker.user,
+                model=self.model.id, prompt=prompt, text=writing.text, finish_reason=finish_reason,
+                template_hash=self.model.template_hash, task=task,
+                sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},
+            )
+        }  # fmt: skip
 
 
-async def say_problem(problem: Problem, again: dict) -> None:
+async def say_problem(conversation: Conversation, problem: Problem, after: Message, text: dict) -> None:
     """What went wrong and what to do, with a button that tries again; the question stays where it is."""
-    text = said()
-    detail = f"\n\n> {show(problem.detail)}" if problem.detail else ""
-    message = cl.Message(content=f"⚠️ **{text[problem.kind]}** {text[problem.kind + '_do']}{detail}", author=AUTHOR)
-    message.is_error = True
-    again = again or {"until": message.id}
-    message.metadata = {"role": "problem", "again": again}
-    message.actions = [again_action(again, "retry")]
-    await message.send()
+    await conversation.add(view.problem(problem.kind, after, text, show(problem.detail)))
 
 
-def again_action(payload: dict, word: str = "again") -> cl.Action:
-    label = said()[word]
-    if word == "retry":
-        return cl.Action(name="again", payload=payload, label=label, icon="rotate-cw")
-    return cl.Action(name="again", payload=payload, tooltip=label, icon="refresh-cw")
-
-
-def verdict(conformance: dict, text: dict) -> cl.CustomElement:
+def verdict(conformance: dict, text: dict) -> dict:
+    """What a task's rules say of its answer, as the properties of what is shown."""
     rules = [
         {"name": text["rules"].get(rule["rule"], rule["rule"]), "ok": rule["ok"], "reason": rule.get("reason")}
         for rule in conformance.get("rules", [])
     ]
     word = text["verdict_ok" if conformance.get("ok") else "verdict_broken"]
-    return cl.CustomElement(name="Verdict", props={"ok": bool(conformance.get("ok")), "word": word, "rules": rules})
+    return {"ok": bool(conformance.get("ok")), "word": word, "rules": rules}

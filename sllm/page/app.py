@@ -1,42 +1,70 @@
-"""The page's behaviour, as Chainlit callbacks. What a model was asked, and what it wrote, goes to the chat store; what
-the page shows is Chainlit's history."""
+"""The page's behaviour, as Chainlit callbacks: who logs in, which models there are, and what buttons and forms do."""
 
-import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import chainlit as cl
-from chainlit.context import init_ws_context
-from chainlit.server import sio
-from chainlit.session import WebsocketSession
+from chainlit.config import config
 from chainlit.types import ChatProfile, Starter
 
-from sllm.page import users
-from sllm.page.answers import again_action, answer, find_model, in_background, say_problem
-from sllm.page.arena import compare, take_vote
-from sllm.page.forms import open_form, read_files, run_task
+from sllm.page import sockets
+from sllm.page.arena import take_vote
+from sllm.page.chat_session import Page, asker, is_integer, said, toast
+from sllm.page.conversation import Conversation
+from sllm.page.conversations import Conversations
+from sllm.page.forms import answer_again, open_form, send_form
 from sllm.page.history import History
-from sllm.page.server import KINDS, Problem
-from sllm.page.session import ARENA, Page, conversation, forget_after, is_integer, open_session, said, sampling
+from sllm.page.logins import Logins
+from sllm.page.server import ARENA, KINDS, Problem
+from sllm.page.threads import Message
 from sllm.page.words import words
 
 
-def install(page: Page) -> None:
-    """Register everything with Chainlit."""
-    history = History(page.store)
+def install(page: Page, conversations: Conversations, logins: Logins | None) -> None:
+    """Register everything with Chainlit. `logins`: None where nobody has to log in."""
+    history = History(page, conversations)
     cl.data_layer(lambda: history)
+    _install_logins(logins)
+    _install_welcome(page)
+    _install_buttons(page, conversations)
+    sockets.install(page, conversations, logins)
 
-    if page.users is None:
+    @cl.on_chat_resume
+    async def resume(thread) -> None:
+        """Tells Chainlit's page that conversations can be opened again; `sockets` does it."""
+
+    @cl.on_settings_update
+    async def settings_changed(settings: dict) -> None:
+        seed = str(settings.get("seed") or "").strip()
+        if seed and not is_integer(seed):
+            await toast(said()["seed_wrong"].format(seed=seed[:40]))
+        else:
+            await toast(said()["settings_kept"], "success")
+        async with sockets.opened(conversations, cl.context.session) as conversation:
+            if conversation:
+                conversation.thread.settings = dict(cl.context.session.chat_settings)
+                await conversation.save()
+
+
+def _install_logins(logins: Logins | None) -> None:
+    if logins is None:
 
         @cl.header_auth_callback
         async def local_user(headers) -> cl.User:
             return cl.User(identifier="local", display_name="local")
-    else:
 
-        @cl.password_auth_callback
-        async def log_in(name: str, password: str) -> cl.User | None:
-            if await users.check(page.users, name, password):
-                return cl.User(identifier=name)
-            return None
+        return
 
+    async def log_in(name: str, password: str) -> cl.User | None:
+        if login := await logins.check(name, password):
+            return cl.User(identifier=name, metadata={"login": login})
+        return None
+
+    # Chainlit's decorator would make a wrong password of an HTTPException.
+    config.code.password_auth_callback = log_in
+
+
+def _install_welcome(page: Page) -> None:
     @cl.set_chat_profiles
     async def profiles(user, language) -> list[ChatProfile]:
         text = words(language)
@@ -71,89 +99,66 @@ def install(page: Page) -> None:
             *(Starter(label=asked, message=asked, icon="/public/ask.svg") for asked in text["starters"]),
         ]
 
-    @cl.on_chat_start
-    async def start() -> None:
-        await open_session(page, {})
-        try:
-            await page.server.models()
-        except Problem as problem:
-            await cl.context.emitter.send_toast(f"{said()[problem.kind]} {said()[problem.kind + '_do']}", "error")
 
-    @cl.on_chat_resume
-    async def resume(thread) -> None:
-        await open_session(page, cl.context.session.chat_settings or {})
-        steps = [step for step in thread["steps"] if (step.get("metadata") or {}).get("again")]
-        if steps and cl.user_session.get("resumed") != thread["id"]:  # a page that reconnects has the button already
-            cl.user_session.set("resumed", thread["id"])
-            await again_action(steps[-1]["metadata"]["again"]).send(for_id=steps[-1]["id"])
+def _install_buttons(page: Page, conversations: Conversations) -> None:
+    @contextlib.asynccontextmanager
+    async def pressed(action: cl.Action) -> AsyncIterator[tuple[Conversation | None, Message | None]]:
+        """The conversation of the tab in which a button was pressed, and the message that it is for."""
+        async with sockets.opened(conversations, cl.context.session) as conversation:
+            if conversation is None:
+                await toast(said()["conversation_deleted"], "info")
+            yield conversation, conversation and conversation.messages.get(action.payload.get("message"))
 
-    @cl.on_settings_update
-    async def settings_changed(settings: dict) -> None:
-        seed = str(settings.get("seed") or "").strip()
-        if seed and not is_integer(seed):
-            await cl.context.emitter.send_toast(said()["seed_wrong"].format(seed=seed[:40]), "error")
-        else:
-            await cl.context.emitter.send_toast(said()["settings_kept"], "success")
-
-    @cl.on_message
-    async def on_message(message: cl.Message) -> None:
-        # Chainlit forgets the task of a message that was edited, and Stop would have nothing to stop.
-        cl.context.session.current_task = asyncio.current_task()
-        text, problems = await read_files(page, message)
-        for problem in problems:
-            await cl.context.emitter.send_toast(problem, "error")
-        if message.command or text and not message.content.strip():
-            message.metadata = (message.metadata or {}) | {"role": "command"}
-            await message.update()
-            asked = "" if message.content == said()["task_starter"] else message.content
-            await open_form(page, context=text, question=asked)
-            return
-        if text:
-            message.metadata = (message.metadata or {}) | {"file": text}
-            await message.update()
-        await respond(page)
-
-    # Chainlit's own answer to Stop is a message in English.
-    @sio.on("stop")
-    async def stop(sid) -> None:
-        if session := WebsocketSession.get(sid):
-            init_ws_context(session)
-            if session.current_task:
-                session.current_task.cancel()
-
-    @cl.action_callback("again")
     async def again(action: cl.Action) -> None:
-        payload = action.payload
-        if payload.get("task"):
-            in_background(run_task(page, payload["task"], payload.get("fields") or {}, again=True))
-        else:
-            in_background(respond(page, until=payload.get("until")))
+        async with pressed(action) as (conversation, message):
+            asked = message and conversation.asked_by(message)
+            if not asked:
+                return
+            problem = message if message.role == "problem" else None
+            asker = sockets.asker_of(page, conversation)
+            work = answer_again(page, conversation, asker, asked, problem=problem)
+            if not conversation.run(work, text=said(), alone=True):
+                await toast(said()["busy"], "info")
 
-    @cl.action_callback("task_open")
-    async def task_open(action: cl.Action) -> None:
-        await open_form(page)
+    cl.action_callback("again")(again)
+    cl.action_callback("retry")(again)
+
+    @cl.action_callback("branch")
+    async def branch(action: cl.Action) -> None:
+        async with pressed(action) as (conversation, message):
+            if message and conversation.running:
+                await toast(said()["busy"], "info")
+            elif message:
+                branches = conversation.branches(message)
+                step = 1 if action.payload.get("step") == 1 else -1
+                await conversation.show_branch(branches[(branches.index(message) + step) % len(branches)])
+
+    @cl.action_callback("task_edit")
+    async def task_edit(action: cl.Action) -> None:
+        async with pressed(action) as (conversation, message):
+            asked = message and conversation.asked_by(message)
+            if asked and asked.role == "task":
+                metadata = asked.metadata
+                work = open_form(page, conversation, said(), task=metadata["task"], values=metadata.get("fields"))
+                conversation.run(work, text=said(), alone=True)
 
     @cl.action_callback("task_run")
-    async def task_run(action: cl.Action) -> None:
-        in_background(run_task(page, str(action.payload["task"]), dict(action.payload["fields"])))
+    async def task_run(action: cl.Action) -> dict:
+        async with pressed(action) as (conversation, _):
+            payload = action.payload
+            if not conversation or not isinstance(payload.get("fields"), dict):
+                return {"state": "refused"}
+            state = await send_form(
+                page, conversation, sockets.asker_of(page, conversation), str(payload.get("form")),
+                str(payload.get("task")), payload["fields"],
+            )  # fmt: skip
+            if state == "busy":
+                await toast(said()["busy"], "info")
+            return {"state": state}
 
     @cl.action_callback("vote")
     async def vote(action: cl.Action) -> dict:
-        return await take_vote(page, str(action.payload.get("comparison")), str(action.payload.get("choice")))
-
-
-async def respond(page: Page, until: str | None = None) -> None:
-    if until:
-        await forget_after(until)
-    messages = conversation(until)
-    if not messages or messages[-1]["role"] != "user":
-        return
-    profile = cl.context.session.chat_profile
-    if profile == ARENA:
-        return await compare(page, messages)
-    try:
-        model = await find_model(page, profile)
-    except Problem as problem:
-        return await say_problem(problem, {})
-    body = sampling() | {"model": model.id, "messages": messages}
-    await answer(page, "chat/completions", body, model, messages, again={})
+        async with pressed(action) as (conversation, _):
+            comparison, choice = (str(action.payload.get(name)) for name in ("comparison", "choice"))
+            ok = bool(conversation) and await take_vote(page, conversation, asker(), comparison, choice)
+            return {"ok": ok}

@@ -1,8 +1,20 @@
-"""Dropped files, as text."""
+"""Dropped files, as text. What cannot be read is refused while it is uploaded, before it is part of a message."""
 
-from pathlib import Path
+import uuid
+from pathlib import PurePath
+from typing import Annotated
+
+from chainlit.auth import get_current_user
+from chainlit.session import WebsocketSession
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from sllm.page.words import words
 
 SUFFIXES = (".txt", ".md", ".csv", ".html", ".htm")
+MOST_WAITING = 20  # files of one tab that were dropped and not sent yet
+CurrentUser = Annotated[object, Depends(get_current_user)]
 
 
 class Unreadable(Exception):
@@ -13,18 +25,18 @@ class Unreadable(Exception):
         self.word, self.how = word, how
 
 
-def read(path: str, name: str, limit_mb: float) -> str:
+def read(data: bytes, name: str, limit: int) -> str:
     """The text of a file: UTF-8, with or without a byte order mark, or CP949, as Korean Windows saves it.
 
+    Args:
+        limit: bytes.
     Raises:
         Unreadable: too large, of another kind, binary, empty, or in another encoding.
     """
-    size = Path(path).stat().st_size
-    if not name.lower().endswith(SUFFIXES):
+    if PurePath(name).suffix.lower() not in SUFFIXES:
         raise Unreadable("file_kind", name=name)
-    if size > limit_mb * 2**20:
-        raise Unreadable("file_too_large", name=name, size=size / 2**20, limit=limit_mb)
-    data = Path(path).read_bytes()
+    if len(data) > limit:
+        raise Unreadable("file_too_large", name=name, size=len(data) / 2**20, limit=limit / 2**20)
     if b"\0" in data:
         raise Unreadable("file_binary", name=name)
     for encoding in ("utf-8-sig", "cp949"):
@@ -36,3 +48,34 @@ def read(path: str, name: str, limit_mb: float) -> str:
             raise Unreadable("file_empty", name=name)
         return text.replace("\r\n", "\n").strip("\n")
     raise Unreadable("file_encoding", name=name)
+
+
+def install_upload(app: FastAPI, limit: int) -> None:
+    """The route that Chainlit's page uploads to, in place of Chainlit's own, which takes any file. `limit`: bytes."""
+
+    async def upload(request: Request, session_id: str, user: CurrentUser) -> JSONResponse:
+        session = WebsocketSession.get_by_id(session_id)
+        if session is None or user is None or session.user is None or session.user.identifier != user.identifier:
+            raise HTTPException(401, "not your session")
+        try:
+            async with request.form(max_files=1, max_fields=1) as form:
+                file = form.get("file")
+                if not hasattr(file, "read"):
+                    raise HTTPException(400, "no file")
+                data, name = await file.read(), file.filename or ""
+        except ClientDisconnect:  # or more than a request may have
+            raise HTTPException(413, "too large") from None
+        try:
+            text = read(data, name, limit)
+        except Unreadable as error:
+            said = words(request.headers.get("accept-language"))
+            raise HTTPException(400, said[error.word].format(**error.how | {"name": ""}).removeprefix(": ")) from None
+        id = str(uuid.uuid4())
+        session.files[id] = {"id": id, "name": name, "size": len(data), "text": text}
+        for oldest in list(session.files)[:-MOST_WAITING]:
+            del session.files[oldest]
+        return JSONResponse({"id": id})
+
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/project/file"]
+    app.add_api_route("/project/file", upload, methods=["POST"])
+    app.router.routes.insert(0, app.router.routes.pop())  # before Chainlit's page, which takes every path

@@ -1,104 +1,150 @@
-"""Tasks: the form that asks for a task's fields, the files dropped into it, and the task as it was asked."""
-
-import asyncio
-
-import chainlit as cl
-from chainlit.data import get_data_layer
+"""Tasks: the form that asks for a task's fields, and the task as it was asked."""
 
 from sllm import tasks
-from sllm.page import files
-from sllm.page.answers import AUTHOR, answer, find_model, say_problem
+from sllm.page.answers import answer, find_model, respond, say_problem
 from sllm.page.arena import compare
-from sllm.page.server import Problem
-from sllm.page.session import ARENA, Page, rater, said, sampling
-from sllm.page.tables import show
+from sllm.page.chat_session import Asker, Page
+from sllm.page.conversation import Conversation
+from sllm.page.server import ARENA, Problem, storable
+from sllm.page.threads import Message
+from sllm.page.view import AUTHOR
 
 
-async def open_form(page: Page, *, context: str = "", question: str = "") -> None:
-    text = said()
+async def open_form(
+    page: Page, conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None
+) -> None:  # fmt: skip
+    """Append a form. `task`: that it begins with; `values`: of its fields."""
+    after = conversation.thread.leaf
     try:
         table = await page.server.tasks()
     except Problem as problem:
-        return await say_problem(problem, {})
+        return await say_problem(conversation, problem, conversation.messages[after], text)
     if not table:
-        await cl.Message(content=text["task_none"], author=AUTHOR, metadata={"role": "note"}).send()
-        return
+        return await conversation.add(Message("note", text["task_none"], after, author=AUTHOR))
     entries = [
         {
-            "id": task["id"],
-            "name": task[text["task_name"]],
+            "id": entry["id"],
+            "name": entry[text["task_name"]],
             "fields": [
-                {"name": entry["name"], "required": entry["required"], "about": entry["description"]}
-                for entry in task["fields"]
+                {"name": field["name"], "required": field["required"], "about": field["description"]}
+                for field in entry["fields"]
             ],
-            "question": task.get("question") or "",
-            "example": task.get("example") or {},
+            "question": entry.get("question") or "",
+            "example": entry.get("example") or {},
         }
-        for task in table
+        for entry in table
     ]
     props = {
         "tasks": entries,
-        "values": {name: value for name, value in (("context", context), ("question", question)) if value},
+        "task": task,
+        "values": {name: value for name, value in (values or {}).items() if value},
         "words": {name: value for name, value in text.items() if name.startswith(("task_", "field_", "optional"))},
         "sent": False,
     }
-    await cl.Message(
-        content=text["task_intro"], metadata={"role": "note"}, elements=[cl.CustomElement(name="TaskForm", props=props)]
-    ).send()
+    form = Message("note", text["task_intro"], after, author=AUTHOR)
+    form.elements = {form.id: ("TaskForm", props | {"form": form.id})}
+    await conversation.add(form)
 
 
-async def show_task(page: Page, task: str, fields: dict) -> None:
-    """What was asked, as the user's own message."""
-    text = said()
-    table = {entry["id"]: entry for entry in await page.server.tasks()}
-    name = table.get(task, {}).get(text["task_name"], task)
-    parts = [f"**{name}** `{task}`"]
-    for field_name, value in fields.items():
-        value = "\n".join(f"- {choice}" for choice in value) if isinstance(value, list) else show(str(value)).strip()
-        parts.append(f"*{text.get(f'field_{field_name}', field_name)}*\n\n{value}")
-    await cl.Message(
-        content="\n\n".join(parts), type="user_message", author=rater(), metadata={"role": "task", "task": task}
-    ).send()
-    thread, title = cl.context.session.thread_id, f"{name}: {next(iter(fields.values()), '')}"[:80]
-    if layer := get_data_layer():  # the history lists what was asked, not the name of a button
-        await layer.update_thread(thread, name=title)
-    # The sidebar looks again; after a message without words, such as the button's, it has not looked yet.
-    await cl.context.emitter.emit("first_interaction", {"interaction": title, "thread_id": thread})
+async def send_form(page: Page, conversation: Conversation, asker: Asker, form_id: str, task: str, fields: dict) -> str:
+    """What a form asks for, as the user's own message; it runs once, however often the button was pressed. The
+    browser's word is taken for neither the task nor its fields: they become a path and a body.
 
-
-async def run_task(page: Page, task: str, fields: dict, *, again: bool = False) -> None:
-    """Ask one of the server's tasks. The browser's word is taken for neither the task nor its fields: they become a
-    path and a body."""
-    profile = cl.context.session.chat_profile
+    Returns:
+        sent; again, of a form that was sent already; busy, while an answer is being written; refused.
+    """
+    text = asker.text
+    forms = [m for m in conversation.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
+    form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms do not say which
+    if form is None:
+        return "refused"
+    element_id, element = next((id, e) for id, e in form.elements.items() if e[0] == "TaskForm")
+    if element[1].get("sent"):
+        return "again"
+    if conversation.running:
+        return "busy"
+    form.elements[element_id] = (element[0], element[1] | {"sent": True, "tasks": [], "values": {}})
     try:
-        known = {entry["id"]: {field["name"] for field in entry["fields"]} for entry in await page.server.tasks()}
-        model = await find_model(page, None if profile == ARENA else profile)
-        if task not in known:
+        table = {entry["id"]: entry for entry in await page.server.tasks()}
+        if task not in table:
             raise Problem("refused", f"task {task[:40]}")
     except Problem as problem:
-        return await say_problem(problem, {"task": task, "fields": fields})
-    fields = {name: value for name, value in fields.items() if name in known[task]}
-    if not again:
-        await show_task(page, task, fields)
+        form.elements[element_id] = element
+        await say_problem(conversation, problem, conversation.messages[conversation.thread.leaf], text)
+        return "refused"
+    entry = table[task]
+    fields = {
+        field["name"]: value for field in entry["fields"] if (value := _field(fields.get(field["name"]))) is not None
+    }
+    if page.too_long(*map(str, fields.values())):
+        form.elements[element_id] = element
+        await conversation.toast(text["message_too_long"].format(limit=page.max_file_mb))
+        return "refused"
+    name = entry[text["task_name"]]
+    asked = Message("task", f"{name} ({task})", conversation.thread.leaf, author=asker.user,
+                    metadata={"task": task, "fields": fields})  # fmt: skip
+    if not any(message.role in ("question", "task", "answer") for message in conversation.path()):
+        # The history lists what was asked, not the name of a button.
+        conversation.thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
+    await conversation.update(form)
+    await conversation.add(asked)
+    title = {"interaction": conversation.thread.name, "thread_id": conversation.thread.id}
+    await conversation.emit("first_interaction", title)  # the list of conversations looks again
+    conversation.run(run_task(page, conversation, asker, asked), text=text)
+    return "sent"
+
+
+def _field(value) -> str | list[str] | None:
+    if isinstance(value, list):
+        return [storable(str(entry)) for entry in value]
+    return storable(value) if isinstance(value, str) else None
+
+
+async def run_task(page: Page, conversation: Conversation, asker: Asker, asked: Message) -> None:
+    """Ask one of the server's tasks."""
+    task, fields = asked.metadata["task"], asked.metadata["fields"]
+    try:
+        model = await find_model(page, None if asker.profile == ARENA else asker.profile)
+    except Problem as problem:
+        return await say_problem(conversation, problem, asked, asker.text)
     try:
         messages = tasks.build_messages(task, fields)
     except ValueError:
         messages = None  # the server will say what is wrong
-    again_with = {"task": task, "fields": fields}
-    if profile == ARENA and messages:
-        return await compare(page, messages, again=again_with)
-    body = sampling() | {"model": model.id} | fields
-    await answer(page, f"tasks/{task}", body, model, messages, again=again_with, task=task)
+    if asker.profile == ARENA and messages:
+        return await compare(page, conversation, asker, asked, messages)
+    body = asker.sampling() | {"model": model.id} | fields
+    await answer(page, conversation, asker, asked, f"tasks/{task}", body, model, messages)
 
 
-async def read_files(page: Page, message: cl.Message) -> tuple[str, list[str]]:
-    """The texts of dropped files, and what is wrong with those that cannot be read."""
-    texts, problems = [], []
-    for element in message.elements:
-        if not element.path:
-            continue
-        try:
-            texts.append(await asyncio.to_thread(files.read, element.path, element.name, page.max_file_mb))
-        except files.Unreadable as error:
-            problems.append(said()[error.word].format(**error.how))
-    return "\n\n".join(texts), problems
+async def answer_again(
+    page: Page, conversation: Conversation, asker: Asker, asked: Message, *, problem: Message | None = None
+) -> None:
+    """Another answer to a question or a task, as a branch beside those that it has. Where none comes, what was shown
+    before is shown again.
+
+    Args:
+        problem: what is being retried, and makes room.
+    """
+    before = conversation.thread.leaf
+    if problem and before == problem.id:
+        before = problem.parent
+        await conversation.drop(problem)
+    answered = any(
+        message.parent == asked.id and message.role == "answer" for message in conversation.messages.values()
+    )
+    if conversation.thread.leaf != asked.id:
+        conversation.thread.leaf = asked.id
+        await conversation.show()
+    try:
+        await (run_task if asked.role == "task" else respond)(page, conversation, asker, asked)
+    finally:
+        last = conversation.messages.get(conversation.thread.leaf or "")
+        if answered and last and not conversation.deleted and (last is asked or last.parent == asked.id):
+            if last.role == "problem":
+                await conversation.toast(last.content.replace("**", "").removeprefix("⚠️ "))
+                await conversation.drop(last)
+            if last.role != "answer":
+                conversation.thread.leaf = before
+                await conversation.show()
+                await conversation.save()

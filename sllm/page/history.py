@@ -1,198 +1,108 @@
-"""Chainlit's history, in the same database as the votes: its SQLAlchemy data layer with the tables that it expects.
+"""What Chainlit's routes ask of its data layer: users, the list of conversations, renaming, deleting, thumbs.
 
-Chainlit logs SQL errors and goes on as if nothing had happened; here they are raised, so that a thumb that was not kept
-is not thanked for. Lists and objects are stored as JSON, which every database has.
+Chainlit's own SQLAlchemy layer is not used: it logs SQL errors and goes on as if nothing had happened, writes ids that
+browsers choose into its SQL, makes conversations again that were deleted, and keeps no order between two writes.
+Messages are not written through this interface at all, but by `conversation.Conversation`.
 """
 
-import asyncio
-import json
 import uuid
 from contextvars import ContextVar
-from datetime import UTC, datetime
 
-import sqlalchemy as sa
-from chainlit.data.sql_alchemy import SQLAlchemyDataLayer
-from chainlit.element import CustomElement
+from chainlit.data.base import BaseDataLayer
 from chainlit.types import PageInfo, PaginatedResponse
+from chainlit.user import PersistedUser
 
-from sllm.chatstore import ChatStore, NotStored, sync_url
+from sllm.page import view
+from sllm.page.chat_session import Page
+from sllm.page.conversations import Conversations
 
-_TABLES = {
-    "users": {"id": "key", "identifier": "unique", "metadata": "text", "createdAt": "text"},
-    "threads": {
-        "id": "key", "createdAt": "text", "name": "text", "userId": "text", "userIdentifier": "text", "tags": "text",
-        "metadata": "text",
-    },
-    "steps": {
-        "id": "key", "name": "text", "type": "text", "threadId": "index", "parentId": "text", "streaming": "boolean",
-        "waitForAnswer": "boolean", "isError": "boolean", "metadata": "text", "tags": "text", "input": "text",
-        "output": "text", "createdAt": "text", "command": "text", "start": "text", "end": "text", "generation": "text",
-        "showInput": "text", "language": "text", "indent": "integer", "defaultOpen": "boolean", "modes": "text",
-        "autoCollapse": "boolean", "icon": "text",
-    },
-    "elements": {
-        "id": "key", "threadId": "index", "type": "text", "url": "text", "chainlitKey": "text", "name": "text",
-        "display": "text", "objectKey": "text", "size": "text", "page": "integer", "language": "text", "forId": "text",
-        "mime": "text", "props": "text", "autoPlay": "boolean", "playerConfig": "text",
-    },
-    "feedbacks": {
-        "id": "key", "forId": "index", "threadId": "text", "value": "integer", "comment": "text",
-    },
-}  # fmt: skip
-_TYPES = {"key": sa.String(64), "unique": sa.String(200), "index": sa.String(64), "text": sa.Text,
-          "boolean": sa.Boolean, "integer": sa.Integer}  # fmt: skip
+_asking: ContextVar[str] = ContextVar("asking", default="")  # the user of the request at hand
 
 
-_asking: ContextVar[str | None] = ContextVar("asking", default=None)  # the user of the request at hand
+def is_thread_id(text: str) -> bool:
+    """Browsers say which conversation they want."""
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
-def _check_id(thread_id: str) -> None:
-    """Browsers choose the ids of conversations, and Chainlit writes them into its SQL as they are."""
-    if str(uuid.UUID(thread_id)) != thread_id.lower():
-        raise ValueError("no id of a conversation")
+class History(BaseDataLayer):
+    def __init__(self, page: Page, conversations: Conversations):
+        self.page, self.conversations = page, conversations
 
+    # ── people ──
 
-def create_tables(store: ChatStore) -> None:
-    metadata = sa.MetaData()
-    for name, columns in _TABLES.items():
-        sa.Table(name, metadata, *(
-            sa.Column(column, _TYPES[kind], primary_key=kind == "key", unique=kind == "unique", index=kind == "index")
-            for column, kind in columns.items()
-        ))  # fmt: skip
-    metadata.create_all(store.engine)
-
-
-class History(SQLAlchemyDataLayer):
-    """
-    Args:
-        store: where thumbs and votes go; the history is kept in its database.
-    """
-
-    def __init__(self, store: ChatStore):
-        url = sync_url(str(store.url.render_as_string(hide_password=False)))
-        sqlite = url.get_backend_name() == "sqlite"
-        if sqlite:
-            url = url.set(drivername="sqlite+aiosqlite")
-        super().__init__(url.render_as_string(hide_password=False), storage_provider=None)
-        if sqlite:
-            sa.event.listen(self.engine.sync_engine, "connect", _prepare)
-        self.store = store
-
-    async def execute_sql(self, query: str, parameters: dict):
-        parameters = {
-            name: json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
-            for name, value in parameters.items()
-        }
-        async with self.engine.begin() as connection:
-            result = await connection.execute(sa.text(query), parameters)
-            if not result.returns_rows:
-                return result.rowcount
-            return [_with_objects(dict(row._mapping)) for row in result.fetchall()]
-
-    async def get_current_timestamp(self) -> str:
-        return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-    async def create_step(self, step_dict):
-        unknown = set(step_dict) - set(_TABLES["steps"])
-        await super().create_step({name: value for name, value in step_dict.items() if name not in unknown})
-
-    async def update_step(self, step_dict):
-        await self.create_step(step_dict)
-
-    # ── thumbs ──
-
-    async def get_user(self, identifier: str):
+    async def get_user(self, identifier: str) -> PersistedUser | None:
         # Chainlit asks for the user of every request before it handles it, and does not say later who that was.
         _asking.set(identifier)
-        return await super().get_user(identifier)
+        row = await self.page.read(self.page.threads.user, identifier)
+        return row and PersistedUser(**row)
 
-    async def upsert_feedback(self, feedback) -> str:
-        if feedback.id and await self._judged(feedback.id) not in (None, feedback.forId):
-            raise PermissionError("this thumb belongs to another answer")
-        await self._thumb(feedback.forId, feedback.value, feedback.comment)
-        return await super().upsert_feedback(feedback)
-
-    async def delete_feedback(self, feedback_id: str) -> bool:
-        if answer := await self._judged(feedback_id):
-            await self._thumb(answer, None, None)
-        return await super().delete_feedback(feedback_id)
-
-    async def _judged(self, feedback_id: str) -> str | None:
-        found = await self.execute_sql('SELECT "forId" FROM feedbacks WHERE "id" = :id', {"id": feedback_id})
-        return found[0]["forId"] if found else None
-
-    async def _thumb(self, answer: str, value: int | None, comment: str | None) -> None:
-        kept = await asyncio.to_thread(self.store.answer, answer)
-        if kept is None:
-            raise NotStored("there is no answer to judge")
-        if kept.rater != _asking.get():
-            raise PermissionError("only who asked judges an answer")
-        await asyncio.to_thread(self.store.set_thumb, answer, value, comment)
+    async def create_user(self, user) -> PersistedUser:
+        return PersistedUser(**await self.page.write(self.page.threads.add_user, user.identifier))
 
     # ── conversations ──
 
-    async def update_thread(self, thread_id: str, *values, **named) -> None:
-        _check_id(thread_id)
-        await super().update_thread(thread_id, *values, **named)
+    async def get_thread_author(self, thread_id: str) -> str:
+        return await self.page.read(self.page.threads.owner, thread_id) or ""
 
-    async def get_all_user_threads(self, user_id=None, thread_id=None):
-        if thread_id is not None:
-            _check_id(thread_id)
-        threads = await super().get_all_user_threads(user_id, thread_id)
-        for element in (element for thread in threads or [] for element in thread["elements"]):
-            element["props"] = json.loads(element["props"] or "{}")
-        return threads
+    async def get_thread(self, thread_id: str):
+        if not is_thread_id(thread_id):
+            return None
+        found = await self.conversations.get(thread_id)
+        return found and view.thread(found)
 
-    async def list_threads(self, pagination, filters) -> PaginatedResponse:
-        """A page of the list, the newest first; Chainlit's own reads every message of every conversation for it."""
-        word = (filters.search or "").lower()
-        for sign in ("\\", "%", "_"):
-            word = word.replace(sign, f"\\{sign}")
-        start = int(pagination.cursor or 0)
-        rows = await self.execute_sql(
-            """
-            SELECT t."id", t."createdAt", t."name", t."userId", t."userIdentifier", MAX(s."createdAt") AS "last"
-            FROM threads t LEFT JOIN steps s ON s."threadId" = t."id"
-            WHERE t."userId" = :user_id AND EXISTS (
-                SELECT 1 FROM steps f WHERE f."threadId" = t."id" AND LOWER(f."output") LIKE :word ESCAPE '\\'
-            )
-            GROUP BY t."id", t."createdAt", t."name", t."userId", t."userIdentifier"
-            ORDER BY "last" DESC NULLS LAST, t."id" LIMIT :most OFFSET :start
-            """,
-            {"user_id": filters.userId, "word": f"%{word}%", "most": pagination.first + 1, "start": start},
-        )
-        more = {"tags": [], "metadata": {}, "steps": [], "elements": []}
-        data = [{name: value for name, value in row.items() if name != "last"} | more for row in rows]
-        end = start + pagination.first
-        page = PageInfo(hasNextPage=len(rows) > pagination.first, startCursor=str(start), endCursor=str(end))
-        return PaginatedResponse(pageInfo=page, data=data[: pagination.first])
+    async def update_thread(self, thread_id: str, name: str | None = None, **_) -> None:
+        """Renaming; all else that Chainlit would write here is the conversation's own business."""
+        if name is not None:
+            await self.conversations.rename(thread_id, name)
 
     async def delete_thread(self, thread_id: str) -> None:
-        await asyncio.to_thread(self.store.forget, thread_id)
-        await super().delete_thread(thread_id)
+        await self.conversations.delete(thread_id)
 
-    async def create_element(self, element) -> None:
-        """Forms, verdicts and comparisons are kept as their properties; files were read into the conversation."""
-        if not isinstance(element, CustomElement) or not element.for_id:
-            return
-        row = {name: value for name, value in element.to_dict().items() if value is not None}
-        columns = ", ".join(f'"{name}"' for name in row)
-        values = ", ".join(f":{name}" for name in row)
-        updates = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in row if name != "id")
-        await self.execute_sql(
-            f'INSERT INTO elements ({columns}) VALUES ({values}) ON CONFLICT ("id") DO UPDATE SET {updates}', row
+    async def list_threads(self, pagination, filters) -> PaginatedResponse:
+        start = int(pagination.cursor) if (pagination.cursor or "").isdigit() else 0
+        user = _asking.get()  # here: the thread that reads has a context of its own
+        rows, more = await self.page.read(
+            lambda: self.page.threads.list(user, filters.search or "", first=pagination.first, start=start)
         )
+        data = [
+            {"id": row.id, "createdAt": row.created_at, "name": row.name, "userIdentifier": row.owner, "tags": [],
+             "metadata": {}, "steps": [], "elements": []}
+            for row in rows
+        ]  # fmt: skip
+        end = start + pagination.first
+        page = PageInfo(hasNextPage=more, startCursor=str(start), endCursor=str(end))
+        return PaginatedResponse(pageInfo=page, data=data)
 
+    # ── thumbs ──
 
-def _prepare(connection, record) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    async def upsert_feedback(self, feedback) -> str:
+        return await self.conversations.set_thumb(_asking.get(), feedback.forId, feedback.value, feedback.comment)
 
+    async def delete_feedback(self, feedback_id: str) -> bool:
+        await self.conversations.remove_thumb(_asking.get(), feedback_id)
+        return True
 
-def _with_objects(row: dict) -> dict:
-    for name, value in row.items():
-        if isinstance(value, str) and name.rpartition("_")[2] in ("metadata", "generation", "tags", "modes"):
-            row[name] = json.loads(value)
-    return row
+    # ── what Chainlit would write of messages: `Conversation` does ──
+
+    async def create_element(self, element) -> None: ...
+
+    async def get_element(self, thread_id: str, element_id: str) -> None: ...
+
+    async def delete_element(self, element_id: str, thread_id: str | None = None) -> None: ...
+
+    async def create_step(self, step_dict) -> None: ...
+
+    async def update_step(self, step_dict) -> None: ...
+
+    async def delete_step(self, step_id: str) -> None: ...
+
+    async def get_favorite_steps(self, user_id: str) -> list:
+        return []
+
+    async def build_debug_url(self) -> str:
+        return ""
+
+    async def close(self) -> None: ...

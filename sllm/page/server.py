@@ -13,8 +13,9 @@ import httpx
 from httpx_sse import SSEError, aconnect_sse
 
 KINDS = ("merged", "dpo", "sft", "base")  # the last stage first: that is the model to greet people with
+ARENA = "arena"  # the choice of two models at once, beside the models
 KEEP_SECONDS = 5.0
-RETRIED = ("down", "loading", "full")
+RETRIED = ("down", "closed", "loading", "full")
 TURNS = 3  # that a request is tried again before the page gives up
 LONGEST_WAIT = 10.0
 
@@ -97,6 +98,11 @@ class Server:
             self._models = (time.monotonic(), models)
         return models
 
+    def lists(self, name: str | None) -> bool:
+        """Whether the server was last seen to have this model; the arena, where it has two."""
+        names = [model.id for model in self._models[1]]
+        return name in names or (name == ARENA and len(names) > 1)
+
     async def tasks(self) -> list[dict]:
         """The task table; empty where the server has none."""
         if not self._tasks:
@@ -125,7 +131,7 @@ class Server:
         Args:
             path: "chat/completions", or "tasks/{id}".
         Raises:
-            Problem: "broken" where some of the answer may have come already.
+            Problem: some of the answer may have come already.
         """
         ended = False
         try:
@@ -141,21 +147,27 @@ class Server:
         except (httpx.HTTPError, SSEError) as error:
             raise _problem(error) from None
         if not ended:
-            raise Problem("broken", "the stream ended without an end")
+            raise Problem("closed")
+
+
+def storable(text: str) -> str:
+    """Without what no database takes: NUL, and halves of characters."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _read(data: str) -> Piece:
     try:
         chunk = json.loads(data)
         if error := chunk.get("error"):
-            raise Problem("broken", str(error.get("message", error))[:300])
+            status = error.get("code") if isinstance(error.get("code"), int) else 500
+            raise _refusal(status, data.encode(), httpx.Headers())
         piece = Piece(conformance=chunk.get("conformance"), messages=chunk.get("messages"))
         for choice in chunk.get("choices") or []:
-            piece.text += (choice.get("delta") or {}).get("content") or ""
+            piece.text += storable((choice.get("delta") or {}).get("content") or "")
             piece.finish_reason = choice.get("finish_reason") or piece.finish_reason
         return piece
     except (ValueError, AttributeError, TypeError):
-        raise Problem("broken", "the server sent what is no chunk of an answer") from None
+        raise Problem("bug", "the server sent something that is not a chunk of an answer") from None
 
 
 def _problem(error: Exception) -> Problem:
@@ -163,7 +175,9 @@ def _problem(error: Exception) -> Problem:
         return Problem("slow")
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
         return Problem("down")
-    return Problem("broken", str(error)[:300])
+    if isinstance(error, SSEError):
+        return Problem("bug", str(error)[:300])
+    return Problem("closed")
 
 
 def _refusal(status: int, body: bytes, headers: httpx.Headers) -> Problem:

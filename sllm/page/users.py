@@ -1,12 +1,9 @@
 """Who may log in: a file of `name:hash` lines, with passwords hashed by argon2id."""
 
-import asyncio
 import os
 from pathlib import Path
 
 from sllm.cli import InputError
-
-WRONG_SECONDS = 1.0  # that a wrong password costs
 
 
 def read(path: str) -> dict[str, str]:
@@ -16,7 +13,13 @@ def read(path: str) -> dict[str, str]:
             f"--users_file {path} does not exist; python chainlit_app.py --users_file {path} --add_user NAME"
         )
     found, problems = {}, []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"--users_file {path} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"--users_file {path} cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, colon, hashed = line.strip().partition(":")
@@ -48,19 +51,37 @@ def add(path: str, name: str, password: str) -> None:
     os.replace(new, file)
 
 
-async def check(known: dict[str, str], name: str, password: str) -> bool:
-    """In a thread, as hashing is slow on purpose. Somebody unknown costs as much time as a wrong password."""
+def verify(hashed: str | None, password: str) -> bool:
+    """Slow on purpose. Somebody unknown (None) costs as much time as a wrong password."""
     from argon2 import PasswordHasher
     from argon2.exceptions import VerificationError
 
-    def verify() -> bool:
-        hasher = PasswordHasher()
-        try:
-            return hasher.verify(known[name], password) if name in known else not hasher.hash(password)
-        except VerificationError:
-            return False
+    hasher = PasswordHasher()
+    try:
+        return hasher.verify(hashed, password) if hashed else not hasher.hash(password)
+    except VerificationError:
+        return False
 
-    if await asyncio.to_thread(verify):
-        return True
-    await asyncio.sleep(WRONG_SECONDS)
-    return False
+
+class UsersFile:
+    """The file, read again when it has changed."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.last: dict[str, str] = {}
+        self._stamp: tuple | None = ()
+
+    def read(self) -> dict[str, str]:
+        """
+        Raises:
+            InputError: it is missing or wrong; `last` is what it said before.
+        """
+        try:
+            status = os.stat(self.path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamp = None
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self.last = read(self.path)
+        return self.last

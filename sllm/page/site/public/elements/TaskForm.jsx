@@ -7,14 +7,15 @@ const asText = (value) => (Array.isArray(value) ? value.join('\n') : value || ''
 export default function TaskForm() {
   const { tasks, words } = props;
   const holds = (task) => task.fields.some((field) => field.name === 'context');
-  const first = (props.values && props.values.context && tasks.find(holds)) || tasks[0];
-  const [id, setId] = useState(first.id);
+  const chosen = tasks.find((task) => task.id === props.task);
+  const first = chosen || (props.values && props.values.context && tasks.find(holds)) || tasks[0];
+  const [id, setId] = useState(first && first.id);
   const [values, setValues] = useState(props.values || {});
   const [missing, setMissing] = useState([]);
-  const [sent, setSent] = useState(props.sent);
+  const [sending, setSending] = useState(false);
   const task = tasks.find((entry) => entry.id === id) || first;
 
-  if (sent) return <div data-sent className="text-muted-foreground text-sm">{words.task_sent}</div>;
+  if (props.sent) return <div data-sent className="text-muted-foreground text-sm">{words.task_sent}</div>;
 
   const set = (name, value) => setValues({ ...values, [name]: value });
   const example = () => {
@@ -33,14 +34,14 @@ export default function TaskForm() {
     const empty = task.fields.filter((field) => field.required && !fields[field.name]).map((field) => field.name);
     setMissing(empty);
     if (empty.length) return;
+    setSending(true);
     try {
-      await callAction({ name: 'task_run', payload: { task: id, fields } });
+      await callAction({ name: 'task_run', payload: { form: props.form, task: id, fields } });
     } catch (error) {
       toast.error(String(error)); // and what was typed stays
-      return;
+    } finally {
+      setSending(false);
     }
-    setSent(true);
-    await updateElement({ ...props, sent: true });
   };
 
   return (
@@ -69,7 +70,9 @@ export default function TaskForm() {
         </div>
       ))}
       <div className="buttons">
-        <Button size="sm" id="task-send" onClick={send}>{words.task_send}</Button>
+        <Button size="sm" id="task-send" disabled={sending} onClick={send}>
+          {sending ? words.task_sending : words.task_send}
+        </Button>
         <Button size="sm" id="task-example" variant="outline" onClick={example}>{words.task_example}</Button>
         <Button size="sm" variant="ghost" onClick={() => setValues({})}>{words.task_clear}</Button>
         {missing.length ? (

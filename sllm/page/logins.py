@@ -1,0 +1,141 @@
+"""Who may log in, and who is: passwords in a file, logins in the database."""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections import defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+
+from chainlit.auth import get_token_from_cookies
+from chainlit.auth.jwt import decode_jwt
+from chainlit.config import config
+from chainlit.server import sio
+from chainlit.session import ws_sessions_id
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+
+from sllm.cli import InputError
+from sllm.page import users
+from sllm.page.chat_session import Page
+from sllm.page.threads import Login
+
+WRONG_SECONDS = 1.0  # that a wrong password costs whoever tries it
+WINDOW_SECONDS = 60.0
+# Tries in that time; a right password gives its own back. Of one name from one address few, from all of them more:
+# whoever tries the passwords of others from elsewhere does not keep them out.
+PER_NAME_AND_ADDRESS, PER_ADDRESS, PER_NAME = 10, 30, 100
+LONGEST_NAME = 200  # as many characters as the database takes
+client_address: ContextVar[str] = ContextVar("client_address", default="")
+log = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Counts in a sliding window, of the callers of the last minute only."""
+
+    def __init__(self, most: int, seconds: float = WINDOW_SECONDS):
+        self.most, self.seconds = most, seconds
+        self._times: dict[str, deque[float]] = defaultdict(deque)
+
+    def take(self, who: str) -> bool:
+        """False: there were too many."""
+        now = time.monotonic()
+        if len(self._times) > 10_000:
+            self._times = defaultdict(deque, {w: t for w, t in self._times.items() if t and t[-1] > now - self.seconds})
+        times = self._times[who]
+        while times and times[0] < now - self.seconds:
+            times.popleft()
+        if len(times) >= self.most:
+            return False
+        times.append(now)
+        return True
+
+    def give_back(self, who: str) -> None:
+        if times := self._times.get(who):
+            times.pop()
+
+
+class Logins:
+    """
+    Args:
+        path: of the file with names and hashes; it is read again when it changes.
+        page: logins are kept in its database, so that a restart ends none.
+    """
+
+    def __init__(self, path: str, page: Page):
+        self.page = page
+        self._users = users.UsersFile(path)
+        self._active = {login.id: login for login in page.threads.logins()}
+        self._addresses, self._pairs, self._names = map(Attempts, (PER_ADDRESS, PER_NAME_AND_ADDRESS, PER_NAME))
+        # One thread of its own: argon2 is slow on purpose, and conversations are not to wait for it.
+        self._pool = ThreadPoolExecutor(1, "password")
+
+    async def check(self, name: str, password: str) -> str | None:
+        """The id of a new login, or None. Somebody unknown costs as much time as a wrong password.
+
+        Raises:
+            HTTPException: 429, before anything is hashed."""
+        if len(name) > LONGEST_NAME:
+            return None
+        address = client_address.get()
+        counts = ((self._addresses, address), (self._pairs, f"{address} {name}"), (self._names, name))
+        if not all(attempts.take(who) for attempts, who in counts):
+            raise HTTPException(429, "tooManyAttempts", headers={"Retry-After": str(int(WINDOW_SECONDS))})
+        hashed = self._known().get(name)
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._pool, users.verify, hashed, password):
+            await asyncio.sleep(WRONG_SECONDS)
+            return None
+        for attempts, who in counts:
+            attempts.give_back(who)
+        expires = datetime.now(UTC) + timedelta(seconds=config.project.user_session_timeout)
+        login = Login(secrets.token_urlsafe(24), name, _credential(hashed), expires)
+        await self.page.write(self.page.threads.add_login, login)
+        self._active[login.id] = login
+        return login.id
+
+    def of(self, connection: HTTPConnection) -> Login | None:
+        """The login that a request was made with, unless it has ended: by logging out, another password, a name taken
+        off the file, or time."""
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        return self._of(get_token_from_cookies(connection.cookies) or (token if scheme.lower() == "bearer" else None))
+
+    def allows(self, token: str | None) -> bool:
+        """Whether the login of a tab that is open already still counts."""
+        return self._of(token) is not None
+
+    def _of(self, token: str | None) -> Login | None:
+        login = self._active.get(_login_id(token)) if token else None
+        if login is None or login.expires < datetime.now(UTC):
+            return None
+        hashed = self._known().get(login.user)
+        return login if hashed and _credential(hashed) == login.credential else None
+
+    async def end(self, login: Login) -> None:
+        """The login, and the tabs that are open with it."""
+        self._active.pop(login.id, None)
+        await self.page.write(self.page.threads.end_login, login.id)
+        for session in list(ws_sessions_id.values()):
+            if session.token and _login_id(session.token) == login.id:
+                await sio.disconnect(session.socket_id)
+
+    def _known(self) -> dict[str, str]:
+        try:
+            return self._users.read()
+        except InputError as error:  # said once for each change of the file
+            log.error("%s; who could log in before still can", "; ".join(error.problems))
+            return self._users.last
+
+
+def _credential(hashed: str) -> str:
+    return hashlib.sha256(hashed.encode()).hexdigest()
+
+
+def _login_id(token: str) -> str | None:
+    try:
+        return decode_jwt(token).metadata.get("login")
+    except Exception:  # of PyJWT, and of what is signed but is not a user
+        return None

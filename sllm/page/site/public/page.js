@@ -1,0 +1,103 @@
+/* What Chainlit's page has no setting for. */
+
+// A draft survives a reload and a change of model, until it is sent.
+const DRAFT = 'sllm-draft';
+const input = () => document.querySelector('#chat-input');
+const setInput = (element, text) => {
+  Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value').set.call(element, text);
+  element.dispatchEvent(new Event('input', { bubbles: true }));
+};
+document.addEventListener('input', ({ target }) => {
+  if (target.id === 'chat-input') sessionStorage.setItem(DRAFT, target.value);
+}, true);
+
+let known = null;
+const restore = () => {
+  const element = input();
+  if (element === known) return;
+  known = element;
+  const draft = sessionStorage.getItem(DRAFT);
+  if (element && draft && !element.value) setInput(element, draft);
+};
+
+// A message that was sent is kept until the server has taken it. What it refused, or what a lost connection swallowed,
+// goes back into the input.
+const SENT = 'sllm-sent';
+const send = () => {
+  const element = input();
+  if (!element || !element.value) return;
+  sessionStorage.setItem(SENT, element.value);
+  sessionStorage.removeItem(DRAFT);
+  setTimeout(() => {
+    if (!element.isConnected || !element.value) return;
+    sessionStorage.setItem(DRAFT, element.value); // it was not sent: an answer is still being written
+    sessionStorage.removeItem(SENT);
+  }, 500);
+};
+document.addEventListener('click', ({ target }) => { if (target.closest('#chat-submit')) send(); }, true);
+document.addEventListener('keydown', ({ key, shiftKey, isComposing, target }) => {
+  if (key === 'Enter' && !shiftKey && !isComposing && target.id === 'chat-input') send();
+}, true);
+const isShown = (text) => [...document.querySelectorAll('[data-step-type=user_message] .message-content')].some(
+  (element) => element.innerText.trim() === text.trim(),
+);
+window.addEventListener('message', ({ data, origin }) => {
+  if (origin !== window.location.origin || !data || !data.sllm) return;
+  const text = sessionStorage.getItem(SENT);
+  const element = input();
+  if (text === null || !element) return;
+  if (data.sllm === 'taken') {
+    sessionStorage.removeItem(SENT);
+    if (element.value === text) setInput(element, '');
+    return;
+  }
+  setTimeout(() => { // refused; or the conversation was opened again: is it in there?
+    if (sessionStorage.getItem(SENT) !== text) return;
+    sessionStorage.removeItem(SENT);
+    if (!isShown(text) && !input().value) setInput(input(), text);
+  }, data.sllm === 'opened' ? 1000 : 0);
+});
+
+// HTTP/2 has no words for a status, from which Chainlit makes its message about a wrong password.
+const plainFetch = window.fetch;
+window.fetch = async (...request) => {
+  const response = await plainFetch(...request);
+  const words = { 401: 'Unauthorized', 429: 'Too Many Requests' }[response.status];
+  if (!words || response.statusText || !new URL(response.url).pathname.endsWith('/login')) return response;
+  return new Response(response.body, { status: response.status, statusText: words, headers: response.headers });
+};
+
+// Names for buttons that have only a picture, and roles that the markup lacks, for those who do not see them.
+const korean = !/^en/i.test(navigator.language);
+const LABELS = [
+  ['#chat-submit', '보내기', 'Send'], ['#stop-button', '멈추기', 'Stop'], ['#upload-button', '파일 첨부', 'Attach files'],
+  ['#chat-settings-open-modal', '설정', 'Settings'], ['#new-chat-button', '새 대화', 'New chat'],
+  ['#search-chats-button', '대화 검색', 'Search chats'], ['#sidebar-trigger-button', '지난 대화', 'Past chats'],
+  ['#theme-toggle', '화면 테마', 'Theme'], ['#user-nav-button', '사용자 메뉴', 'User menu'],
+  ['#thread-options', '대화 메뉴', 'Chat menu'], ['#chat-profiles', '모델', 'Model'], ['#chat-input', '메시지', 'Message'],
+  ['.edit-message', '질문 고치기', 'Edit the question'], ['#edit-chat-input', '질문', 'Question'],
+  ['.positive-feedback-on, .positive-feedback-off', '좋아요', 'Good answer'],
+  ['.negative-feedback-on, .negative-feedback-off', '싫어요', 'Bad answer'],
+  ['button:has(> .lucide-copy)', '복사', 'Copy'], ['button:has(> .lucide-message-circle)', '의견 고치기', 'Edit the comment'],
+  ['button[id$=-again]', '다시 생성', 'Regenerate'], ['button[id$=-task_edit]', '과제 고쳐서 다시 보내기', 'Edit and send again'],
+  ['button:has(> .lucide-arrow-down)', '맨 아래로', 'To the end'],
+  ['button:has(> .lucide-eye)', '비밀번호 보기', 'Show the password'],
+  ['button:has(> .lucide-eye-off)', '비밀번호 숨기기', 'Hide the password'],
+];
+const describe = () => {
+  for (const [selector, ko, en] of LABELS) {
+    document.querySelectorAll(selector).forEach((element) => {
+      if (!element.hasAttribute('aria-label')) element.setAttribute('aria-label', korean ? ko : en);
+    });
+  }
+  document.querySelectorAll('div#thread-options:not([role])').forEach((element) => element.setAttribute('role', 'button'));
+  document.querySelectorAll('ul:has(> div):not([role])').forEach((element) => element.setAttribute('role', 'presentation'));
+  document.querySelectorAll('[role=slider]:not([aria-label])').forEach((element) => {
+    const about = element.closest('div:has(label)');
+    if (about) element.setAttribute('aria-label', about.querySelector('label').innerText);
+  });
+  document.querySelectorAll('img:not([alt])').forEach((element) => element.setAttribute('alt', ''));
+};
+
+document.documentElement.lang = korean ? 'ko' : 'en';
+new MutationObserver(() => { restore(); describe(); }).observe(document, { childList: true, subtree: true });

@@ -1,0 +1,100 @@
+"""A conversation as Chainlit's page takes it: steps, elements and actions, made from messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sllm.page.threads import Message, Thread
+
+if TYPE_CHECKING:
+    from sllm.page.conversation import Conversation
+
+AUTHOR = "sLLM"  # of every answer; Chainlit finds no picture for names with Korean or a slash in them
+BRANCH_WORDS = ("branch", "branch_before", "branch_after")
+
+
+def problem(kind: str, after: Message, text: dict, detail: str = "") -> Message:
+    """A message that says what went wrong and what to do; it has a button that tries again.
+
+    Args:
+        kind: names the words. detail: the server's own sentence, as Markdown.
+    """
+    quoted = f"\n\n> {detail}" if detail else ""
+    return Message("problem", f"⚠️ **{text[kind]}** {text[f'{kind}_do']}{quoted}", after.id, author=AUTHOR)
+
+
+def thread(conversation: Conversation) -> dict:
+    """Everything that is shown of a conversation."""
+    shown = conversation.thread
+    steps, found = [], []
+    for message in conversation.path():
+        if message.run:
+            steps.append(run_step(shown, message))
+        steps.append(step(shown, message))
+        found += elements(conversation, message)
+    metadata = {"chat_settings": shown.settings}
+    if conversation.page.server.lists(shown.profile):  # Chainlit's page reconnects without end to one that is gone
+        metadata["chat_profile"] = shown.profile
+    return {
+        "id": shown.id, "createdAt": shown.created_at, "name": shown.name, "userIdentifier": shown.owner, "tags": [],
+        "metadata": metadata, "steps": steps, "elements": found,
+    }  # fmt: skip
+
+
+def step(thread: Thread, message: Message) -> dict:
+    return {
+        "id": message.id, "threadId": thread.id, "parentId": message.run, "type": message.type,
+        "name": message.author or (thread.owner if message.type == "user_message" else AUTHOR),
+        "output": message.content, "createdAt": message.created_at, "start": message.created_at,
+        "end": message.created_at, "streaming": message.streaming, "isError": message.role == "problem",
+        "command": message.metadata.get("command"), "metadata": {},
+    }  # fmt: skip
+
+
+def run_step(thread: Thread, message: Message) -> dict:
+    """Chainlit shows thumbs, the copy button and the waiting cursor for what happens in a run."""
+    end = None if message.streaming else message.created_at
+    run = {
+        "id": message.run, "threadId": thread.id, "type": "run", "name": "on_message", "output": "",
+        "createdAt": message.created_at, "start": message.created_at, "end": end, "metadata": {},
+    }  # fmt: skip
+    return run | ({"feedback": message.thumb} if message.thumb else {})
+
+
+def elements(conversation: Conversation, message: Message) -> list[dict]:
+    """What is shown with a message: its own elements, and how to get to its branches."""
+    found = dict(message.elements)
+    branches = conversation.branches(message)
+    if len(branches) > 1:
+        words = {name: conversation.text[name] for name in BRANCH_WORDS}
+        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": words}
+        found[f"{message.id}-branches"] = ("Branches", props)
+    if message.role == "task":  # tells it from a question, which can be edited in place
+        fields = message.metadata.get("fields") or {}
+        labelled = [[conversation.text.get(f"field_{name}", name), value] for name, value in fields.items()]
+        found[f"{message.id}-task"] = ("Task", {"fields": labelled})
+    return [
+        {"id": id, "threadId": conversation.thread.id, "type": "custom", "name": name, "display": "inline",
+         "forId": message.id, "mime": "application/json", "props": props}
+        for id, (name, props) in found.items()
+    ]  # fmt: skip
+
+
+def actions(conversation: Conversation, message: Message, asked: Message | None) -> list[dict]:
+    """The buttons under a message. `asked`: the question or task that it belongs to."""
+    text = conversation.text
+    if message.streaming:
+        return []
+    if message.role == "problem":
+        buttons = [("retry", text["retry"], "", "rotate-cw")]
+    elif message.role == "answer":
+        buttons = [("again", "", text["again"], "refresh-cw")]
+        if asked and asked.role == "task" and asked.metadata.get("fields"):
+            buttons.append(("task_edit", "", text["task_edit"], "pencil"))
+    else:
+        return []
+    return [
+        {"id": f"{message.id}-{name}", "name": name, "label": label, "tooltip": tooltip, "icon": icon,
+         "forId": message.id, "payload": {"message": message.id}}
+        for name, label, tooltip, icon in buttons
+    ]  # fmt: skip
