@@ -85,6 +85,13 @@ def pictures(browser: Browser, url: str) -> None:
     tab.page.wait_for_selector("[data-arena=voted]")
     tab.shot(DOCS / "page_arena_voted.png")
 
+    tab = browser.open(url, height=760)
+    tab.send("갯벌이 중요한 까닭은 무엇인가요?")
+    tab.page.click("button:has(svg.lucide-refresh-cw) >> nth=-1")
+    tab.page.wait_for_selector("[data-branch]")
+    tab.idle()
+    tab.shot(DOCS / "page_versions.png")
+
     dark = browser.open(url, locale="en-US", height=760)
     dark.page.click("#theme-toggle")
     dark.page.click("[role=menuitem] >> nth=1")
