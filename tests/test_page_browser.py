@@ -196,6 +196,13 @@ def test_prices_stay_prices_and_formulas_are_formulas(tab):
     assert len(tab.page.query_selector_all(".ai-message math")) == 2
 
 
+def test_an_error_before_the_first_word_is_not_a_server_that_is_down(tab):
+    tab.profile("early-error")
+    tab.send("바로 죽는 질문")
+    tab.wait(KO["bug"])
+    assert KO["down"] not in tab.text()
+
+
 def test_a_comparison_shows_the_first_vote_and_the_change_apart(browser, new_database):
     server = stub("cut", "good")
     page = chat_page(base(server), new_database())
@@ -214,6 +221,9 @@ def test_a_comparison_shows_the_first_vote_and_the_change_apart(browser, new_dat
         tab.wait(KO["arena_changed"].format(choice=KO["vote_right"]))
         kept = ChatStore(page.database).comparisons()[0]
         assert (kept.choice, kept.changed) == ("left", "right")
+        tab.page.click("#search-chats-button")
+        tab.page.fill("[role=dialog] input", "good의 답")  # the text of an answer, which no message has
+        tab.page.wait_for_selector("[role=dialog] [role=option]:has-text('비교')")
     finally:
         tab.page.context.close()
         page.stop()

@@ -42,7 +42,7 @@ class Page:
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "database-read"))
 
     async def write(self, job: Callable[..., Result], *args: object) -> Result:
-        """Written when this returns; also where whoever waits for it is cancelled."""
+        """Returns when the job is done. Cancelling the caller does not cancel the job."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, job, *args))
 
     async def read(self, job: Callable[..., Result], *args: object) -> Result:

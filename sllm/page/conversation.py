@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Conversation:
     """
     Args:
-        text: the words of whoever opened it, for what it says of its own.
+        text: the interface texts, in the language of the user who opened it.
         stored: whether the database has it; a new one is stored with its first message.
         idle: called when nothing runs in it any more.
     """
@@ -301,5 +301,5 @@ class Conversation:
 
     def stop(self) -> None:
         for task in self.tasks:
-            if not task.cancelling():  # whoever clicks twice does not cut off the storing
+            if not task.cancelling():  # a second click must not interrupt the final save
                 task.cancel()

@@ -32,7 +32,7 @@ class Conversations:
             conversation = Conversation(self.page, thread, text or KO, stored=True, idle=self.forget_idle)
             if text:
                 self.open[id] = conversation
-                conversation.held += 1  # by whoever opens it, until they do so themselves
+                conversation.held += 1  # until the caller holds it
                 try:
                     await self._complete(conversation)
                 finally:

@@ -23,10 +23,10 @@ from sllm.page import users
 from sllm.page.chat_session import Page
 from sllm.page.threads import Login
 
-WRONG_SECONDS = 1.0  # that a wrong password costs whoever tries it
+WRONG_SECONDS = 1.0  # delay after a wrong password
 WINDOW_SECONDS = 60.0
-# Tries in that time; a right password gives its own back. Of one name from one address few, from all of them more:
-# whoever tries the passwords of others from elsewhere does not keep them out.
+# Attempts in that window; a successful login gives its own back. The limit for one name from one address is low and the
+# limit for the name from all addresses is high: an attacker at another address does not lock the user out.
 PER_NAME_AND_ADDRESS, PER_ADDRESS, PER_NAME = 10, 30, 100
 LONGEST_NAME = 200  # as many characters as the database takes
 client_address: ContextVar[str] = ContextVar("client_address", default="")

@@ -13,8 +13,8 @@ from sllm.page.words import words
 
 _ELSEWHERE = re.compile(r"<link[^>]*https://[^>]*>")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-# Of Chainlit's routes, what the page does not use: elements of others could be written by their ids, conversations
-# shared, commands run (MCP), and the API is described to whoever asks.
+# Chainlit's routes that the page does not use. They would let a user overwrite other users' elements, share
+# conversations or run commands (MCP), and describe the API to anyone.
 CLOSED_ROUTES = (
     "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/mcp", "/copilot/{filename:path}",
     "/project/element", "/project/share/{thread_id}", "/project/thread/share", "/project/file/{file_id}",

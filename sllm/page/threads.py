@@ -50,7 +50,7 @@ _logins = _table("sllm_logins", id="key", identifier="index", credential="text",
 
 
 class Missing(Exception):
-    """There is no such conversation: it was deleted, or there never was one."""
+    """The conversation does not exist; it may have been deleted."""
 
 
 @dataclass
