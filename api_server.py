@@ -5,6 +5,8 @@ stderr. Any OpenAI client works with it, at http://HOST:PORT/v1; /docs describes
 
     python api_server.py --model_id outputs/demo/merged
     python api_server.py --model_id outputs/demo/base --lora_modules sft=outputs/demo/sft dpo=outputs/demo/dpo
+
+With an admin key adapters are loaded, replaced and unloaded while it runs (POST /v1/load_lora_adapter).
 """
 
 import os
@@ -57,7 +59,7 @@ def build_parser():
     group.add_argument(
         "--distributed_executor_backend", choices=("mp", "ray", "uni"), help="ray: over several machines"
     )
-    group = p.add_argument_group("sampling, where a request says nothing")
+    group = p.add_argument_group("request defaults")
     group.add_argument(
         "--max_tokens", type=cli.positive_int, default=1024, help="of an answer, where the context has room"
     )
@@ -68,14 +70,34 @@ def build_parser():
     group.add_argument("--presence_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--frequency_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--repetition_penalty", type=cli.between(0.01, 100), default=1.0, help="1: none")
-    group = p.add_argument_group("who may ask")
+    group = p.add_argument_group("tools and reasoning")
+    group.add_argument(
+        "--tool_call_parser", metavar="NAME", help="vLLM's parser of the calls that this family writes, such as hermes"
+    )
+    group.add_argument(
+        "--reasoning_parser", metavar="NAME", help="vLLM's parser of this family's reasoning, such as qwen3"
+    )
+    group = p.add_argument_group("LoRA while running")
+    group.add_argument("--max_loras", type=cli.whole(0, 1024), default=0, help="adapters; 0: those of --lora_modules, "
+                       "and 8 where there is an admin key")  # fmt: skip
+    group.add_argument(
+        "--max_lora_rank", type=cli.whole(0, 512), default=0, help="0: that of --lora_modules, at least 64"
+    )
+    group = p.add_argument_group("access control")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=cli.whole(0, 65535), default=8000, help="0: any free one")
     group.add_argument(
         "--api_key", action="append", default=[], metavar="[NAME:]KEY",
         help="may be repeated; better in SLLM_API_KEYS (separated by commas), which process lists do not show",
     )  # fmt: skip
+    group.add_argument("--api_keys_file", metavar="FILE", help="one [NAME:]KEY a line; read again on SIGHUP")
+    group.add_argument(
+        "--admin_key", action="append", default=[], metavar="[NAME:]KEY",
+        help="for loading and unloading adapters; better in SLLM_ADMIN_KEY. Without one that is off",
+    )  # fmt: skip
     group.add_argument("--allow_anonymous", action="store_true", help="other machines may ask without a key")
+    group.add_argument("--allowed_hosts", nargs="+", default=[], metavar="NAME", help="names that the Host header may "
+                       "have; default: loopback names where --host is one, else any")  # fmt: skip
     group.add_argument("--allowed_origins", nargs="+", default=[], metavar="URL", help="web pages that may ask (CORS)")
     group.add_argument("--rate_limit_rpm", type=cli.positive_int, metavar="N", help="requests a minute for each key")
     group.add_argument("--max_body_mb", type=cli.positive_float, default=4.0, help="largest request")
@@ -90,6 +112,7 @@ def build_parser():
     group.add_argument(
         "--drain_seconds", type=cli.nonnegative_float, default=30.0, help="for running answers on SIGTERM"
     )
+    group.add_argument("--strict", action="store_true", help="refuse unknown fields, which are else named and ignored")
     group.add_argument("--log_prompts", action="store_true", help="write prompts to the log")
     return p
 
@@ -97,35 +120,42 @@ def build_parser():
 def main(args) -> dict | None:
     from sllm.serve import engine
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs, which reads the keys again on it
     engine.set_environment(args.tensor_parallel_size, server=True)
-    keys, base, adapters = inputs(args)
+    access_options, base, adapters = inputs(args)
 
-    from sllm.serve import life, limits, online
-    from sllm.serve.service import Service
+    from sllm.serve import app as web
+    from sllm.serve import client, life, log, model_facts, models, running
 
-    models, context = load_models(args, base, adapters)
-    sock = life.bind(args.host, args.port)
+    # ── the models ──
+    context = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
+    served = models.read_models(args.model_id, base, adapters, name=args.served_model_name, template=args.chat_template)
+    room = lora_room(args, list(adapters.values()), bool(access_options["admin"]))
     defaults = {name: getattr(args, name) for name in [*SAMPLING, "max_tokens"]}
-    seats = limits.Seats(args.max_running * args.data_parallel_size, args.max_waiting)
-    service = Service(models, defaults=defaults, context=context, seats=seats, timeout=args.request_timeout)
+    parsers = {"tool_parser": args.tool_call_parser, "reasoning_parser": args.reasoning_parser}
+    registry = models.Models(
+        base, served, defaults=defaults, context=context, chat_template=args.chat_template, parsers=parsers, **room
+    )
+
+    # ── the app ──
+    sock = life.bind(args.host, args.port)
     address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{sock.getsockname()[1]}"
+    describe(args, served, base, context, defaults, access_options, address)
+    capacity = running.Capacity(args.max_running * args.data_parallel_size, args.max_waiting)
+    app, lean = web.create(registry, capacity, lambda: server.state)
+    whole, requests = web.with_middleware(
+        app,
+        lean,
+        running_options={"capacity": capacity, "timeout": args.request_timeout, "log_prompts": args.log_prompts},
+        access_options=access_options,
+        body_options={"max_bytes": int(args.max_body_mb * 2**20), "strict": args.strict},
+    )
 
-    for model in models:
-        say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
-    for note in dict.fromkeys(note for model in models for note in checkpoint.notes(model.adapter or base, base)):
-        say("note", note)
-    precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
-    precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
-    say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
-    say("places", f"{args.max_running} running, {args.max_waiting} waiting")
-    say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
-    say("keys", ", ".join(keys.names) if keys else "none: whoever reaches this address may ask")
-    say("loading", f"{address}/ready says when it is done")
-
+    # ── the engine ──
     def load():
-        return online.start(
+        return client.start(
             base,
-            {model.name: model.adapter for model in models if model.adapter},
+            adapters=list(adapters.values()),
             dtype=args.dtype,
             quantization=args.quantization,
             kv_cache_dtype=args.kv_cache_dtype,
@@ -135,47 +165,31 @@ def main(args) -> dict | None:
             enforce_eager=args.enforce_eager,
             gpu_memory_utilization=args.gpu_memory_utilization,
             seed=args.seed,
+            tool_call_parser=args.tool_call_parser,
+            reasoning_parser=args.reasoning_parser,
             parallel={
                 name: getattr(args, name)
                 for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
             }
             | {"distributed_executor_backend": args.distributed_executor_backend},
+            **room,
         )
 
-    from sllm.serve import app as web
-    from sllm.serve import gate
-
-    app = gate.Gate(
-        web.create(service, log_prompts=args.log_prompts),
-        keys=keys,
-        rate=limits.RateLimit(args.rate_limit_rpm),
-        max_body=int(args.max_body_mb * 2**20),
-        seats=seats,
-    )
-    if args.allowed_origins:
-        from starlette.middleware.cors import CORSMiddleware
-
-        app = CORSMiddleware(
-            app,
-            args.allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After"],
-        )
-    log = gate.start_log()
+    listener = log.start()
     server = life.Server(
-        app, service, load=load, drain_seconds=args.drain_seconds,
+        whole, registry, requests, load=load, drain_seconds=args.drain_seconds,
         ready=lambda: say("ready", f"{address}/v1  ({address}/docs)"),
+        reload=lambda: reload_keys(access_options["keys"]),
     )  # fmt: skip
     try:
         server.run(sockets=[sock])
     finally:
-        log.stop()
-        if service.llm is not None:
-            service.llm.shutdown(timeout=0)
+        listener.stop()
+        if server.llm is not None:
+            server.llm.shutdown(timeout=0)
     if server.problem:
         raise server.problem
-    if service.state == "dead":
+    if server.state == "dead":
         raise SystemExit(1)
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
@@ -183,11 +197,12 @@ def main(args) -> dict | None:
 
 
 def inputs(args):
-    """Keys, base and {name: adapter}; everything wrong with the command line in one go, before heavy imports."""
-    from sllm.serve import engine, limits, model_facts
+    """Options of the access control, base and {name: adapter}; everything wrong with the command line in one go,
+    before heavy imports."""
+    from sllm.serve import access, engine, models, parsers
 
     problems: list[str] = []
-    base, adapters, keys = args.model_id, {}, None
+    base, adapters = args.model_id, {}
 
     def attempt(function, *values, **named):
         try:
@@ -195,65 +210,87 @@ def inputs(args):
         except InputError as error:
             problems.extend(error.problems)
 
-    given = [*args.api_key, *(key.strip() for key in os.environ.get("SLLM_API_KEYS", "").split(",") if key.strip())]
-    keys = attempt(limits.Keys, given)
-    if not given and not args.allow_anonymous and not cli.is_loopback(args.host):
+    keys = attempt(access.Keys, from_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file)
+    admin = attempt(access.Keys, from_environment(args.admin_key, "SLLM_ADMIN_KEY"))
+    origins = [attempt(access.check_origin, origin) for origin in args.allowed_origins]
+    loopback = cli.is_loopback(args.host)
+    if not keys and not args.allow_anonymous and not loopback:
         problems.append(
-            f"--host {args.host} lets other machines ask; give them a key (SLLM_API_KEYS or --api_key), "
-            "or say --allow_anonymous"
+            f"--host {args.host} lets other machines ask; give them a key (SLLM_API_KEYS, --api_keys_file or "
+            "--api_key), or say --allow_anonymous"
         )
+    hosts = {host.lower() for host in args.allowed_hosts} or None
+    if loopback:
+        hosts = (hosts or set()) | {*access.LOOPBACK, args.host.lower()}
     if args.max_seq_length < 16:
         problems.append(f"--max_seq_length {args.max_seq_length} leaves no room for a prompt and an answer")
     base, adapter = attempt(checkpoint.require_model, args.model_id) or (base, None)
     if adapter:
         adapters[args.served_model_name or Path(adapter).resolve().name] = adapter
     for pair in args.lora_modules:
-        name, found, folder = pair.partition("=")
-        if not found or not name or not checkpoint.is_adapter(folder):
+        name, equals, folder = pair.partition("=")
+        if not equals or not name or not checkpoint.is_adapter(folder):
             problems.append(f"--lora_modules {pair} is not NAME=FOLDER with an adapter in it (adapter_config.json)")
         elif name in adapters:
             problems.append(f"--lora_modules has {name} twice")
         else:
             adapters[name] = folder
             attempt(checkpoint.require_model, folder, base_model=base)
+    if args.max_loras and args.max_loras < len(adapters):
+        problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
     attempt(engine.check_precision, args.dtype, args.quantization, args.kv_cache_dtype)
+    attempt(parsers.check, args.tool_call_parser, args.reasoning_parser)
     for folder in adapters.values():
-        attempt(model_facts.check_adapter, folder, base)
-        attempt(checkpoint.require_base, folder, base)
+        attempt(models.check_adapter, folder, base)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-    return keys, base, adapters
+    rate = access.RateLimit(args.rate_limit_rpm)
+    return {"hosts": hosts, "origins": origins, "keys": keys, "admin": admin, "rate": rate}, base, adapters
 
 
-def load_models(args, base: str, adapters: dict[str, str]):
-    """The served models, each with the tokenizer and template of its own folder, and the context in tokens."""
-    from sllm import chat
+def from_environment(given: list[str], name: str) -> list[str]:
+    return [*given, *(key.strip() for key in os.environ.get(name, "").split(",") if key.strip())]
+
+
+def reload_keys(keys) -> None:
+    from sllm.serve.log import log
+
+    try:
+        keys.read()
+        log.info("API keys read again", extra={"fields": {"keys": keys.names}})
+    except InputError as error:
+        log.error(f"API keys stay as they are: {error}")
+
+
+def lora_room(args, adapters: list[str], runtime: bool) -> dict:
+    """How many adapters the engine has room for, and of which rank."""
     from sllm.serve import model_facts
-    from sllm.serve.service import Model
 
-    def model(name: str, folder: str, parent: str | None) -> Model:
-        tokenizer = chat.load_tokenizer(folder)
-        template = chat.install_template(tokenizer, args.chat_template)
-        record = checkpoint.read_run(folder)
-        chat.check_probe(tokenizer, record, folder)
-        kind = record["stage"] if record else "adapter" if parent else "model"
-        stops = model_facts.stop_ids(tokenizer, base)
-        return Model(name, kind, folder if parent else None, tokenizer, stops, template, parent)
+    if not runtime:
+        return {"max_loras": args.max_loras or len(adapters), "max_lora_rank": args.max_lora_rank}
+    rank = max([args.max_lora_rank or 64, *(model_facts.lora_rank(folder) for folder in adapters)])
+    rank = min(known for known in model_facts.LORA_RANKS if known >= rank)
+    return {"max_loras": args.max_loras or max(8, len(adapters)), "max_lora_rank": rank}
 
-    own = None if checkpoint.is_adapter(args.model_id) else args.served_model_name
-    name = own or (Path(base).resolve().name if Path(base).exists() else base)
-    if name in adapters:
-        raise InputError(f"the model and an adapter are both called {name}; choose --served_model_name")
-    models = cli.gather(
-        lambda: model(name, base, None),
-        *(lambda n=n, folder=folder: model(n, folder, name) for n, folder in adapters.items()),
-    )
-    for other in models[1:]:
-        if other.tokenizer.get_vocab() != models[0].tokenizer.get_vocab():
-            raise InputError(f"adapter {other.adapter} has another vocabulary than {base}: it is of another base")
-    if checkpoint.is_adapter(args.model_id):  # the model that was named comes first
-        models = [*models[1:], models[0]]
-    return models, min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
+
+def describe(args, served, base, context, defaults, access_options, address) -> None:
+    """What is about to be served, and how, as a table."""
+    from sllm.serve import engine
+
+    for model in served:
+        say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
+    for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
+        say("note", note)
+    precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
+    precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
+    say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
+    say("capacity", f"{args.max_running} running, {args.max_waiting} waiting")
+    say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
+    keys, admin = access_options["keys"], access_options["admin"]
+    say("keys", ", ".join(keys.names) if keys else "none: authentication disabled")
+    if admin:
+        say("admin keys", ", ".join(admin.names))
+    say("loading", f"{address}/ready says when it is done")
 
 
 def say(what: str, value: str) -> None:

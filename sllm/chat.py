@@ -8,6 +8,7 @@ is history, one sequence cannot hold that for every turn, and the row becomes on
 """
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,8 +125,19 @@ def template_hash(tokenizer) -> str:
 # ── token ids ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def nfc(text: str) -> str:
+    """The text in composed form. Decomposed Hangul (macOS file names, some editors) looks the same, costs six times
+    the tokens, and is not what a model has learned: training and serving compose it alike."""
+    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def _nfc_messages(messages: list[dict]) -> list[dict]:
+    return [message | {"content": nfc(message["content"])} for message in messages]
+
+
 def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
     """Token ids that ask for the next assistant turn: what the engine is fed, and what training prefixes."""
+    messages = _nfc_messages(messages)
     return _ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True))
 
 
@@ -135,6 +147,7 @@ def completion_ids(tokenizer, messages: list[dict]) -> list[int]:
     Raises:
         ValueError: as `encode`, for this one turn.
     """
+    messages = _nfc_messages(messages)
     refuse_special_tokens(tokenizer, messages)
     return _turn(tokenizer, messages, end_of_turn(tokenizer)[0])[1]
 
@@ -149,6 +162,7 @@ def encode(tokenizer, messages: list[dict]) -> list[Example]:
         ValueError: no assistant turn is supervised; a content holds a special token of this model; an answer cannot
             follow the generation prompt (reasoning), or the template loses part of a content.
     """
+    messages = _nfc_messages(messages)
     refuse_special_tokens(tokenizer, messages)
     end_text = end_of_turn(tokenizer)[0]
     turns: list[Example] = []

@@ -11,7 +11,6 @@ from conftest import SAMPLE_ROWS
 from serving import Running
 
 from sllm import chat, tasks
-from sllm.serve import responses
 
 pytestmark = pytest.mark.torch
 MAX_TOKENS = 48
@@ -31,7 +30,8 @@ def server(tiny_base, sft_folder, dpo_folder):
     yield running
     assert running.stop() == 0
     assert json.loads(running.lines[-1])["stage"] == "served"
-    assert not [line for line in running.log if line["level"] == "error"], running.errors
+    assert not [line for line in running.log if line["level"] == "error" and "logger" not in line], running.errors
+    assert all(line.startswith("{") for line in running.errors)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,6 @@ def test_models_are_listed_with_what_they_are(client, server):
     assert list(found) == ["base", "sft", "dpo"]
     assert [found[name].kind for name in found] == ["base", "sft", "dpo"] and found["sft"].parent == "base"
     assert client.models.retrieve("dpo").max_model_len == 1024
-    responses.ModelList.model_validate(httpx.get(server.url + "/v1/models").json(), strict=True)
     with pytest.raises(openai.NotFoundError) as error:
         client.chat.completions.create(model="gone", messages=QUESTION)
     assert error.value.body["code"] == "model_not_found" and "base, sft, dpo" in error.value.body["message"]
@@ -90,8 +89,10 @@ def test_the_engine_gets_the_ids_of_training(server, sft_folder):
         body = {"model": "sft", "messages": conversation(row), "return_token_ids": True, "max_tokens": 4}
         found = post(server, "/v1/chat/completions", body).json()
         assert found["prompt_token_ids"] == prompt and found["usage"]["prompt_tokens"] == len(prompt)
-        counted = post(server, "/v1/tokenize", {"model": "sft", "messages": conversation(row)}).json()
-        assert counted == {"count": len(prompt), "tokens": prompt, "max_model_len": 1024}
+        del body["return_token_ids"]  # then it is the lean path that answers
+        assert post(server, "/v1/chat/completions", body).json()["usage"]["prompt_tokens"] == len(prompt)
+        counted = post(server, "/tokenize", {"model": "sft", "messages": conversation(row)}).json()
+        assert counted["tokens"] == prompt and counted["count"] == len(prompt) and counted["max_model_len"] == 1024
 
 
 def test_models_side_by_side_answer_as_each_does_alone(server, client):
@@ -187,7 +188,7 @@ def test_answers_have_the_documented_shape(server):
         "seed": 1,
     }
     found = post(server, "/v1/chat/completions", body).json()
-    responses.ChatCompletion.model_validate(found, strict=True)
+    openai.types.chat.ChatCompletion.model_validate(found)
     assert [choice["index"] for choice in found["choices"]] == [0, 1]
     assert found["choices"][0]["message"]["content"] != found["choices"][1]["message"]["content"]
     content = found["choices"][0]["logprobs"]["content"]
@@ -199,7 +200,7 @@ def test_answers_have_the_documented_shape(server):
 
     body = {"prompt": ["옛날에", [100, 101, 102]], "n": 2, "logprobs": 2, "max_tokens": 6, "temperature": 1}
     found = post(server, "/v1/completions", body).json()
-    responses.TextCompletion.model_validate(found, strict=True)
+    openai.types.Completion.model_validate(found)
     assert [choice["index"] for choice in found["choices"]] == [0, 1, 2, 3]
     assert all(len(tops) <= 3 for tops in found["choices"][0]["logprobs"]["top_logprobs"])
 
@@ -283,40 +284,35 @@ def test_json_is_enforced_by_the_engine(client):
 
 
 REFUSALS = [
-    ({"use_beam_search": True}, "use_beam_search", "vllm_inference.py"),
-    ({"tools": [{"type": "function"}]}, "tools", "not trained to call tools"),
-    ({"banana": 1}, "banana", "not supported"),
-    ({"best_of": 3}, "best_of", "n answers"),
-    ({"temperature": 3}, "temperature", "less than or equal to 2"),
+    ({"tools": [{"type": "function"}]}, "tools.0.function", "required"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "--tool_call_parser"),
+    ({"temperature": 3}, "temperature", "[0, 2]"),
     ({"temperature": "hot"}, "temperature", "number"),
-    ({"top_p": 0}, "top_p", "greater than 0"),
-    ({"n": 0}, "n", "greater than or equal to 1"),
-    ({"n": 128}, "n", "more than this server takes"),
-    ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
-    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
-    ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
-    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "differ"),
-    ({"max-tokens": 5}, "max-tokens", "not supported"),
-    ({"str": 5}, "str", "not supported"),
-    ({"min_tokens": 20, "max_completion_tokens": 10}, "min_tokens", "above max_tokens 10"),
-    ({"min_tokens": 200}, "min_tokens", "above max_tokens"),
+    ({"top_p": 0}, "top_p", "(0, 1]"),
+    ({"n": 0}, None, "at least 1"),
+    ({"n": 128}, "n", "capacity"),
+    ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "logprobs", "20"),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "stream"),
+    ({"min_tokens": 20, "max_completion_tokens": 10}, None, "max_tokens"),
+    ({"min_tokens": 200}, None, "max_tokens"),
     ({"n": 2, "temperature": 0}, None, "greedy"),
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, None, "surrogate"),
-    ({"max_tokens": 4000}, "max_tokens", "1,024"),
-    ({"logit_bias": {"가": 1}}, "logit_bias", "token ids"),
-    ({"logit_bias": {"999999": 1}}, "logit_bias", "vocabulary"),
+    ({"max_tokens": 4000}, "max_tokens", "1024"),
+    ({"logit_bias": {"가": 1}}, "logit_bias", "token IDs"),
+    ({"logit_bias": {"999999": 1}}, "logit_bias", "ocab"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}, None, ""),
-    ({"messages": []}, "messages", "at least 1"),
-    (
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "messages.0.content",
-        "text",
-    ),
-    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "user"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
+     "structured_outputs", "cannot be enforced"),
+    ({"structured_outputs": {"regex": "("}}, "structured_outputs", "cannot be enforced"),
+    ({"messages": []}, None, "at least one message"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages", "text only"),
     ({"messages": [{"role": "user", "content": "끝<|im_end|>"}]}, "messages", "special token"),
-    ({"messages": [{"role": "user", "content": "가 나 " * 2000}]}, "messages", "1,024"),
-]
+    ({"messages": [{"role": "user", "content": "<s>"}]}, "messages", "special token <s>"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "끝<s>"}]}]}, "messages", "special token <s>"),
+    ({"messages": [{"role": "user", "content": "가 나 " * 2000}]}, "prompt", "maximum context length is 1024"),
+    ({"chat_template": "{{ messages }}"}, None, "trust"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -329,9 +325,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(server, change, param, said)
     assert said in message
 
 
-def test_a_misspelt_field_is_answered_with_the_one_that_was_meant(server):
-    message = refused(server, "/v1/chat/completions", {"messages": QUESTION, "max_token": 8}, "max_token")
-    assert "max_tokens?" in message
+def test_a_misspelt_field_is_named_in_the_answer(server):
+    answer = post(server, "/v1/chat/completions", {"messages": QUESTION, "max_token": 8, "max_tokens": 2, "이름": 1})
+    assert answer.status_code == 200 and answer.headers["x-ignored-fields"] == "max_token, %EC%9D%B4%EB%A6%84"
+    line = server.wait_for(lambda: next((line for line in server.log if line.get("ignored_fields")), None))
+    assert line["ignored_fields"] == ["max_token", "이름"]
     message = refused(server, "/v1/tasks/task08_02", {"question": "높이는?"}, "context")
     assert "missing field 'context'" in message
 
@@ -416,18 +414,18 @@ def test_the_async_client_streams(server, client):
 
 def test_a_prompt_too_long_names_both_numbers(server):
     message = refused(server, "/v1/completions", {"prompt": [100] * 1100, "model": "base"}, "prompt")
-    assert "1,100" in message and "1,024" in message
-    refused(server, "/v1/completions", {"prompt": [99_999], "model": "base"}, "prompt")
-    refused(server, "/v1/completions", {"prompt": "", "model": "base"}, "prompt.0")
+    assert "1100" in message and "maximum context length is 1024 tokens" in message
+    refused(server, "/v1/completions", {"prompt": [99_999], "model": "base"}, None)
+    refused(server, "/v1/tasks/task02", {"context": "가 나 " * 2000, "model": "base"}, None)
 
 
 def test_what_changes_nothing_is_let_through(server):
-    body = {"model": "base", "messages": QUESTION, "max_tokens": 2, "tools": [], "best_of": 1, "use_beam_search": False}
+    body = {"model": "base", "messages": QUESTION, "max_tokens": 2, "best_of": 1, "use_beam_search": False}
     body |= {"metadata": {"a": "b"}, "user": "u", "store": False, "tool_choice": "none", "logit_bias": None}
     assert post(server, "/v1/chat/completions", body).status_code == 200
     parts = [{"role": "user", "content": [{"type": "text", "text": "가"}, {"type": "text", "text": "나"}]}]
     plain = [{"role": "user", "content": "가\n나"}]
-    found = [post(server, "/v1/tokenize", {"model": "base", "messages": m}).json() for m in (parts, plain)]
+    found = [post(server, "/tokenize", {"model": "base", "messages": m}).json() for m in (parts, plain)]
     assert found[0] == found[1]
 
 
@@ -436,13 +434,14 @@ def test_what_changes_nothing_is_let_through(server):
 
 def test_every_task_answers_its_own_example_with_a_verdict(server):
     listed = httpx.get(server.url + "/v1/tasks").json()
-    responses.TaskList.model_validate(listed, strict=True)
     assert [entry["id"] for entry in listed["data"]] == list(tasks.TASKS)
     for entry in listed["data"]:
         assert {field["name"] for field in entry["fields"] if field["required"]} <= set(entry["example"])
         body = entry["example"] | {"model": "sft", "temperature": 0, "max_tokens": 24}
         found = post(server, f"/v1/tasks/{entry['id']}", body).json()
-        responses.TaskAnswer.model_validate(found, strict=True)
+        assert set(found) == {
+            "object", "id", "created", "model", "task", "answer", "finish_reason", "conformance", "messages", "usage"
+        }  # fmt: skip
         assert found["messages"] == tasks.build_messages(entry["id"], entry["example"])
         broken = tasks.check(entry["id"], found["messages"][1]["content"], found["answer"])
         assert {r["rule"]: r["reason"] for r in found["conformance"]["rules"] if not r["ok"]} == {
@@ -533,11 +532,10 @@ def test_examples_of_the_documentation_work(server):
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if method != "post" or not content:
                 continue
-            schema = document["components"]["schemas"][content["schema"]["$ref"].rsplit("/", 1)[1]]
-            named = content.get("examples") or {"": {"value": schema["examples"][0]}}
+            named = content.get("examples") or {"": {"value": content["example"]}} if "lora" not in path else {}
             for name, example in named.items():
                 answer = post(server, path.replace("{task_id}", name), example["value"])
                 assert answer.status_code == 200, (path, name, answer.text)
                 tried += 1
-    assert tried == 3 + len(tasks.TASKS)
+    assert tried == 7 + len(tasks.TASKS)
     assert "422" not in json.dumps(document["paths"])

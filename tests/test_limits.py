@@ -11,24 +11,26 @@ import pytest
 from conftest import assert_refused, run_script
 
 from sllm import cli
-from sllm.serve import limits
+from sllm.serve import access, running
+from sllm.serve.errors import ApiError
+from sllm.serve.log import Record
 
 
 def test_keys_have_names_and_wrong_ones_have_none():
-    keys = limits.Keys(["alice:s3cret", "plain-key"])
+    keys = access.Keys(["alice:s3cret", "plain-key"])
     assert keys and keys.names == ["alice", "key2"]
     assert keys.name_of("s3cret") == "alice" and keys.name_of("plain-key") == "key2"
     for wrong in ("", "s3cre", "s3cret ", "alice:s3cret", "키", "\udcff", "x" * 10_000):
         assert keys.name_of(wrong) is None
-    assert not limits.Keys([])
+    assert not access.Keys([])
     for given in (["a:"], [":k"], ["a:k", "a:l"], ["a:키"]):
         with pytest.raises(cli.InputError):
-            limits.Keys(given)
+            access.Keys(given)
 
 
 def test_a_wrong_key_takes_as_long_however_right_it_begins():
     key = "k" * 64
-    keys = limits.Keys([f"n{i}:{key[:-2]}{i:02}" for i in range(20)])
+    keys = access.Keys([f"n{i}:{key[:-2]}{i:02}" for i in range(20)])
     candidates = {"far": "x" * 64, "near": key[:-1] + "x", "right": key[:-2] + "00", "last": key[:-2] + "19"}
     times = {name: [] for name in candidates}
     for _ in range(400):
@@ -43,25 +45,65 @@ def test_a_wrong_key_takes_as_long_however_right_it_begins():
 
 def test_rate_limits_are_for_each_caller(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
-    rate = limits.RateLimit(60)
+    monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
+    rate = access.RateLimit(60)
     assert [rate.wait("a") for _ in range(60)] == [0] * 60
     assert 0 < rate.wait("a") <= 1 and rate.wait("b") == 0
     now[0] += 1.01
     assert rate.wait("a") == 0 and rate.wait("a") > 0
-    assert limits.RateLimit(None).wait("a") == 0
+    assert access.RateLimit(None).wait("a") == 0
 
 
-def test_places_are_given_back_whatever_happens():
-    seats = limits.Seats(2, 1)
-    with seats.take(2):
-        with pytest.raises(limits.Full) as full, seats.take(2):
-            pass
-        assert full.value.retry_after >= 1
-        with pytest.raises(ZeroDivisionError), seats.take(1):
-            raise ZeroDivisionError
-        assert seats.taken == 2
-    assert seats.taken == 0
+def test_a_rate_limit_remembers_few_callers_and_forgets_the_idle(monkeypatch):
+    monkeypatch.setattr(access, "CALLERS", 100)
+    rate = access.RateLimit(1)
+    for number in range(1000):
+        assert rate.wait(f"caller{number}") == 0
+    assert len(rate._buckets) == 100 and rate.wait("caller999") > 0
+
+
+def test_keys_of_a_file_are_read_again(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("# staff\nalice: one\n\n two \n", encoding="utf-8")
+    keys = access.Keys(["bob:three"], str(file))
+    assert keys.names == ["bob", "alice", "key3"] and keys.name_of("one") == "alice" and keys.name_of("two") == "key3"
+    file.write_text("alice: four\n", encoding="utf-8")
+    keys.read()
+    assert keys.name_of("one") is None and keys.name_of("four") == "alice" and keys.name_of("three") == "bob"
+    for text in ("", "a:\n", "a:k\na:l\n"):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(cli.InputError):
+            keys.read()
+        assert keys.name_of("four") == "alice"  # as they were
+    file.unlink()
+    with pytest.raises(cli.InputError):
+        keys.read()
+
+
+def test_origins_are_what_browsers_send():
+    for origin in ("https://a.example", "http://localhost:3000", "*"):
+        assert access.check_origin(origin) == origin
+    for origin in ("foo", "a.example", "https://", "https://a.example/page", "ftp://a"):
+        with pytest.raises(cli.InputError):
+            access.check_origin(origin)
+
+
+def test_capacity_is_given_back_when_a_request_ends():
+    capacity = running.Capacity(2, 1)
+    first, second = Record("a", "POST", "/"), Record("b", "POST", "/")
+    capacity.take(first, 2)
+    with pytest.raises(ApiError) as full:
+        capacity.take(second, 2)
+    assert full.value.status_code == 429 and int(full.value.headers["Retry-After"]) >= 1
+    capacity.take(second, 1)
+    assert capacity.taken == 3
+    first.release(capacity)
+    first.release(capacity)  # ends once
+    second.release(capacity)
+    assert capacity.taken == 0
+    with pytest.raises(ApiError) as never:
+        capacity.take(first, 4)
+    assert never.value.status_code == 400
 
 
 # ── bad input: exit 2, one line each, before any weight is loaded ──────────────────────────────────────────
@@ -81,6 +123,10 @@ def test_everything_wrong_with_a_command_line_is_said_at_once(tiny_base):
     refused("--model_id", tiny_base, "--max_waiting", "-1", said=("whole number from 0",))
     refused("--model_id", tiny_base, "--temperature", "9", said=("number from 0 to 2",))
     refused("--model_id", tiny_base, "--api_key", "a:", said=("API key 1",))
+    refused("--model_id", tiny_base, "--allowed_origins", "foo", said=("--allowed_origins foo",))
+    refused("--model_id", tiny_base, "--api_keys_file", "gone", said=("--api_keys_file gone",))
+    refused("--model_id", tiny_base, "--tool_call_parser", "hermess", said=("--tool_call_parser hermess", "hermes"))
+    refused("--model_id", tiny_base, "--reasoning_parser", "qwen33", said=("--reasoning_parser qwen33", "qwen3"))
     refused("--model_id", tiny_base, "--host", "0.0.0.0", said=("--host 0.0.0.0", "SLLM_API_KEYS"))
 
 
@@ -118,6 +164,31 @@ def test_folders_that_fail_their_contract_are_refused(tiny_base, sft_folder, tmp
     config = json.loads((sft_folder / "adapter_config.json").read_text(encoding="utf-8"))
     dora = copy(sft_folder, tmp_path / "dora", **{"adapter_config.json": json.dumps(config | {"use_dora": True})})
     refused("--model_id", tiny_base, "--lora_modules", f"dora={dora}", said=("DoRA",))
+
+
+BROKEN = {  # a file of the adapter → what is in it
+    "config is not JSON": ("adapter_config.json", b"{", "adapter_config.json"),
+    "config is a list": ("adapter_config.json", b"[]", "adapter_config.json"),
+    "no base named": ("adapter_config.json", b'{"peft_type": "LORA", "r": 8}', "base_model_name_or_path"),
+    "weights are cut": ("adapter_model.safetensors", b"\x00" * 100, "adapter_model.safetensors"),
+    "weights are empty": ("adapter_model.safetensors", b"", "adapter_model.safetensors"),
+    "weights are missing": ("adapter_model.safetensors", None, "no weights"),
+    "run.json is not JSON": ("run.json", b"{", "run.json"),
+    "run.json is a list": ("run.json", b"[]", "run.json"),
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_adapter_is_one_line_before_the_engine_starts(tiny_base, sft_folder, tmp_path, name):
+    file, data, said = BROKEN[name]
+    adapter = copy(sft_folder, tmp_path / "adapter")
+    (adapter / file).unlink()
+    if data is not None:
+        (adapter / file).write_bytes(data)
+    if file != "run.json":
+        (adapter / "run.json").unlink()  # whose hashes would tell first
+    refused("--model_id", tiny_base, "--lora_modules", f"sft={adapter}", said=(said,))
 
 
 @pytest.mark.torch

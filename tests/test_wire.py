@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sllm import chat
-from sllm.serve import responses, wire
+from sllm.serve import wire
 
 pytestmark = pytest.mark.torch
 
@@ -22,16 +22,18 @@ def test_fast_and_full_chunks_are_the_same_json():
         for with_usage in (True, False):
             chunks = wire.Chunks(chat=is_chat, id="x", created=1, model='m"', with_usage=with_usage)
             fast = event(chunks.chunk(2, text))
-            full = event(chunks.full(2, text, first=False, finish_reason=None, logprobs=None))
+            full = event(chunks.full(2, text, first=False, finish_reason=None, stop_reason=None, logprobs=None))
             assert fast == full and fast["model"] == 'm"' and ("usage" in fast) == with_usage
             choice = fast["choices"][0]
             assert (choice["delta"]["content"] if is_chat else choice["text"]) == text
-            last = event(chunks.last(wire.usage(3, 4)))
-            assert last["choices"] == [] and responses.Usage.model_validate(last["usage"]).total_tokens == 7
+            last = event(chunks.last(usage={"total_tokens": 7}))
+            assert last["choices"] == [] and last["usage"] == {"total_tokens": 7}
     first = event(wire.Chunks(chat=True, id="x", created=1, model="m", with_usage=False).full(
-        0, "", first=True, finish_reason="stop", logprobs=None, extra={"token_ids": [1]}
+        0, "", first=True, finish_reason="stop", stop_reason=7, logprobs=None
     ))  # fmt: skip
-    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""} and first["choices"][0]["token_ids"]
+    assert (
+        first["choices"][0]["delta"] == {"role": "assistant", "content": ""} and first["choices"][0]["stop_reason"] == 7
+    )
 
 
 def test_bytes_of_tokens_join_to_the_text(tiny_base):

@@ -1,6 +1,6 @@
 """How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
 
-vLLM is imported here, in `sampling`, in `online` (the server's half) and in what vLLM itself loads (`cpu_worker`,
+vLLM is imported here, in `sampling`, in the server's modules and in what vLLM itself loads (`cpu_worker`,
 `cpu_lora`, `cpu_schedule`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
@@ -48,6 +48,8 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
     Args:
         server: the engine gets a process of its own, and this one needs a core too.
     """
+    if server:  # Python's tracker of semaphores writes what it cleans up to the log, between its JSON lines
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     if not on_cpu():
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         if not can_compile():
@@ -169,8 +171,18 @@ def options(
     kv_tokens: int | None = None,
     quantization: str | None = None,
     kv_cache_dtype: str = "auto",
+    max_loras: int = 0,
+    max_lora_rank: int = 0,
+    tool_call_parser: str | None = None,
+    reasoning_parser: str | None = None,
 ) -> dict:
-    """Engine arguments that the offline engine and the server share; see `load`."""
+    """Engine arguments that the offline engine and the server share; see `load`.
+
+    Args:
+        max_loras, max_lora_rank: room for adapters beside `adapters`, which come while the engine runs.
+        tool_call_parser, reasoning_parser: vLLM's names. Calls that have to happen are enforced by xgrammar, which
+            knows fewer JSON schemas than guidance; a constraint on the output begins after the reasoning.
+    """
     check_precision(dtype, quantization, kv_cache_dtype)
     dtype = resolve_dtype(dtype, quantization)
     settings = {
@@ -182,11 +194,15 @@ def options(
         "generation_config": "vllm",  # generation_config.json sets no sampling; EOS ids: `model_facts.stop_ids`
         "quantization": quantization,
         "kv_cache_dtype": kv_cache_dtype,
-        "structured_outputs_config": STRUCTURED,
+        "structured_outputs_config": STRUCTURED
+        | ({"backend": "xgrammar"} if tool_call_parser else {})
+        | ({"reasoning_parser": reasoning_parser} if reasoning_parser else {}),
     }
-    if adapters:
-        rank = max(model_facts.lora_rank(adapter) for adapter in adapters)
-        settings |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
+    if adapters or max_loras:
+        rank = max([max_lora_rank, *(model_facts.lora_rank(adapter) for adapter in adapters)])
+        most = max(max_loras, len(adapters))
+        # in memory beside those in a batch: versions that are being replaced and still answer
+        settings |= {"enable_lora": True, "max_loras": most, "max_cpu_loras": most + 2, "max_lora_rank": rank}
     if on_cpu():
         settings["worker_cls"] = "sllm.serve.cpu_worker.Worker"
         if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):

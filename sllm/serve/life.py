@@ -1,4 +1,4 @@
-"""The server's life: load while /ready says 503, warm up, answer, drain on SIGTERM, and end when the engine does.
+"""The server's lifecycle: load while /ready says 503, warm up, answer, drain on SIGTERM, exit when the engine does.
 
 uvicorn keeps the socket; this module decides when it closes. While draining the socket stays open, so that a load
 balancer that asks is told 503 and not left to guess.
@@ -12,15 +12,19 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import uvicorn
 
 from sllm.cli import InputError
-from sllm.serve import gate, schemas
-from sllm.serve.reply import Reply
-from sllm.serve.service import Service
+from sllm.serve.client import Heartbeat
+from sllm.serve.connection import Connection
+from sllm.serve.errors import ApiError
+from sllm.serve.log import log
+from sllm.serve.models import Models
+from sllm.serve.running import Running
+from sllm.serve.warm_up import warm_up
 
 WATCH_SECONDS = 0.25
 UNREAD_SECONDS = 120
@@ -55,29 +59,42 @@ class Server(uvicorn.Server):
     """uvicorn, with our ending instead of its own.
 
     Args:
-        load: loads the engine; runs in a thread, returns (engine, adapters).
+        load: loads the engine; runs in a thread, returns it.
         ready: called when requests are answered.
+        reload: called on SIGHUP.
     """
 
-    def __init__(self, app, service: Service, *, load: Callable, ready: Callable, drain_seconds: float):
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=2,
-                server_header=False,
-            )  # fmt: skip
+    def __init__(
+        self, app, models: Models, running: Running, *, load: Callable, ready: Callable, reload: Callable,
+        drain_seconds: float,
+    ):  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # X-Forwarded-For may say anything
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2,
+            server_header=False,
+            h11_max_incomplete_event_size=32 * 1024,  # bytes of a request's headers
         )
-        self.service, self.load, self.ready, self.drain_seconds = service, load, ready, drain_seconds
+        super().__init__(config)
+        self.models, self.running, self.drain_seconds = models, running, drain_seconds
+        self.load, self.ready, self.reload = load, ready, reload
+        self.llm = self.heartbeat = None
         self.problem: BaseException | None = None
         self.stopped_by: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def state(self) -> str:
+        """loading, ready, stalled, draining or dead."""
+        state = self.running.state
+        return "stalled" if state == "ready" and self.heartbeat.stalled else state
 
     def handle_exit(self, sig: int, frame) -> None:
         if self._loop is None or (self.stopped_by is not None and sig == signal.SIGINT):
@@ -87,6 +104,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets=None) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
         await super().startup(sockets)
         self._life = asyncio.create_task(self._live())
 
@@ -108,74 +126,40 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def _load(self) -> None:
-        service = self.service
-        service.llm, service.adapters = await asyncio.to_thread(self.load)
-        for adapter in service.adapters.values():
-            await service.llm.add_lora(adapter)
-        await warm_up(service)
+        self.llm = await asyncio.to_thread(self.load)
+        await self.models.connect(self.llm)
+        await warm_up(self.models, min(32, self.running.capacity.running))
+        self.heartbeat = Heartbeat(self.llm)
+        self._beating = asyncio.create_task(self.heartbeat.beat())
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it between two tokens
-        service.state = "ready"
+        self.running.state = "ready"
         self.ready()
 
     async def _watch(self) -> None:
         """Returns when the engine is dead."""
-        while not self.service.llm.errored:
+        while not self.llm.errored:
             await asyncio.sleep(WATCH_SECONDS)
-        self.service.state = "dead"
+        self.running.state = "dead"
         deadline = threading.Timer(DEAD_SECONDS, end_now, (1,))  # whatever hangs, a supervisor gets to restart us
         deadline.daemon = True
         deadline.start()
-        gate.log.error("the engine died")
-        await self._cancel()
+        log.error("the engine died")
+        await self._end_all()
         await asyncio.sleep(1)  # in which /health says so
 
     async def _drain(self, watching: asyncio.Task) -> None:
-        service = self.service
-        service.state = "draining"
-        gate.log.info(f"draining: {len(service.running)} to finish within {self.drain_seconds:g} s")
-        end = self._loop.time() + self.drain_seconds
-        while service.running and self._loop.time() < end and not watching.done():
+        running = self.running
+        running.state = "draining"
+        log.info(f"draining: {len(running.requests)} to finish within {self.drain_seconds:g} s")
+        end = time.monotonic() + self.drain_seconds
+        while running.requests and time.monotonic() < end and not watching.done():
             await asyncio.sleep(0.05)
-        await self._cancel()
+        await self._end_all()
 
-    async def _cancel(self) -> None:
+    async def _end_all(self) -> None:
         """Tell those that still wait, and give them a moment to hear it."""
-        for task in list(self.service.running):
-            task.cancel()
-        end = self._loop.time() + 1
-        while self.service.running and self._loop.time() < end:
+        self.running.end_all(ApiError(503, "the server is stopping", code=self.running.state))
+        end = time.monotonic() + 1
+        while self.running.requests and time.monotonic() < end:
             await asyncio.sleep(0.02)
-
-
-async def warm_up(service: Service) -> None:
-    """Answer made-up requests through the same code as real ones, so that the first real ones cost what later ones do:
-    kernels compile, grammars load and buffers grow on first use. Few and many at once, each model alone and all in one
-    batch, with JSON and with log-probabilities."""
-
-    async def ask(model, number: int, **extra) -> None:
-        messages = [{"role": "user", "content": f"{number} 안녕하세요. " * (1 + number % 4)}]
-        most = max(1, service.context - 9)
-        body = schemas.ChatRequest(messages=messages, max_tokens=8, ignore_eos=True, stream=number % 2 == 0, **extra)
-
-        async def prepare():
-            ids = (await service.prompt_ids(model, messages))[:most]
-            top = 1 if extra.get("logprobs") else None
-            return service.job(body, [ids], model, chat=True, id=f"warm-{number}", top_logprobs=top)
-
-        async def nothing(*_):
-            await asyncio.Event().wait()
-
-        async def ignore(_):
-            pass
-
-        scope = {"state": {"record": SimpleNamespace(completion_tokens=0, finish=None)}}
-        await Reply(service, 1, prepare, warm_up=True)(scope, nothing, ignore)
-
-    models = list(service.models.values())
-    for model in models:
-        for count in (1, 2, min(32, service.seats.running), 1):
-            await asyncio.gather(*(ask(model, number, temperature=number % 3 / 2) for number in range(count)))
-    await asyncio.gather(*(ask(model, number) for number, model in enumerate(models)))
-    await ask(models[0], 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1, logprobs=True)
-    await ask(models[0], 1, response_format={"type": "json_object"})

@@ -41,14 +41,42 @@ def check_adapter(adapter: str, base: str | None = None) -> None:
     rank = _largest_rank(config)
     problems = [f"is a {config.get('peft_type')} adapter"] if config.get("peft_type") != "LORA" else []
     problems += [f"has rank {rank}, above {LORA_RANKS[-1]}"] if rank > LORA_RANKS[-1] else []
+    if not config.get("base_model_name_or_path"):
+        raise InputError(f"{adapter}: its adapter_config.json names no base (base_model_name_or_path)")
     problems += ["uses DoRA"] if config.get("use_dora") else []
     problems += [f"trains whole modules ({config['modules_to_save']})"] if config.get("modules_to_save") else []
+    problems += [f"has {wrong}"] if base and (wrong := _wrong_shape(adapter, base)) else []
     without = base and no_lora(base)
     problems += [f"is for a {without}"] if without else []
     if problems:
         raise InputError(
             f"adapter {adapter} {', '.join(problems)}, which vLLM cannot apply; merge it: merged_weights.py"
         )
+
+
+def _wrong_shape(adapter: str, base: str) -> str | None:
+    """The first layer of an adapter that cannot be of this base; vLLM 0.29 loads it, and answers with it."""
+    from safetensors import SafetensorError, safe_open
+
+    file, files = Path(adapter) / "adapter_model.safetensors", sorted(Path(base).glob("*.safetensors"))
+    if not file.is_file() or not files or getattr(_config(base), "quantization_config", None):
+        return None
+    try:
+        shapes = {name: shape for one in files for name, shape in _shapes(one, safe_open).items()}
+        for name, shape in _shapes(file, safe_open).items():
+            layer, half, _ = name.removeprefix("base_model.model.").partition(".lora_")
+            weight = shapes.get(f"{layer}.weight")
+            width = shape[1] if name.endswith("lora_A.weight") else shape[0]  # A: (rank, in); B: (out, rank)
+            if half and weight and len(shape) == 2 and width not in weight:
+                return f"{layer} for {width} features, where {base} has {' × '.join(map(str, weight))}"
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} cannot be read ({error}); copy the adapter again") from None
+    return None
+
+
+def _shapes(file: Path, safe_open) -> dict[str, list[int]]:
+    with safe_open(file, "numpy") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
 
 
 def no_lora(model: str) -> str | None:
@@ -164,7 +192,14 @@ def _config(model: str):
 
 
 def _adapter_config(adapter: str) -> dict:
-    return json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    file = Path(adapter) / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); copy the adapter again") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is not a JSON object; copy the adapter again")
+    return config
 
 
 def _largest_rank(config: dict) -> int:

@@ -1,7 +1,7 @@
 """OpenAI's JSON, written by hand where it is written once for every token.
 
-What does not change from chunk to chunk of a stream is put together once; a chunk then costs one string join. The
-shapes are those of `schemas`, and a test holds every one against them.
+What does not change from chunk to chunk of a stream is put together once; a chunk then costs one string join. A test
+holds every shape against the openai client's.
 """
 
 import codecs
@@ -40,8 +40,8 @@ class Chunks:
         *,
         first: bool,
         finish_reason: str | None,
+        stop_reason: int | str | None,
         logprobs: dict | None,
-        extra: dict | None = None,
     ) -> bytes:
         """A chunk that says more: the first and the last of an answer, and those with log-probabilities."""
         choice: dict = {"index": index}
@@ -49,12 +49,14 @@ class Chunks:
             choice["delta"] = ({"role": "assistant"} if first else {}) | {"content": text}
         else:
             choice["text"] = text
-        choice |= {"logprobs": logprobs, "finish_reason": finish_reason} | (extra or {})
+        choice |= {"logprobs": logprobs, "finish_reason": finish_reason}
+        if finish_reason:
+            choice["stop_reason"] = stop_reason
         return f'data: {{{self._head},"choices":[{_text(choice)}{self._after[1:]}'.encode()
 
-    def last(self, usage: dict | None = None, **more: object) -> bytes:
+    def last(self, **more: object) -> bytes:
         """A chunk without choices: the usage, or what else is said of the whole answer."""
-        rest = {"choices": []} | ({"usage": usage} if usage else {}) | more
+        rest = {"choices": []} | more
         return f"data: {{{self._head},{_text(rest)[1:]}\n\n".encode()
 
 
@@ -68,14 +70,6 @@ def error_event(error: dict) -> bytes:
 
 def body(value: dict) -> bytes:
     return _text(value).encode()
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
 
 
 # ── log-probabilities ──────────────────────────────────────────────────────────────────────────────────────
@@ -114,50 +108,44 @@ class Vocabulary:
 class Offset:
     """How many characters of an answer its tokens so far have made; half a syllable makes none."""
 
-    def __init__(self):
-        self.characters = 0
+    def __init__(self, characters: int = 0):
+        self.characters = characters
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
 
     def add(self, raw: bytes) -> None:
         self.characters += len(self._decoder.decode(raw))
 
 
-def chat_logprobs(vocabulary: Vocabulary, token_ids: list[int], entries: list[dict], top: int) -> dict:
+def chat_logprobs(vocabulary: Vocabulary, token_ids, entries: list[dict], top: int) -> dict:
     """OpenAI's `logprobs` of chat. `entries`: vLLM's, {token id: Logprob} for each of `token_ids`."""
 
     def named(token: int, logprob: float) -> dict:
         raw = vocabulary.bytes(token)
-        return {"token": spell(raw), "logprob": _finite(logprob), "bytes": list(raw)}
+        return {"token": spell(raw), "logprob": logprob, "bytes": list(raw)}
 
     content = []
-    for token, found in zip(token_ids, entries, strict=True):
-        best = sorted(found.items(), key=lambda item: item[1].rank)[:top]
+    for token, likely in zip(token_ids, entries, strict=True):
+        best = sorted(likely.items(), key=lambda item: item[1].rank)[:top]
         tops = [named(other, entry.logprob) for other, entry in best]
-        content.append(named(token, found[token].logprob) | {"top_logprobs": tops})
-    return {"content": content, "refusal": None}
+        content.append(named(token, likely[token].logprob) | {"top_logprobs": tops})
+    return {"content": content}
 
 
-def text_logprobs(vocabulary: Vocabulary, token_ids: list[int], entries: list[dict], top: int, offset: Offset) -> dict:
-    """OpenAI's older `logprobs` of completions. `offset`: where these tokens begin; moved on."""
+def text_logprobs(vocabulary: Vocabulary, token_ids, entries: list[dict | None], top: int, offset: Offset) -> dict:
+    """OpenAI's older `logprobs` of completions: of each token the `top` likeliest and itself. The first token of a
+    prompt has none. `offset`: where these tokens begin; moved on."""
     tokens, values, tops, offsets = [], [], [], []
-    for token, found in zip(token_ids, entries, strict=True):
+    for token, likely in zip(token_ids, entries, strict=True):
         tokens.append(spell(vocabulary.bytes(token)))
-        values.append(_finite(found[token].logprob))
-        best = sorted(found.items(), key=lambda item: item[1].rank)[:top]
-        tops.append({spell(vocabulary.bytes(other)): _finite(entry.logprob) for other, entry in best})
+        values.append(likely[token].logprob if likely else None)
+        best = dict(sorted((likely or {}).items(), key=lambda item: item[1].rank)[:top])
+        if likely:
+            best[token] = likely[token]
+        tops.append({spell(vocabulary.bytes(other)): entry.logprob for other, entry in best.items()} or None)
         offsets.append(offset.characters)
         if not vocabulary.is_special(token):
             offset.add(vocabulary.bytes(token))
-    return {
-        "tokens": tokens,
-        "token_logprobs": values,
-        "top_logprobs": tops if top else None,
-        "text_offset": offsets,
-    }
-
-
-def _finite(logprob: float) -> float:
-    return max(logprob, -9999.0)  # JSON has no -inf
+    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
 
 def spell(raw: bytes) -> str:

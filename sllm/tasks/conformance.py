@@ -11,8 +11,12 @@ from sllm.tasks.table import CHOICE_LABELS, Task, get, split_user_turn
 
 _BULLET = re.compile(r"^\s*(?:[-*•◦]|\d+[.)])\s+\S")
 _HEADING = re.compile(r"^\s*(?:#{1,6}\s+\S.*|\*\*[^*]+\*\*:?|\*\* .+ \*\*)\s*$")
-_RATIONALE = re.compile(r"^\s*\**근거\**\s*:\s*\**", re.MULTILINE)
-_MATH_OR_TAG = re.compile(r"\\\(.*?\\\)|\$[^$]+\$|<[^>]+>", re.DOTALL)
+# Answers come from models, and repeat themselves: each expression takes time in proportion to a text's length, so none
+# has white space, or anything else, that two of its parts could share.
+_RATIONALE = re.compile(r"^[ \t]*\**근거\**[ \t]*:[ \t]*\**", re.MULTILINE)
+_MATH_OR_TAG = re.compile(r"\$[^$]+\$|<[^<>]+>")
+_KEYWORD = re.compile(r"^[^\w\n]*(?:Keyword|키워드)[ \t]*\d+[^\w\n]*:\s*(\S.*)$", re.MULTILINE)
+_EXPLANATION = re.compile(r"^[^\w\n]*설명[^\w\n]*:\s*\S", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’)\]*]*$")
 
 
@@ -62,9 +66,18 @@ def _head_and_body(task: Task, answer: str) -> tuple[str, str]:
     return (answer[: found.start()].strip(), answer[found.end() :].strip()) if found else (answer, "")
 
 
+def _without_math(text: str) -> str:
+    """Without \\(…\\), whatever is in it; one that is not closed stays."""
+    parts, at = [], 0
+    while (start := text.find("\\(", at)) >= 0 and (end := text.find("\\)", start)) >= 0:
+        parts.append(text[at:start])
+        at = end + 2
+    return " ".join([*parts, text[at:]])
+
+
 def _stems(text: str) -> set[str]:
     """First two syllables of each Hangul word (particles and endings follow the stem), whole other words."""
-    words = re.findall(r"[가-힣]{2,}|[A-Za-z]{2,}", _MATH_OR_TAG.sub(" ", text))
+    words = re.findall(r"[가-힣]{2,}|[A-Za-z]{2,}", _MATH_OR_TAG.sub(" ", _without_math(text)))
     return {word[:2] if "가" <= word[0] <= "힣" else word.lower() for word in words}
 
 
@@ -164,13 +177,12 @@ def _grounded(task, fields, answer):
 
 
 def _keywords(task, fields, answer):
-    found = re.findall(r"^\W*(?:Keyword|키워드)\s*\d+\s*\W*:\s*(.+?)\s*$", answer, re.MULTILINE)
-    words = [re.sub(r"[*\s]", "", word) for word in found]
+    words = [re.sub(r"[*\s]", "", word) for word in _KEYWORD.findall(answer)]
     if len(words) < 2:
         return f"'Keyword 1: …' 줄이 {len(words)}개다 (2개 이상)"
     if len(set(words)) < len(words):
         return "같은 키워드가 되풀이된다"
-    explained = len(re.findall(r"^\W*설명\W*:\s*\S", answer, re.MULTILINE))
+    explained = len(_EXPLANATION.findall(answer))
     return None if explained == len(words) else f"키워드는 {len(words)}개인데 '설명:' 줄은 {explained}개다"
 
 

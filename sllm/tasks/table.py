@@ -250,7 +250,7 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
 def split_user_turn(task_id: str, user_content: str) -> dict[str, str | list[str]]:
     """The fields of a labelled user turn: the inverse of `build_user_turn`; absent sections are left out."""
     task = get(task_id)
-    body = re.sub(r"\s*###Answer###:\s*$", "", user_content)
+    body = user_content.rstrip().removesuffix("###Answer###:").rstrip()
     head, found, question = body.rpartition("###Question###:")
     fields: dict[str, str | list[str]] = {}
     if task.source:

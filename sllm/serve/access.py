@@ -1,0 +1,186 @@
+"""Access control: which hosts and web pages a request may name, API keys, and how often each caller may ask."""
+
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections import OrderedDict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sllm.cli import InputError
+from sllm.serve.errors import ApiError
+
+PROBES = ("/health", "/ready")  # of supervisors and load balancers, which have no key
+OPEN = ("/docs", "/openapi.json")  # the page that describes the API
+OPEN_UNDER = "/static-offline-docs/"
+ADMIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+MAX_HEADERS = 256
+FAILED_LOGINS = 60  # a minute for each address; then 429
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+CALLERS = 10_000  # that a rate limit remembers
+
+
+class Keys:
+    """API keys, kept as digests, so that a comparison takes as long for a wrong key as for a right one.
+
+    Args:
+        given: `NAME:KEY`, or a bare key, which is called key1, key2, … in the order given. Names go to the log.
+        file: a file with one of them a line; `#` starts a comment.
+    """
+
+    def __init__(self, given: list[str], file: str | None = None):
+        self._given, self._file = given, file
+        self.read()
+
+    def read(self) -> None:
+        """Read the file again. InputError where it cannot be used; the keys then stay as they were."""
+        lines = read_lines(self._file) if self._file else []
+        texts = [*self._given, *lines]
+        if self._file and not lines:
+            raise InputError(f"--api_keys_file {self._file} has no keys")
+        digests: list[tuple[str, bytes]] = []
+        for number, text in enumerate(texts, 1):
+            name, colon, key = text.partition(":")
+            name, key = (name.strip(), key.strip()) if colon else (f"key{number}", text.strip())
+            if not name or not key or not key.isascii():
+                raise InputError(f"API key {number} is empty or not ASCII; use KEY or NAME:KEY")
+            digests.append((name, _digest(key)))
+        if len({name for name, _ in digests}) < len(digests):
+            raise InputError("two API keys have the same name")
+        self._digests = digests
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self._digests]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def name_of(self, key: str) -> str | None:
+        """Name of a key, or None."""
+        digest, match = _digest(key), None
+        for name, known in self._digests:
+            if hmac.compare_digest(digest, known):
+                match = name
+        return match
+
+
+def read_lines(file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api_keys_file {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class RateLimit:
+    """A token bucket for each caller: `rpm` requests at once, and `rpm` a minute after that. None: no limit."""
+
+    def __init__(self, rpm: int | None):
+        self.rpm = rpm
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # caller → (requests left, when)
+
+    def wait(self, caller: str) -> float:
+        """0, and one request is counted; or the seconds until the next is allowed."""
+        if self.rpm is None:
+            return 0.0
+        now = time.monotonic()
+        left, at = self._buckets.pop(caller, (float(self.rpm), now))
+        left = min(self.rpm, left + (now - at) * self.rpm / 60)
+        allowed = left >= 1
+        self._buckets[caller] = (left - allowed, now)
+        if len(self._buckets) > CALLERS:
+            self._buckets.popitem(last=False)  # idle for longest
+        return 0.0 if allowed else (1 - left) * 60 / self.rpm
+
+
+def check_origin(origin: str) -> str:
+    """An origin as browsers send it; InputError for what no browser sends."""
+    parts = urlsplit(origin)
+    whole = parts.scheme in ("http", "https") and parts.hostname and not parts.path.strip("/") and not parts.query
+    if origin != "*" and not whole:
+        raise InputError(f"--allowed_origins {origin} is not an origin such as https://chat.example.com")
+    return origin.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Access:
+    """Middleware.
+
+    Args:
+        hosts: names that the Host header may have, without the port; None: any.
+        origins: web pages that may ask; `*`: all. Pages of the hosts themselves always may.
+        keys: none: authentication disabled.
+        admin: the keys of the endpoints that change what is served; without one they are closed.
+    """
+
+    def __init__(self, app, *, hosts, origins: list[str], keys: Keys, admin: Keys, rate: RateLimit):
+        self.app, self.hosts, self.origins, self.keys, self.admin, self.rate = app, hosts, origins, keys, admin, rate
+        self._failed = RateLimit(FAILED_LOGINS)
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            self._check(scope, dict(scope["headers"]), scope["state"]["record"])
+        await self.app(scope, receive, send)
+
+    def _check(self, scope, headers: dict, record) -> None:
+        path, address = scope["path"], scope["client"][0] if scope.get("client") else "unknown"
+        if len(scope["headers"]) > MAX_HEADERS:
+            raise ApiError(431, f"more than {MAX_HEADERS} headers")
+        if path in PROBES:  # asked by the address of a container, which no list knows
+            return
+        self._check_host(headers)
+        if path in OPEN or path.startswith(OPEN_UNDER):
+            return
+        keys = self.admin if path in ADMIN else self.keys
+        if path in ADMIN and not keys:
+            raise ApiError(403, "this server has no admin key (--admin_key)", code="no_admin_key")
+        if keys:
+            record.key = self._key(keys, headers, address)
+        if scope["method"] == "POST" and (seconds := self.rate.wait(record.key or address)):
+            raise _too_many(f"more than {self.rate.rpm} requests a minute", seconds)
+
+    def _check_host(self, headers: dict) -> None:
+        """A web page can have its own name resolve to a loopback address (DNS rebinding): then its requests reach this
+        server from the browser of whoever looks at it, and only the Host header tells."""
+        host = _host(headers.get(b"host", b"").decode("latin-1"))
+        if self.hosts is not None and host not in self.hosts:
+            raise ApiError(403, f"host {host[:100]!r} is not allowed here (--allowed_hosts)", code="host_not_allowed")
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if not origin or self.keys or "*" in self.origins or origin in self.origins:
+            return
+        if (urlsplit(origin).netloc or "?") != headers.get(b"host", b"").decode("latin-1"):
+            message = f"web pages of {origin[:100]!r} are not allowed here (--allowed_origins)"
+            raise ApiError(403, message, code="origin_not_allowed")
+
+    def _key(self, keys: Keys, headers: dict, address: str) -> str:
+        kind, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        given = given.strip() if kind.lower() == "bearer" else headers.get(b"x-api-key", b"").decode("latin-1")
+        if (name := keys.name_of(given)) is None:
+            if seconds := self._failed.wait(address):
+                raise _too_many("too many requests without a valid API key", seconds)
+            message = "wrong API key" if given else "an API key is required: Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return name
+
+
+def _host(value: str) -> str:
+    return value.lower() if value.endswith("]") else value.rsplit(":", 1)[0].lower()
+
+
+def _too_many(why: str, seconds: float) -> ApiError:
+    wait = int(seconds) + 1
+    return ApiError(
+        429, f"{why}; try again in {wait} s", code="rate_limit_exceeded", headers={"Retry-After": str(wait)}
+    )

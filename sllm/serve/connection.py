@@ -1,0 +1,42 @@
+"""uvicorn's HTTP/1.1 protocol over h11, with time limits for connections that say nothing or half a request."""
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEADER_SECONDS = 15.0  # from the first byte of a request, or from connecting, to the end of its headers
+
+
+class Connection(H11Protocol):
+    """h11 refuses headers without end, and answers what a client asks to upgrade to (`Upgrade: h2c`, which Java's and
+    curl's HTTP/2 clients send) with HTTP/1.1, body and all. uvicorn closes connections that are idle between two
+    requests; those that never finish a first one are closed here."""
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting and self._limit is None:
+            self._limit = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._clear()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._limit is None and self.conn.trailing_data[0]:  # the beginning of a next request came with the last
+            self._limit = self.loop.call_later(HEADER_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc) -> None:
+        self._clear()
+        super().connection_lost(exc)
+
+    def _clear(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _too_slow(self) -> None:
+        self._limit = None
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,172 @@
+"""The log and the metrics: one JSON object a line on stderr, one line a request, Prometheus counters."""
+
+import json
+import logging
+import logging.handlers
+import queue
+import re
+import sys
+import time
+import uuid
+from contextvars import ContextVar
+from urllib.parse import quote
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from sllm.serve import errors
+from sllm.serve.errors import ApiError
+
+PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+REQUESTS = Counter("sllm_requests_total", "Requests answered", ["path", "status"])
+TOKENS = Counter("sllm_tokens_total", "Tokens", ["model", "kind"])
+FIRST = Histogram("sllm_first_token_seconds", "Arrival of a streamed request to its first piece", ["model"])
+TOTAL = Histogram("sllm_request_seconds", "Arrival to the end of the answer", ["path"])
+IN_FLIGHT = Gauge("sllm_requests_in_flight", "Requests that have not been answered to their end")
+SEQUENCES = Gauge("sllm_sequences_in_flight", "Sequences that run or wait in the engine")
+
+log = logging.getLogger("sllm.serve")
+
+
+class Record:
+    """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept.
+
+    `sequences`: capacity reserved for it. `models`: the served models that it uses.
+    """
+
+    __slots__ = (
+        "id", "key", "method", "path", "route", "status", "model", "models", "stream", "prompt_tokens",
+        "completion_tokens", "first", "finish", "started", "prompt", "sequences", "ignored", "refused",
+    )  # fmt: skip
+
+    def __init__(self, id: str, method: str, path: str):
+        self.id, self.method, self.path, self.route = id, method, path, "other"
+        self.key = self.model = self.stream = self.first = self.finish = self.prompt = self.refused = None
+        self.status = self.prompt_tokens = self.completion_tokens = self.sequences = 0
+        self.models, self.ignored = [], []
+        self.started = time.monotonic()
+
+    def release(self, capacity) -> None:
+        capacity.give_back(self)
+        for model in self.models:
+            model.users -= 1
+        self.models = []
+
+
+current: ContextVar[Record | None] = ContextVar("record", default=None)  # of the request that this task answers
+
+
+class RequestLog:
+    """Middleware: a request id, the record, and a line in the log once the request has ended. Pure ASGI, as all of
+    ours: Starlette's BaseHTTPMiddleware would put a task and a queue between the engine and every piece of a stream.
+
+    Args:
+        routes: paths with a label of their own in the metrics; others share one, or a scanner could make thousands.
+    """
+
+    def __init__(self, app, *, routes: set[str]):
+        self.app, self.routes = app, routes
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        record = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex, scope["method"], scope["path"])
+        record.route = self._route(scope["path"])
+        scope.setdefault("state", {})["record"] = record
+        # vLLM's handlers name their answers by this header
+        others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
+        scope["headers"] = [*others, (b"x-request-id", record.id.encode())]
+        current.set(record)
+
+        async def reply(message):
+            if message["type"] == "http.response.start":
+                record.status = record.status or message["status"]
+                extra = [(b"x-request-id", record.id.encode())]
+                if record.ignored:
+                    extra.append((b"x-ignored-fields", quote(", ".join(record.ignored), safe=" ,").encode()))
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        IN_FLIGHT.inc()
+        try:
+            await self.app(scope, receive, reply)
+        except ApiError as error:  # of another middleware: nothing was sent yet
+            await error.response()(scope, receive, reply)
+        except Exception as error:
+            if not record.status:
+                await errors.internal(error, record.id).response()(scope, receive, reply)
+        finally:
+            IN_FLIGHT.dec()
+            if record.path not in PROBES or record.status not in (200, 503):
+                self._line(record)
+
+    def _route(self, path: str) -> str:
+        return path if path in self.routes else "/v1/tasks/{task_id}" if path.startswith("/v1/tasks/") else "other"
+
+    def _line(self, record: Record) -> None:
+        seconds = time.monotonic() - record.started
+        status = record.status or 500
+        REQUESTS.labels(record.route, status).inc()
+        TOTAL.labels(record.route).observe(seconds)
+        fields = {
+            "request_id": record.id, "key": record.key, "method": record.method, "path": record.path[:200],
+            "status": status, "total_ms": round(1000 * seconds, 1),
+        }  # fmt: skip
+        if record.model:
+            first = None if record.first is None else record.first - record.started
+            TOKENS.labels(record.model, "prompt").inc(record.prompt_tokens)
+            TOKENS.labels(record.model, "completion").inc(record.completion_tokens)
+            if first is not None:
+                FIRST.labels(record.model).observe(first)
+            fields |= {
+                "model": record.model, "stream": bool(record.stream), "prompt_tokens": record.prompt_tokens,
+                "completion_tokens": record.completion_tokens,
+                "ttft_ms": None if first is None else round(1000 * first, 1), "finish_reason": record.finish,
+            }  # fmt: skip
+        fields |= {
+            name: value
+            for name, value in (
+                ("ignored_fields", record.ignored), ("refused", record.refused), ("prompt", record.prompt)
+            )
+            if value
+        }  # fmt: skip
+        log.info("request", extra={"fields": fields})
+
+
+class Json(logging.Formatter):
+    def format(self, entry: logging.LogRecord) -> str:
+        line = {"time": round(entry.created, 3), "level": entry.levelname.lower(), "message": entry.getMessage()}
+        line |= {} if entry.name.startswith("sllm") else {"logger": entry.name}
+        line |= getattr(entry, "fields", {})
+        if entry.exc_info:
+            line["traceback"] = self.formatException(entry.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def start() -> logging.handlers.QueueListener:
+    """Write every logger of this process, and Python's warnings, as JSON on stderr; a thread writes, so that a full
+    pipe stops no stream. `stop()` it at the end."""
+    lines: queue.SimpleQueue = queue.SimpleQueue()
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(Json())
+    listener = logging.handlers.QueueListener(lines, out)
+    handler = _Keep(lines)
+    # what uvicorn says of a stream that was cut short; the line of the request says it better
+    handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
+    logging.captureWarnings(True)
+    for name, level in (
+        ("", logging.WARNING), ("sllm.serve", logging.INFO), ("uvicorn", logging.ERROR), ("vllm", None)
+    ):  # fmt: skip
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        if level is not None:
+            logger.setLevel(level)
+    listener.start()
+    return listener
+
+
+class _Keep(logging.handlers.QueueHandler):
+    def prepare(self, entry):
+        return entry  # the thread formats it, traceback and all

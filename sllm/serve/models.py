@@ -1,0 +1,225 @@
+"""The models that this server answers for: the one that is loaded and its LoRA adapters, which may come and go."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sllm import chat, checkpoint, cli
+from sllm.cli import InputError
+from sllm.serve import engine, model_facts, wire
+from sllm.serve.errors import ApiError
+from sllm.serve.log import log
+
+NEUTRAL = {"n": 1, "seed": None, "min_tokens": 0, "stop": None, "ignore_eos": False}  # not set by flags
+RETIRE_SECONDS = 0.1
+
+
+@dataclass
+class Served:
+    """What one name of /v1/models stands for.
+
+    `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
+    there. `users`: requests that use it now.
+    """
+
+    name: str
+    kind: str
+    adapter: str | None
+    tokenizer: object
+    stop_token_ids: list[int]
+    chat_template: str
+    parent: str | None = None
+    lora: object = None
+    client: object = None
+    handlers: object = None
+    users: int = 0
+
+    def __post_init__(self):
+        self.vocabulary = wire.Vocabulary(self.tokenizer)
+
+
+class Models:
+    """The served models, by name.
+
+    Args:
+        served: the first is what a request without a name gets.
+        defaults: request defaults from the flags: every sampling parameter, and max_tokens.
+        context: tokens of prompt and answer together.
+        max_loras, max_lora_rank: what the engine has room for.
+        chat_template: of adapters to come; see `chat.install_template`.
+    """
+
+    def __init__(
+        self, base: str, served: list[Served], *, defaults: dict, context: int, max_loras: int, max_lora_rank: int,
+        chat_template: str, parsers: dict,
+    ):  # fmt: skip
+        self.base, self.defaults, self.context, self.parsers = base, defaults, context, parsers
+        self.max_loras, self.max_lora_rank, self.chat_template = max_loras, max_lora_rank, chat_template
+        self.by_name = {one.name: one for one in served}
+        self.first = served[0]
+        self.started = int(time.time())
+        self._llm, self._number = None, 0
+        self._lock = asyncio.Lock()
+        self._retiring: set[asyncio.Task] = set()
+
+    def find(self, name: str | None, missing=None) -> Served:
+        """The model of a request; ApiError (404), or `missing`, where there is none."""
+        if not name:
+            return self.first
+        if name in self.by_name:
+            return self.by_name[name]
+        if missing:
+            raise missing
+        known = ", ".join(self.by_name)
+        message = f"The model `{name[:200]}` does not exist. Available: {known}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    def settings(self, request) -> dict:
+        """Effective sampling parameters of a plain request: its own, else the flags'."""
+        sampling = {name: value for name, value in self.defaults.items() if name != "max_tokens"} | NEUTRAL
+        return {
+            name: default if getattr(request, name) is None else getattr(request, name)
+            for name, default in sampling.items()
+        }
+
+    def cards(self) -> list[dict]:
+        return [self.card(one) for one in self.by_name.values()]
+
+    def card(self, served: Served) -> dict:
+        return {
+            "id": served.name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "local",
+            "root": served.name,
+            "parent": served.parent,
+            "kind": served.kind,
+            "chat_template_sha256": chat.template_hash(served.tokenizer),
+            "max_model_len": self.context,
+        }
+
+    # ── adapters ──
+
+    async def connect(self, llm) -> None:
+        """The engine is there: load the adapters into it, and make each model's client and handlers."""
+        self._llm = llm
+        for served in self.by_name.values():
+            await self._connect(served)
+
+    async def _connect(self, served: Served) -> None:
+        if served.adapter:
+            # vLLM finds cached prefixes by an adapter's name: a new version needs a new one
+            self._number += 1
+            served.lora = engine.lora_request(served.adapter, f"{served.name}@{self._number}", self._number)
+            await self._llm.add_lora(served.lora)
+        await asyncio.to_thread(self._build, served)  # copies tokenizers for a second or two, while others are served
+
+    def _build(self, served: Served) -> None:
+        from sllm.serve.client import Client
+        from sllm.serve.handlers import handlers
+
+        served.client = Client(self._llm, served)
+        served.handlers = handlers(served, path=self.base, defaults=self.defaults, parsers=self.parsers)
+
+    async def load(self, name: str, folder: str, *, replace: bool) -> Served:
+        """Load an adapter, or a new version of one. Requests that run keep the version that they began with.
+
+        Raises:
+            ApiError: (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken.
+        """
+        async with self._lock:
+            before = self.by_name.get(name)
+            if before is not None and (not replace or before.adapter is None):
+                raise ApiError(409, f"{name} is served already; load_inplace replaces an adapter", param="lora_name")
+            adapters = sum(1 for one in self.by_name.values() if one.adapter)
+            if before is None and adapters >= self.max_loras:
+                raise ApiError(400, f"this server has room for {self.max_loras} adapters (--max_loras)")
+            if not checkpoint.is_adapter(folder):
+                raise ApiError(404, f"{folder} has no adapter_config.json", param="lora_path", code="adapter_not_found")
+            try:
+                served = await asyncio.to_thread(self._read, name, folder)
+                await self._connect(served)
+            except InputError as error:
+                raise ApiError(400, "; ".join(error.problems), param="lora_path", code="adapter_refused") from None
+            except Exception as error:  # vLLM's own refusal comes from another process, as whatever it was there
+                reason = str(error).splitlines()[0][:300]
+                raise ApiError(400, f"vLLM cannot load {folder}: {reason}", param="lora_path") from None
+            self.by_name[name] = served
+            self.first = served if self.first is before else self.first
+            if before:
+                self._retire(before)
+            log.info("adapter loaded", extra={"fields": {"model": name, "folder": folder}})
+            return served
+
+    async def unload(self, name: str) -> None:
+        async with self._lock:
+            served = self.by_name.get(name)
+            if served is None or served.adapter is None:
+                raise ApiError(404, f"there is no adapter {name}", param="lora_name", code="adapter_not_found")
+            if served is self.first:
+                raise ApiError(400, f"{name} is what requests without a model get; it can only be replaced")
+            del self.by_name[name]
+            self._retire(served)
+            log.info("adapter unloaded", extra={"fields": {"model": name}})
+
+    def _retire(self, served: Served) -> None:
+        async def when_unused() -> None:
+            while served.users:
+                await asyncio.sleep(RETIRE_SECONDS)
+            await self._llm.remove_lora(served.lora.lora_int_id)
+            served.client.renderer.shutdown()
+
+        task = asyncio.create_task(when_unused())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _read(self, name: str, folder: str) -> Served:
+        checkpoint.require_model(folder, base_model=self.base)
+        check_adapter(folder, self.base)
+        if model_facts.lora_rank(folder) > self.max_lora_rank:
+            raise InputError(f"adapter {folder} has a rank above {self.max_lora_rank} (--max_lora_rank)")
+        base = next(one for one in self.by_name.values() if one.adapter is None)
+        served = read_model(name, folder, self.base, self.chat_template, parent=base.name)
+        check_vocabulary(served, base, self.base)
+        return served
+
+
+def check_adapter(folder: str, base: str) -> None:
+    """InputError for an adapter that vLLM cannot apply to this base, or that was trained on another one."""
+    model_facts.check_adapter(folder, base)
+    checkpoint.require_base(folder, base)
+
+
+def check_vocabulary(served: Served, base: Served, path: str) -> None:
+    if served.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise InputError(f"adapter {served.adapter} has another vocabulary than {path}: it is of another base")
+
+
+def read_model(name: str, folder: str, base: str, template: str, *, parent: str | None) -> Served:
+    """A model with the tokenizer and template of its own folder, whose prompt probe is checked."""
+    tokenizer = chat.load_tokenizer(folder)
+    chosen = chat.install_template(tokenizer, template)
+    record = checkpoint.read_run(folder)
+    chat.check_probe(tokenizer, record, folder)
+    kind = record["stage"] if record else "adapter" if parent else "model"
+    stops = model_facts.stop_ids(tokenizer, base)
+    return Served(name, kind, folder if parent else None, tokenizer, stops, chosen, parent)
+
+
+def read_models(model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str) -> list[Served]:
+    """Every model of the command line; the one that --model_id names comes first."""
+    own = None if checkpoint.is_adapter(model_id) else name
+    base_name = own or (Path(base).resolve().name if Path(base).exists() else base)
+    if base_name in adapters:
+        raise InputError(f"the model and an adapter are both called {base_name}; choose --served_model_name")
+    served = cli.gather(
+        lambda: read_model(base_name, base, base, template, parent=None),
+        *(
+            lambda n=n, folder=folder: read_model(n, folder, base, template, parent=base_name)
+            for n, folder in adapters.items()
+        ),
+    )
+    for other in served[1:]:
+        check_vocabulary(other, served[0], base)
+    return [*served[1:], served[0]] if checkpoint.is_adapter(model_id) else served

@@ -1,0 +1,159 @@
+"""`/v1/tasks`: the 23 task types, and their answers with a verdict of each rule."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from sllm import tasks
+from sllm.serve import wire
+from sllm.serve.errors import ApiError
+from sllm.serve.lean import LONG_TEXT, Declined, LeanPath, Plain, vllm_error
+from sllm.tasks.table import FIELDS
+
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
+NAMES = ("context", "question", "choices", "title", "table", "text")
+
+
+class TaskRequest(Plain, forbid_unknown_fields=False):
+    """The fields of the task (GET /v1/tasks says which), and the sampling fields of a chat."""
+
+    context: str | None = None
+    question: str | None = None
+    choices: list[str] | None = None
+    title: str | None = None
+    table: str | None = None
+    text: str | None = None
+
+
+def fields() -> set[str]:
+    return set(TaskRequest.__struct_fields__)
+
+
+def attach(app: FastAPI, lean: LeanPath, models) -> None:
+    entries = task_entries()
+    listed = wire.body({"object": "list", "data": entries})
+    body = {"content": {"application/json": {"schema": _schema(), "examples": task_examples(entries)}}}
+
+    @app.get("/v1/tasks", tags=["tasks"])
+    async def list_tasks():
+        """The 23 task types: their fields, rules, and a real request of each to start from."""
+        return Response(listed, media_type="application/json")
+
+    @app.post("/v1/tasks/{task_id}", tags=["tasks"], openapi_extra={"requestBody": body})
+    async def answer_task(task_id: str, request: Request):
+        """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
+        verdict of the task's rules. Streams like a chat, with the verdict in a chunk of its own before `[DONE]`."""
+        return await _answer(task_id, request, lean, models)
+
+
+async def _answer(task_id: str, request: Request, lean: LeanPath, models) -> Response:
+    if task_id not in tasks.TASKS:
+        known = ", ".join(tasks.TASKS)
+        message = f"task {task_id[:40]!r} does not exist; there are {known}"
+        raise ApiError(404, message, param="task_id", code="task_not_found")
+    try:
+        asked = msgspec.convert(request.scope["sllm.json"], TaskRequest)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at `$.")
+        raise ApiError(400, str(error), param=place.rstrip("`") or None, code="invalid_request") from None
+    given = {name: getattr(asked, name) for name in NAMES if getattr(asked, name) is not None}
+    try:
+        messages = tasks.build_messages(task_id, given)
+    except tasks.WrongFields as error:
+        raise ApiError(400, str(error), param=error.field, code="task_fields") from None
+    served = models.find(asked.model)
+    if (asked.n or 1) > 1:
+        raise ApiError(400, "a task has one answer", param="n")
+    ids = await _ids(served, messages)
+    try:
+        job = lean.sampled(asked, served, [ids])
+    except (ValueError, vllm_error()) as error:
+        raise ApiError(400, str(error), code="invalid_request") from None
+    except Declined:
+        most = asked.max_tokens or 1
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {models.context} tokens: the prompt has {len(ids)} and the answer "
+            f"is to have {most}. Shorten the fields or lower max_tokens.",
+            code="context_length_exceeded",
+        ) from None
+    return _Answer(lean, replace(job, task=(task_id, given, messages), id=job.id.replace("chatcmpl", "task")))
+
+
+async def _ids(served, messages: list[dict]) -> list[int]:
+    """The rendering of training. Long texts are tokenized in a thread, so that streams continue meanwhile."""
+    from vllm.renderers import ChatParams
+
+    renderer, params = served.client.renderer, ChatParams(chat_template_kwargs={"add_generation_prompt": True})
+    if sum(len(message["content"]) for message in messages) > LONG_TEXT:
+        _, prompt = await renderer.render_messages_async(messages, params)
+    else:
+        _, prompt = renderer.render_messages(messages, params)
+    return prompt["prompt_token_ids"]
+
+
+class _Answer(Response):
+    """A response that the lean path writes."""
+
+    def __init__(self, lean: LeanPath, job):
+        self.lean, self.job, self.background, self.status_code = lean, job, None, 200
+
+    async def __call__(self, scope, receive, send) -> None:
+        await self.lean.answer(self.job, scope, send)
+
+
+def task_entries() -> list[dict]:
+    """Every task as `/v1/tasks` lists it."""
+    examples: dict[str, dict] = {}
+    if SAMPLES.is_file():
+        for line in SAMPLES.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["task"] not in examples:
+                examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
+    entries = []
+    for task in tasks.TASKS.values():
+        own = [{"name": name, "description": FIELDS[name][1], "required": True} for name in task.fields]
+        if "question" not in task.fields:
+            own.append({"name": "question", "description": FIELDS["question"][1], "required": False})
+        ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
+        entries.append(
+            {
+                "id": task.id,
+                "name_ko": task.name_ko,
+                "name_en": task.name_en,
+                "style": task.style,
+                "fields": own,
+                "question": task.question,
+                "rules": list(task.rules),
+                "length_ratio": ratio,
+                "system_prompt": task.system_prompt,
+                "example": examples.get(task.id),
+            }
+        )
+    return entries
+
+
+def task_examples(entries: list[dict]) -> dict:
+    """For the documentation page: the example of each task, ready to send."""
+    return {
+        entry["id"]: {
+            "summary": f"{entry['id']} {entry['name_ko']}",
+            "value": (entry["example"] or {}) | {"temperature": 0, "max_tokens": 128},
+        }
+        for entry in entries
+    }
+
+
+def _schema() -> dict:
+    """JSON schema of `TaskRequest`, in one piece."""
+    whole = msgspec.json.schema(TaskRequest)
+    definitions = whole.pop("$defs")
+    return json.loads(
+        json.dumps(definitions["TaskRequest"]).replace(
+            '{"$ref": "#/$defs/StreamOptions"}', json.dumps(definitions["StreamOptions"])
+        )
+    )

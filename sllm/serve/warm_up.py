@@ -1,0 +1,32 @@
+"""Made-up requests through the same code as real ones, so that the first real ones cost what later ones do: kernels
+compile, grammars load and buffers grow on first use."""
+
+import asyncio
+
+from sllm import chat
+from sllm.serve.models import Models, Served
+
+
+async def warm_up(models: Models, many: int) -> None:
+    """Few and `many` at once, each model alone and all in one batch, with JSON and with log-probabilities."""
+
+    async def ask(served: Served, number: int, **settings) -> None:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        messages = [{"role": "user", "content": f"{number} 안녕하세요. " * (1 + number % 4)}]
+        ids = chat.prompt_ids(served.tokenizer, messages)[: max(1, models.context - 9)]
+        kind = RequestOutputKind.DELTA if number % 2 else RequestOutputKind.FINAL_ONLY
+        params = SamplingParams(max_tokens=8, ignore_eos=True, output_kind=kind, **settings)
+        prompt = {"type": "token", "prompt_token_ids": ids}
+        async for _ in served.client.generate(prompt, params, f"warm-{served.name}-{number}"):
+            pass
+
+    from vllm.sampling_params import StructuredOutputsParams
+
+    served = list(models.by_name.values())
+    for one in served:
+        for count in (1, 2, many, 1):
+            await asyncio.gather(*(ask(one, number, temperature=number % 3 / 2) for number in range(count)))
+    await asyncio.gather(*(ask(one, number) for number, one in enumerate(served)))
+    await ask(served[0], 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1, logprobs=1)
+    await ask(served[0], 1, structured_outputs=StructuredOutputsParams(json_object=True))
