@@ -8,6 +8,8 @@ import pytest
 from conftest import SAMPLE_ROWS
 from serving import Running
 
+from sllm import chat
+
 pytestmark = pytest.mark.torch
 OTHER_WAY = {"skip_special_tokens": True}  # vLLM's default, named: the lean path does not know the field
 
@@ -161,3 +163,30 @@ def test_decomposed_hangul_costs_what_composed_hangul_costs(server):
             for given in (text, unicodedata.normalize("NFD", text))
         ]
         assert costs[0]["usage"] == costs[1]["usage"]
+
+
+def test_every_endpoint_gives_the_engine_the_ids_of_training(server, tiny_base):
+    """Guarantee 1, with one BOS, through every way in; the log counts what the engine got."""
+    tokenizer = chat.load_tokenizer(str(tiny_base))
+    chat.install_template(tokenizer)
+    messages = [{"role": "system", "content": "짧게 답하세요."}, {"role": "user", "content": "물은 몇 도에서 끓나요?"}]
+    ids = chat.prompt_ids(tokenizer, messages)
+    parts = [messages[0], {"role": "user", "content": [{"type": "text", "text": messages[1]["content"]}]}]
+    asked = {"model": "base", "max_tokens": 1}
+    for body in ({"messages": messages}, {"messages": parts}, {"messages": messages, "chat_template_kwargs": {"x": 1}}):
+        body = body | asked | {"return_token_ids": True}
+        assert httpx.post(server.url + "/v1/chat/completions", json=body).json()["prompt_token_ids"] == ids
+        found = httpx.post(server.url + "/tokenize", json={"messages": body["messages"]}).json()
+        assert found["tokens"] == ids
+    answer = httpx.post(server.url + "/v1/chat/completions", json={"messages": messages} | asked).json()
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    body = {"model": "base", "instructions": messages[0]["content"], "input": messages[1]["content"]}
+    answer = httpx.post(server.url + "/v1/responses", json=body | {"max_output_tokens": 1}).json()
+    assert answer["usage"]["input_tokens"] == len(ids)
+    body = {"system": messages[0]["content"], "messages": messages[1:]} | asked
+    answer = httpx.post(server.url + "/v1/messages", json=body).json()
+    assert answer["usage"]["input_tokens"] == len(ids)
+    counted = httpx.post(server.url + "/v1/messages/count_tokens", json=body).json()
+    assert counted["input_tokens"] == len(ids)
+    twice = httpx.post(server.url + "/v1/chat/completions", json={"messages": messages, "add_special_tokens": True})
+    assert twice.status_code == 400 and "BOS twice" in twice.json()["error"]["message"]

@@ -156,6 +156,7 @@ def reshaped(body: bytes, status: int, *, anthropic: bool) -> bytes:
 
 def _one_line(message: str) -> str:
     """vLLM passes on what pydantic says, over many lines, with links."""
+    message = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", message)  # xgrammar names a line of its source
     lines = [line.split(" [type=")[0].strip() for line in message.splitlines() if "For further information" not in line]
     return ": ".join(line for line in lines[:SHOWN] if line)[:1000]
 

@@ -3,6 +3,7 @@ that is too complex ends the answer with an error that says nothing, and a large
 
 import asyncio
 import json
+import re
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -50,7 +51,8 @@ def _problem(constraint, client) -> str | None:
         problem = (_of_guidance if backend == "guidance" else _of_xgrammar)(constraint, client.served.tokenizer)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RuntimeError, VLLMError) as error:
         problem = str(error) or type(error).__name__
-    return problem.strip().splitlines()[0] if problem and problem.strip() else None
+    problem = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", problem or "").strip()  # a line of xgrammar's source
+    return problem.splitlines()[0] if problem else None
 
 
 def _of_guidance(constraint, tokenizer) -> str:

@@ -35,6 +35,9 @@ class _Handler:
     async def prepared(self, request):
         """The request with its defaults. ApiError for an output format that cannot be enforced: here a stream has not
         begun, and still is a 400."""
+        if getattr(request, "messages", None) and getattr(request, "add_special_tokens", False):
+            message = "the chat template writes the special tokens; add_special_tokens would write BOS twice"
+            raise ApiError(400, message, param="add_special_tokens")
         if hasattr(request, "extract_structured_outputs"):
             constraint = request.extract_structured_outputs()
             if constraint is not None:

@@ -8,6 +8,7 @@ from sllm.serve.errors import ApiError
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 TEXT_PARTS = {"text", "input_text", "output_text", "refusal", "thinking", None}
+# What the endpoints say of a template's arguments where a request says nothing.
 DEFAULTS = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 
 
@@ -22,9 +23,13 @@ class Renderer(HfRenderer):
         messages = [dict(message) for message in messages]
         for message in messages:
             self._prepare(message)
-        plain = plain_conversation(messages, params.get_apply_chat_template_kwargs())
+        plain = plain_conversation(messages, params.chat_template_kwargs | {"template": params.chat_template})
         if plain is None:
-            return super().render_messages(messages, params)
+            conversation, prompt = super().render_messages(messages, params)
+            if "prompt_token_ids" not in prompt:  # the template has written BOS; vLLM would add one for Responses
+                ids = self.get_tokenizer()(prompt["prompt"], add_special_tokens=False)["input_ids"]
+                prompt = {"prompt_token_ids": ids, "prompt": prompt["prompt"]}
+            return conversation, prompt
         try:
             ids = chat.prompt_ids(self.get_tokenizer(), plain)
         except (InputError, ValueError) as error:
