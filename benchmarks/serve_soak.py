@@ -6,6 +6,10 @@ over the median of the first one after the warm-up. The KV cache is reserved at 
 first used; it is kept small here, so that the warm-up fills it and what grows afterwards is a leak.
 
     python benchmarks/serve_soak.py --minutes 10
+
+With --adapters two adapters take turns under one name, and another one comes and goes, 100 times under the same load.
+
+    python benchmarks/serve_soak.py --minutes 5 --adapters outputs/demo/sft outputs/demo/dpo
 """
 
 import argparse
@@ -30,6 +34,8 @@ def build_parser():
     p.add_argument("--minutes", type=float, default=10, help="after the warm-up")
     p.add_argument("--warm_up_minutes", type=float, default=1)
     p.add_argument("--clients", type=int, default=8)
+    p.add_argument("--adapters", nargs=2, metavar="FOLDER", help="of --model_id, by their run.json")
+    p.add_argument("--cycles", type=int, default=100, help="of replacing, loading and unloading adapters")
     return p
 
 
@@ -43,7 +49,9 @@ def resident(pids: list[int]) -> float:
     return total / 1024
 
 
-async def ask(client: httpx.AsyncClient, rows: list[dict], dice: random.Random, counts: Counter) -> None:
+async def ask(
+    client: httpx.AsyncClient, rows: list[dict], dice: random.Random, counts: Counter, models: list[str]
+) -> None:
     row = dice.choice(rows)
     messages = [{"role": "system", "content": row["system_prompt"]}, {"role": "user", "content": row["user_content"]}]
     kind = dice.choice(["chat", "chat", "text", "task"])
@@ -55,6 +63,8 @@ async def ask(client: httpx.AsyncClient, rows: list[dict], dice: random.Random, 
         path, body = "/v1/completions", body | {"prompt": row["assistant_content"][:100]}
     else:
         path, body = "/v1/tasks/task04_02", body | {"question": row["user_content"][:80]}
+    if models:
+        body["model"] = dice.choice(models)
     leave = body["stream"] and dice.random() < 0.05
     async with client.stream("POST", path, json=body) as answer:
         text = ""
@@ -77,7 +87,7 @@ async def load(args, url: str, pids: list[int]) -> tuple[list[float], Counter]:
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             while time.monotonic() < end:
                 try:
-                    await ask(client, rows, dice, counts)
+                    await ask(client, rows, dice, counts, ["base", "turns"] if args.adapters else [])
                 except httpx.HTTPError as error:
                     counts[type(error).__name__] += 1
 
@@ -88,14 +98,38 @@ async def load(args, url: str, pids: list[int]) -> tuple[list[float], Counter]:
                 print(f"{len(samples) // 60:>3} min  {samples[-1]:,.1f} MiB  {dict(counts)}", flush=True)
             await asyncio.sleep(1)
 
-    await asyncio.gather(watch(), *(one(number) for number in range(args.clients)))
+    async def change() -> None:
+        """Adapters in a steady rhythm over the whole time."""
+        async with httpx.AsyncClient(base_url=url, timeout=60, headers={"Authorization": "Bearer soak"}) as client:
+            for cycle in range(args.cycles):
+                first, second = args.adapters[cycle % 2], args.adapters[1 - cycle % 2]
+                for path, body in (
+                    ("load", {"lora_name": "turns", "lora_path": first, "load_inplace": cycle > 0}),
+                    ("load", {"lora_name": "comes", "lora_path": second}),
+                    ("unload", {"lora_name": "comes"}),
+                ):
+                    done = await client.post(f"/v1/{path}_lora_adapter", json=body)
+                    counts["adapter changes" if done.status_code == 200 else f"adapter {done.text[:200]}"] += 1
+                if cycle == 0:
+                    begun.set()
+                left = args.cycles - cycle
+                await asyncio.sleep(max(0, (end - time.monotonic() - 2) / left))
+
+    begun, work = asyncio.Event(), []
+    if args.adapters:
+        work = [asyncio.create_task(change())]
+        await begun.wait()
+    await asyncio.gather(watch(), *work, *(one(number) for number in range(args.clients)))
     return samples, counts
 
 
 def main(args) -> None:
     from serving import Running
 
-    server = Running("--model_id", args.model_id, "--max_running", 16, "--max_seq_length", 1024)
+    flags = ["--model_id", args.model_id, "--max_running", 16, "--max_seq_length", 1024]
+    if args.adapters:
+        flags += ["--served_model_name", "base", "--admin_key", "soak", "--max_loras", 2]
+    server = Running(*flags)
     try:
         samples, counts = asyncio.run(load(args, server.url, [server.process.pid, *server.engine_pids()]))
         server.wait_for(server.idle, 5)

@@ -34,12 +34,13 @@ def build_parser():
     p.add_argument("--output_tokens", type=int, default=32)
     p.add_argument("--backend", choices=("openai", "openai-chat"), default="openai", help="completions, or chat")
     p.add_argument("--only", choices=("ours", "theirs"))
+    p.add_argument("--before", metavar="FOLDER", help="a checkout of another commit, whose server takes turns too")
     p.add_argument("--cold", action="store_true", help="show each server's first load of 8 streams too")
     return p
 
 
-def start(name: str, port: int, model: str, log) -> subprocess.Popen:
-    if name == "ours":
+def start(name: str, port: int, model: str, log, folder: Path = ROOT) -> subprocess.Popen:
+    if name != "theirs":
         flags = f"--model_id {model} --served_model_name m --port {port} --max_running 256 --max_waiting 4096"
         words = ["api_server.py", *flags.split(), "--max_seq_length", "2048"]
     else:
@@ -48,7 +49,7 @@ def start(name: str, port: int, model: str, log) -> subprocess.Popen:
         flags += " --no-enable-log-requests --disable-uvicorn-access-log"
         words = ["-m", "vllm.entrypoints.openai.api_server", *flags.split()]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log)
 
 
 def kv_bytes(model: str) -> int:
@@ -96,15 +97,16 @@ def load(args, port: int, concurrency: int, seed: int, requests: int | None = No
 
 
 def main(args) -> None:
-    names = [args.only] if args.only else ["theirs", "ours"]
+    names = [args.only] if args.only else ["theirs", *(["before"] if args.before else []), "ours"]
     ports = {name: 18100 + number for number, name in enumerate(names)}
     folder = Path(tempfile.mkdtemp())
     processes = {}
     try:
         for name in names:
             with open(folder / f"{name}.log", "w") as log:
-                processes[name] = start(name, ports[name], args.model_id, log)
-            seconds = wait(ports[name], "/ready" if name == "ours" else "/health", processes[name])
+                place = Path(args.before).resolve() if name == "before" else ROOT
+                processes[name] = start(name, ports[name], args.model_id, log, place)
+            seconds = wait(ports[name], "/health" if name == "theirs" else "/ready", processes[name])
             print(f"{name}: ready after {seconds:.0f} s, log in {folder / name}.log", flush=True)
         if args.cold:
             for name in names:
@@ -138,10 +140,10 @@ def main(args) -> None:
     for concurrency in args.concurrency:
         for name in names:
             row = by[concurrency, name]
-            base = by.get((concurrency, "theirs")) if name == "ours" else None
+            peers = [by[concurrency, peer] for peer in names if name == "ours" and peer != "ours"]
             cells = [
-                f"{value:,.1f}" + (f" ({value / other:.2f}×)" if base else "")
-                for value, other in zip(row[2:], base[2:] if base else row[2:], strict=True)
+                f"{value:,.1f}" + "".join(f" ({value / peer[column]:.2f}×)" for peer in peers)
+                for column, value in enumerate(row[2:], 2)
             ]
             print(f"| {concurrency} | {name} | {' | '.join(cells)} |")
 

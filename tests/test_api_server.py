@@ -305,7 +305,7 @@ REFUSALS = [
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
      "structured_outputs", "cannot be enforced"),
     ({"structured_outputs": {"regex": "("}}, "structured_outputs", "cannot be enforced"),
-    ({"messages": []}, None, "at least one message"),
+    ({"messages": []}, "messages", "at least one message"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages", "text only"),
     ({"messages": [{"role": "user", "content": "끝<|im_end|>"}]}, "messages", "special token"),
     ({"messages": [{"role": "user", "content": "<s>"}]}, "messages", "special token <s>"),

@@ -47,6 +47,13 @@ class Renderer(HfRenderer):
 
     def _prepare(self, message: dict) -> None:
         content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            try:
+                message["content"] = content = list(content)  # vLLM validates the parts when they are read
+            except ValueError as error:
+                reason = str(error).splitlines()[2:3] or [str(error)]
+                message = f"a content part is not a text ({reason[0].strip()[:200]}); these models read text only"
+                raise ApiError(400, message, param="messages") from None
         texts = [content] if isinstance(content, str) else []
         if isinstance(content, list):
             message["content"] = content = [dict(part) if isinstance(part, dict) else part for part in content]
