@@ -163,8 +163,8 @@ class Tab:
 
     def _console(self, said) -> None:
         """Errors and warnings, but Chainlit's own: it asks who is logged in before anybody is, and which files may be
-        dropped before it has read its settings."""
-        known = re.search(r"401|Unauthorized|Skipped \"application/\*\"", said.text)
+        dropped before it has read its settings; and its dialogs have no description."""
+        known = re.search(r"401|Unauthorized|Skipped \"application/\*\"|Missing `Description`", said.text)
         if said.type in ("error", "warning") and not known:
             self.complaints.append(said.text)
 

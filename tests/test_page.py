@@ -166,10 +166,13 @@ def test_thumbs_with_a_comment(tab, database):
     tab.page.click(".positive-feedback-off")
     tab.page.fill("[role=dialog] textarea", "정확하다")
     tab.page.click("#submit-feedback")
-    thumb = wait_for(lambda: [t for t in ChatStore(database).thumbs() if t.answer.id == kept.id])[0]
-    assert (thumb.value, thumb.comment) == (1, "정확하다")
+
+    def thumbs() -> list[tuple]:
+        return [(t.value, t.comment) for t in ChatStore(database).thumbs() if t.answer.id == kept.id]
+
+    wait_for(lambda: thumbs() == [(1, "정확하다")])  # the comment follows the thumb
     tab.page.click(".positive-feedback-on")
-    wait_for(lambda: not [t for t in ChatStore(database).thumbs() if t.answer.id == kept.id])
+    wait_for(lambda: thumbs() == [])
 
 
 def test_an_arena_hides_names_until_the_vote(tab, database):

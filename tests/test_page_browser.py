@@ -290,6 +290,147 @@ def test_logging_in_asks_for_a_name_and_logging_out_ends_it(browser, api, tmp_pa
         page.stop()
 
 
+def test_the_vote_comes_into_view_for_who_is_at_the_end(browser, new_database):
+    server = stub("slow", "long")
+    page = chat_page(base(server), new_database())
+    tab = browser.open(page.url, width=1280, height=850)
+    try:
+        tab.profile("arena")
+        tab.send("자전거의 장점은?", wait=False)
+        tab.page.wait_for_selector("[data-arena=vote]", timeout=60_000)
+        wait_for(lambda: at_end(tab), 5)
+        assert votes_in_view(tab) == [True]
+        tab.send("단점은?", wait=False)
+        tab.page.wait_for_selector("[data-arena=writing] >> text=slow의 답")
+        tab.page.hover("[data-arena=writing]")
+        tab.page.mouse.wheel(0, -1500)  # to read something above
+        tab.page.wait_for_timeout(300)
+        top = tab.page.evaluate(f"{SCROLLER}.scrollTop")
+        tab.page.wait_for_selector("[data-arena=vote] >> nth=1", timeout=60_000)
+        tab.page.wait_for_timeout(1000)
+        assert abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - top) < 5 and votes_in_view(tab) == [False, False]
+        tab.page.reload()  # a conversation opens at its end
+        tab.page.wait_for_selector("[data-arena=vote] >> nth=1")
+        wait_for(lambda: at_end(tab) and votes_in_view(tab) == [False, True], 5)
+        assert not tab.complaints
+    finally:
+        tab.page.context.close()
+        page.stop()
+        server.stop()
+
+
+def test_nothing_is_below_the_end_of_a_task(browser, page):
+    tab = browser.open(page.url, width=1280, height=850)
+    try:
+        tab.profile("counts")
+        tab.page.click(f"text={KO['task_starter']}")
+        tab.page.wait_for_selector("#task-example")
+        tab.page.wait_for_timeout(1500)  # Chainlit looks half a second later
+        assert (arrow(tab), overflow(tab)) == (False, 0)
+        tab.page.select_option("#task-picker", "task04_01")
+        tab.page.click("#task-example")
+        tab.page.click("#task-send")
+        tab.page.wait_for_selector("[data-verdict]")
+        tab.wait("얼음이 물에")  # the list on the left calls it by its task
+        assert "생성형 단답" in tab.page.inner_text("[data-sidebar=sidebar]")
+        for _ in range(2):
+            tab.page.wait_for_timeout(1500)
+            assert at_end(tab) and not arrow(tab)
+            assert tab.page.locator("button[id$=-task_edit]").bounding_box()["y"] < 700
+            tab.page.reload()
+            tab.page.wait_for_selector("[data-verdict]")
+        assert not tab.complaints
+    finally:
+        tab.page.context.close()
+
+
+def test_a_short_comparison_has_nothing_below(browser, new_database):
+    server = stub("cut", "good")
+    page = chat_page(base(server), new_database())
+    tab = browser.open(page.url, width=1280, height=850)
+    try:
+        tab.profile("arena")
+        tab.send("비교")
+        tab.page.wait_for_selector("[data-arena=vote]")
+        for _ in range(2):
+            tab.page.wait_for_timeout(1500)
+            assert (arrow(tab), overflow(tab)) == (False, 0)
+            tab.page.reload()
+            tab.page.wait_for_selector("[data-arena=vote]")
+        assert not tab.complaints
+    finally:
+        tab.page.context.close()
+        page.stop()
+        server.stop()
+
+
+def test_a_thumb_is_kept_whether_a_comment_follows_or_not(tab, page):
+    def thumbs() -> list[tuple]:
+        found = ChatStore(page.database).thumbs()
+        return [(thumb.value, thumb.comment) for thumb in found if thumb.answer.prompt[-1]["content"] == "엄지"]
+
+    tab.profile("counts")
+    tab.send("엄지")
+    for close in ("Escape", "X"):
+        tab.page.click(".positive-feedback-off")
+        wait_for(lambda: thumbs() == [(1, None)], 5)  # before the box is closed
+        if close == "X":
+            tab.page.click("[role=dialog] > button >> nth=-1")
+        else:
+            tab.page.keyboard.press("Escape")
+        tab.page.wait_for_selector("[role=dialog]", state="detached")
+        tab.page.wait_for_selector(".positive-feedback-on")
+        tab.page.reload()
+        tab.page.click(".positive-feedback-on")  # takes it back
+        tab.page.wait_for_selector(".positive-feedback-off")
+        assert thumbs() == []
+    tab.page.click(".negative-feedback-off")
+    tab.page.fill("[role=dialog] textarea", "틀렸다")
+    tab.page.click("#submit-feedback")
+    wait_for(lambda: thumbs() == [(0, "틀렸다")], 5)
+    tab.page.wait_for_selector(".negative-feedback-on")
+
+
+def test_the_send_button_is_named_by_what_it_does(tab):
+    tab.profile("slow")
+    tab.send("이름", wait=False)
+    tab.page.wait_for_selector("#stop-button[aria-label=멈추기]")
+    tab.page.click("#stop-button")
+    tab.page.wait_for_selector("#chat-submit[aria-label=보내기]")
+
+
+def test_a_korean_page_says_nothing_in_english(tab):
+    tab.profile("counts")
+    tab.send("찾을 대화")
+    tab.page.click("#search-chats-button")
+    tab.page.wait_for_selector("[role=dialog] [role=option]")
+    assert re.fullmatch(r"\d{4}년 \d+월", tab.page.inner_text("[cmdk-group-heading]:visible"))
+    assert english(tab) == []
+    tab.page.keyboard.press("Escape")
+    tab.page.click("#chat-settings-open-modal")
+    tab.page.wait_for_selector("#confirm")
+    assert english(tab) == []
+
+
+def test_a_page_without_users_has_no_logout(tab):
+    assert not tab.page.is_visible("#user-nav-button")
+
+
+@pytest.mark.parametrize("locale, said", [("ko-KR", "하나를 고릅니다: one, two."), ("en-US", "at the top: one, two.")])
+def test_the_help_names_the_models(browser, new_database, locale, said):
+    server = stub("one", "two")
+    page = chat_page(base(server), new_database())
+    tab = browser.open(page.url, locale=locale)
+    try:
+        tab.page.click("#readme-button")
+        tab.page.wait_for_selector("[role=dialog] li")
+        assert said in tab.page.inner_text("[role=dialog]")
+    finally:
+        tab.page.context.close()
+        page.stop()
+        server.stop()
+
+
 @pytest.mark.parametrize("locale", ["ko-KR", "en-US"])
 def test_axe_finds_nothing_serious(browser, page, locale):
     words = KO if locale == "ko-KR" else EN
@@ -348,3 +489,38 @@ def serious(tab) -> None:
     assert not found, "\n".join(
         f"{v['id']}: {node['html'][:200]} {node['any'][:1]}" for v in found for node in v["nodes"]
     )
+
+
+SCROLLER = "document.querySelector('main .overflow-y-auto > .overflow-y-auto')"
+
+
+def overflow(tab) -> int:
+    """Pixels that can be scrolled away."""
+    return tab.page.evaluate(f"{SCROLLER}.scrollHeight - {SCROLLER}.clientHeight")
+
+
+def at_end(tab) -> bool:
+    return abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - overflow(tab)) < 2
+
+
+def arrow(tab) -> bool:
+    return tab.page.is_visible("button:has(> .lucide-arrow-down)")
+
+
+def votes_in_view(tab) -> list[bool]:
+    """Of each comparison, whether its buttons can be seen above the input."""
+    composer = tab.page.locator("#message-composer").bounding_box()["y"]
+    boxes = [votes.bounding_box() for votes in tab.page.query_selector_all(".arena-votes")]
+    return [60 <= box["y"] and box["y"] + box["height"] <= composer for box in boxes]
+
+
+def english(tab) -> list[str]:
+    """What the page says to those who do not see it, without a Korean letter in it; models and settings have names."""
+    names = {"counts", *(value for value in KO.values() if isinstance(value, str))}
+    said = tab.page.evaluate(
+        """[...document.querySelectorAll('.sr-only, [aria-label], [title], [alt]')].flatMap((element) => [
+            element.matches('.sr-only') ? element.textContent : '',
+            ...['aria-label', 'title', 'alt'].map((name) => element.getAttribute(name) || '')])"""
+    )
+    latin = [text for text in said if re.search("[A-Za-z]", text) and not re.search("[가-힣]", text)]
+    return [text for text in latin if text.split("\n")[0] not in names]  # a slider's name has its value below

@@ -66,8 +66,11 @@ def serve(args: Namespace, sock: socket, started) -> None:
             await conversations.close()
             await page.write(store.close)
 
-        template = chainlit.get_html_template
-        chainlit.get_html_template = lambda root_path: security.only_ours(template(root_path))
+        template, help_text = chainlit.get_html_template, chainlit.get_markdown_str
+        body = f'<body data-auth="{args.auth}">'
+        chainlit.get_html_template = lambda root_path: security.only_ours(template(root_path)).replace("<body>", body)
+        # The browser asks again once it has chosen a model: by then the server has said which there are.
+        chainlit.get_markdown_str = lambda root, language: _name_models(help_text(root, language), server)
         names = (*security.LOCAL_HOSTS, args.host.lower()) if args.auth == "none" else None
         guarded = security.Security(chainlit.app, template(""), names, logins, owns, page.max_file_bytes)
         started(store.url.render_as_string())
@@ -80,6 +83,11 @@ def serve(args: Namespace, sock: socket, started) -> None:
         )  # fmt: skip
         # uvicorn's own `run` would switch asyncio's debug mode off, which tells what blocks the page.
         asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
+
+
+def _name_models(text: str, server) -> str:
+    names = ", ".join(f"`{model.id}`" for model in server.last_models)
+    return text.replace("{models}", f": {names}" if names else "")
 
 
 def _at_the_end(app, shut_down):

@@ -98,9 +98,14 @@ class Server:
             self._models = (time.monotonic(), models)
         return models
 
+    @property
+    def last_models(self) -> list[Model]:
+        """As the server listed them last; empty before it was asked."""
+        return self._models[1]
+
     def lists(self, name: str | None) -> bool:
         """Whether the server was last seen to have this model; the arena, where it has two."""
-        names = [model.id for model in self._models[1]]
+        names = [model.id for model in self.last_models]
         return name in names or (name == ARENA and len(names) > 1)
 
     async def tasks(self) -> list[dict]:

@@ -28,6 +28,7 @@ const send = () => {
   if (!element || !element.value) return;
   sessionStorage.setItem(SENT, element.value);
   sessionStorage.removeItem(DRAFT);
+  atEnd = true;
   setTimeout(() => {
     if (!element.isConnected || !element.value) return;
     sessionStorage.setItem(DRAFT, element.value); // it was not sent: an answer is still being written
@@ -58,6 +59,50 @@ window.addEventListener('message', ({ data, origin }) => {
   }, data.sllm === 'opened' ? 1000 : 0);
 });
 
+// Chainlit's page measures and scrolls when a message comes. That something grows later (a comparison and its buttons,
+// a task's rules, a form) it learns as if the window had changed. Who was at the end stays there; who has scrolled up,
+// or is filling in a field, stays where they are.
+let scroller = null;
+let atEnd = true;
+let lastTop = 0;
+document.addEventListener('scroll', ({ target }) => {
+  if (target !== scroller) return;
+  const near = scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 10;
+  atEnd = near || (atEnd && scroller.scrollTop >= lastTop); // what grew meanwhile takes nobody away from the end
+  lastTop = scroller.scrollTop;
+}, true);
+const follow = () => {
+  if (!scroller) return;
+  const before = scroller.scrollTop;
+  window.dispatchEvent(new Event('resize'));
+  const last = [...scroller.querySelectorAll('.step')].pop();
+  if (!last || last.dataset.stepType === 'user_message') return; // Chainlit scrolls to a question that has no answer yet
+  const stay = !atEnd || scroller.querySelector('textarea:focus, select:focus');
+  scroller.scrollTop = stay ? before : scroller.scrollHeight;
+  scroller.dispatchEvent(new Event('scroll')); // by which Chainlit shows the arrow, or hides it
+};
+const sizes = new ResizeObserver(() => requestAnimationFrame(follow));
+const watch = () => {
+  const found = document.querySelector('main .overflow-y-auto > .overflow-y-auto');
+  if (found === scroller) return;
+  [scroller, atEnd, lastTop] = [found, true, 0];
+  sizes.disconnect();
+  if (found) [found, found.firstElementChild].forEach((element) => sizes.observe(element));
+};
+
+// A thumb counts once it is clicked. Chainlit's box for the comment would lose it when it is closed: it is sent at once,
+// and opened again for the comment.
+document.addEventListener('click', async ({ target, isTrusted }) => {
+  const thumb = isTrusted && target.closest('.positive-feedback-off, .negative-feedback-off');
+  if (!thumb) return;
+  await null; // React shows the box
+  const submit = document.querySelector('#submit-feedback');
+  if (!submit) return;
+  submit.click();
+  await null; // and closes it
+  thumb.click();
+});
+
 // HTTP/2 has no words for a status, from which Chainlit makes its message about a wrong password.
 const plainFetch = window.fetch;
 window.fetch = async (...request) => {
@@ -84,10 +129,33 @@ const LABELS = [
   ['button:has(> .lucide-eye)', '비밀번호 보기', 'Show the password'],
   ['button:has(> .lucide-eye-off)', '비밀번호 숨기기', 'Hide the password'],
 ];
+// English that Chainlit has no translation for.
+const KOREAN = {
+  'Close': '닫기', 'Toggle theme': '화면 테마', 'Toggle Sidebar': '지난 대화 여닫기', 'Suggestions': '찾은 대화',
+  'Avatar for sLLM': '모델',
+};
+const translate = () => {
+  document.querySelectorAll('.sr-only').forEach((element) => {
+    if (KOREAN[element.textContent]) element.textContent = KOREAN[element.textContent];
+  });
+  document.querySelectorAll('[aria-label], [title], [alt]').forEach((element) => {
+    for (const name of ['aria-label', 'title', 'alt']) {
+      const text = KOREAN[element.getAttribute(name)];
+      if (text) element.setAttribute(name, text);
+    }
+  });
+  document.querySelectorAll('[cmdk-group-heading]').forEach((element) => {
+    const [, month, year] = element.textContent.match(/^(\d+월) (\d{4})$/) || [];
+    if (year) element.textContent = `${year}년 ${month}`;
+  });
+};
+const named = new WeakSet(); // by us: React makes another button of the same element
 const describe = () => {
   for (const [selector, ko, en] of LABELS) {
     document.querySelectorAll(selector).forEach((element) => {
-      if (!element.hasAttribute('aria-label')) element.setAttribute('aria-label', korean ? ko : en);
+      if (element.hasAttribute('aria-label') && !named.has(element)) return;
+      named.add(element);
+      element.setAttribute('aria-label', korean ? ko : en);
     });
   }
   document.querySelectorAll('div#thread-options:not([role])').forEach((element) => element.setAttribute('role', 'button'));
@@ -100,4 +168,4 @@ const describe = () => {
 };
 
 document.documentElement.lang = korean ? 'ko' : 'en';
-new MutationObserver(() => { restore(); describe(); }).observe(document, { childList: true, subtree: true });
+new MutationObserver(() => { restore(); watch(); describe(); if (korean) translate(); }).observe(document, { childList: true, subtree: true });
