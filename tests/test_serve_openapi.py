@@ -18,15 +18,16 @@ def test_no_request_brings_a_5xx_a_hang_or_an_undeclared_status(tiny_base):
         done = subprocess.run(
             [
                 Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json", "--checks", CHECKS,
-                "--phases", "examples,coverage,fuzzing", "--max-examples", "400", "--generation-deterministic",
+                "--phases", "examples,fuzzing", "--max-examples", "250", "--generation-deterministic",
                 "--request-timeout", "30", "--no-color",
             ],
             capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-5000:]
         asked = [line for line in server.log if line["message"] == "request"]
-        assert len(asked) >= 2000 and max(line["total_ms"] for line in asked) < 30_000
-        assert {line["status"] for line in asked} <= {200, 400, 404, 405, 499}  # 499: it has read enough
+        assert len(asked) >= 3000 and max(line["total_ms"] for line in asked) < 30_000
+        # 403: adapters without an admin key; 415: another content type; 499: it has read enough
+        assert {line["status"] for line in asked} <= {200, 400, 403, 404, 405, 413, 415, 499}
         assert sum(line["status"] == 200 for line in asked) > 200  # it also got answers
         server.wait_for(server.idle, 5)
     finally:

@@ -142,6 +142,16 @@ def test_what_a_message_names_is_not_fetched(server):
             listener.accept()
 
 
+def test_what_vllm_has_not_foreseen_is_a_400(server):
+    output = {"type": "custom_tool_call_output", "call_id": "", "output": [{"detail": None}]}
+    for path, body in (
+        ("/v1/completions", {"prompt": "a", "structured_outputs": [None, None]}),
+        ("/v1/responses", {"input": [output]}),
+    ):
+        answer = post(server, path, body)
+        assert answer.status_code == 400 and answer.json()["error"]["code"] in ("invalid_request", "bad_request")
+
+
 def test_errors_of_anthropics_api_are_in_its_shape(server):
     body = {"model": "tiny_base", "max_tokens": 4, "messages": MESSAGES}
     for change, status in (

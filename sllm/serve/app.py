@@ -145,6 +145,8 @@ def _handle_errors(app: FastAPI, engine_dead: type[Exception]) -> None:
     app.exception_handler(HTTPException)(errors.http_error)
     app.exception_handler(RequestValidationError)(errors.validation_error)
     app.exception_handler(engine_dead)(errors.engine_died)
+    for kind in errors.UNREADABLE:
+        app.exception_handler(kind)(errors.unreadable)
     app.exception_handler(Exception)(errors.bug)
 
 

@@ -187,5 +187,21 @@ async def engine_died(request: Request, error: Exception) -> Response:
     return ApiError(503, "the engine has exited; the server restarts", code="engine_dead").response()
 
 
+# What vLLM's code raises on parts of a request that it has not foreseen.
+UNREADABLE = (KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
+
+
+async def unreadable(request: Request, error: Exception) -> Response:
+    """A bug, unless nothing has reached the engine yet: then it is the request that vLLM cannot read."""
+    record = request.scope["state"]["record"]
+    if record.prompt_tokens:
+        return internal(error, record.id).response()
+    logging.getLogger("sllm.serve").warning(
+        "vLLM cannot read a request", exc_info=error, extra={"fields": {"request_id": record.id}}
+    )
+    message = f"the request cannot be used: {type(error).__name__}: {error}".splitlines()[0][:300]
+    return ApiError(400, message, code="invalid_request").response()
+
+
 async def bug(request: Request, error: Exception) -> Response:
     return internal(error, request.scope["state"]["record"].id).response()

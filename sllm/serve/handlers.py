@@ -22,11 +22,8 @@ from vllm.renderers.online_renderer import OnlineRenderer
 
 from sllm.serve import grammar, wire
 from sllm.serve.errors import ApiError
-from sllm.serve.log import current, log
+from sllm.serve.log import current
 from sllm.serve.models import Served
-
-# What vLLM's code raises on parts of a request that it has not foreseen.
-UNREADABLE = (KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
 
 
 class _Handler:
@@ -176,14 +173,7 @@ class ByModel:
             record.stream = getattr(request, "stream", None)
             if name in ("create_chat_completion", "create_completion", "create_responses", "create_messages"):
                 self._capacity.take(record, sequences(request))
-            try:
-                return await getattr(self._of(served), name)(request, *args, **kwargs)
-            except UNREADABLE as error:
-                if record.prompt_tokens:  # else nothing has reached the engine: it is the request that vLLM cannot read
-                    raise
-                log.warning("vLLM cannot read a request", exc_info=error, extra={"fields": {"request_id": record.id}})
-                message = f"the request cannot be used: {type(error).__name__}: {error}".splitlines()[0][:300]
-                raise ApiError(400, message, code="invalid_request") from None
+            return await getattr(self._of(served), name)(request, *args, **kwargs)
 
         async def call_and_return_errors(*args, **kwargs):
             try:
