@@ -157,7 +157,8 @@ def start() -> logging.handlers.QueueListener:
     handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
     logging.captureWarnings(True)
     for name, level in (
-        ("", logging.WARNING), ("sllm.serve", logging.INFO), ("uvicorn", logging.ERROR), ("vllm", None)
+        ("", logging.WARNING), ("sllm.serve", logging.INFO), ("uvicorn", logging.ERROR), ("vllm", None),
+        ("transformers", logging.ERROR),
     ):  # fmt: skip
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
