@@ -152,6 +152,13 @@ def test_what_vllm_has_not_foreseen_is_a_400(server):
         assert answer.status_code == 400 and answer.json()["error"]["code"] in ("invalid_request", "bad_request")
 
 
+def test_names_of_unknown_fields_fit_a_header(server):
+    names = {"": "%22%22", " ": "%20", "a\r\nb": "a%0D%0Ab", "이름": "%EC%9D%B4%EB%A6%84", "a,b": "a%2Cb"}
+    for name in names:
+        answer = post(server, "/v1/chat/completions", ASK | {name: 1})
+        assert answer.status_code == 200 and answer.headers["x-ignored-fields"] in (names[name], '""'), name
+
+
 def test_errors_of_anthropics_api_are_in_its_shape(server):
     body = {"model": "tiny_base", "max_tokens": 4, "messages": MESSAGES}
     for change, status in (

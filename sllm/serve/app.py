@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from sllm.serve import access, errors, tasks_api, wire
 from sllm.serve.body import Body
@@ -126,7 +126,7 @@ def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tupl
     async def version():
         return json_response({"version": __version__})
 
-    @app.get("/metrics", tags=["state"])
+    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
     async def metrics():
         """Prometheus: the server's (`sllm_…`) and the engine's (`vllm:…`)."""
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})

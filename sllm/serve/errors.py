@@ -187,7 +187,7 @@ async def engine_died(request: Request, error: Exception) -> Response:
     return ApiError(503, "the engine has exited; the server restarts", code="engine_dead").response()
 
 
-# What vLLM's code raises on parts of a request that it has not foreseen.
+# What vLLM's code raises most on parts of a request that it has not foreseen; others come to `bug`.
 UNREADABLE = (KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
 
 
@@ -204,4 +204,6 @@ async def unreadable(request: Request, error: Exception) -> Response:
 
 
 async def bug(request: Request, error: Exception) -> Response:
+    if request.method == "POST" and not request.url.path.startswith("/v1/tasks"):
+        return await unreadable(request, error)
     return internal(error, request.scope["state"]["record"].id).response()

@@ -85,7 +85,9 @@ class RequestLog:
                 record.status = record.status or message["status"]
                 extra = [(b"x-request-id", record.id.encode())]
                 if record.ignored:
-                    extra.append((b"x-ignored-fields", quote(", ".join(record.ignored), safe=" ,").encode()))
+                    extra.append(
+                        (b"x-ignored-fields", ", ".join(quote(name) or '""' for name in record.ignored).encode())
+                    )
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
