@@ -147,6 +147,8 @@ def test_what_vllm_has_not_foreseen_is_a_400(server):
     for path, body in (
         ("/v1/completions", {"prompt": "a", "structured_outputs": [None, None]}),
         ("/v1/responses", {"input": [output]}),
+        ("/v1/responses", {"input": "a", "top_k": 2**70}),
+        ("/v1/chat/completions", ASK | {"top_k": 2**70}),
     ):
         answer = post(server, path, body)
         assert answer.status_code == 400 and answer.json()["error"]["code"] in ("invalid_request", "bad_request")

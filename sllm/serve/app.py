@@ -74,7 +74,6 @@ def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tupl
     from vllm.entrypoints.openai.completion import api_router as completion
     from vllm.entrypoints.openai.responses import api_router as responses
     from vllm.entrypoints.serve.tokenize import api_router as tokenize
-    from vllm.v1.engine.exceptions import EngineDeadError
 
     app = FastAPIOffline(
         title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False
@@ -132,19 +131,21 @@ def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tupl
         return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     tasks_api.attach(app, lean, models)
-    _handle_errors(app, EngineDeadError)
+    _handle_errors(app)
     _document(app, models.first.name)
     return app, lean
 
 
-def _handle_errors(app: FastAPI, engine_dead: type[Exception]) -> None:
+def _handle_errors(app: FastAPI) -> None:
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     init_exception_handler(app)
     app.exception_handler(ApiError)(errors.api_error)
     app.exception_handler(HTTPException)(errors.http_error)
     app.exception_handler(RequestValidationError)(errors.validation_error)
-    app.exception_handler(engine_dead)(errors.engine_died)
+    app.exception_handler(EngineDeadError)(errors.engine_died)
+    app.exception_handler(EngineGenerateError)(errors.engine_refused)
     for kind in errors.UNREADABLE:
         app.exception_handler(kind)(errors.unreadable)
     app.exception_handler(Exception)(errors.bug)

@@ -203,6 +203,13 @@ async def unreadable(request: Request, error: Exception) -> Response:
     return ApiError(400, message, code="invalid_request").response()
 
 
+async def engine_refused(request: Request, error: Exception) -> Response:
+    """One request could not be handed to the engine, such as a number of more than 64 bits; others go on."""
+    cause = error.__cause__ or error
+    logging.getLogger("sllm.serve").warning("the engine refuses a request", exc_info=cause)
+    return ApiError(400, f"the engine cannot take this request: {cause}"[:300], code="invalid_request").response()
+
+
 async def bug(request: Request, error: Exception) -> Response:
     if request.method == "POST" and not request.url.path.startswith("/v1/tasks"):
         return await unreadable(request, error)
