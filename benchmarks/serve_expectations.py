@@ -671,7 +671,7 @@ def _(s):
     refused(s.ask(stream_options={"include_usage": True}))
 
 
-@chat("continue_final_message goes on with the last turn")
+@chat("continue_final_message continues the last turn")
 def _(s):
     turns = [*user("옛날 이야기"), {"role": "assistant", "content": "옛날 옛적에"}]
     fields = {"continue_final_message": True, "add_generation_prompt": False}
@@ -1902,13 +1902,13 @@ def broken(s, content: bytes, kind: str = "application/json") -> httpx.Response:
     return s.post("/v1/chat/completions", content=content, headers={"Content-Type": kind})
 
 
-@errors("a body that is no JSON is a 400 in OpenAI's shape")
+@errors("a body that is not JSON is a 400 in OpenAI's shape")
 def _(s):
     for content in (b"{", b"", b"hello", b'{"model": "m",}', b"\x00\x01"):
         refused(broken(s, content))
 
 
-@errors("JSON that is no object is a 400")
+@errors("JSON that is not an object is a 400")
 def _(s):
     for content in (b"[]", b"5", b'"a"', b"null", b"true"):
         refused(broken(s, content))
@@ -2183,7 +2183,7 @@ def _(s):
     assert b" 200 " in answer.split(b"\r\n")[0], answer[:160]
 
 
-@http("Expect: 100-continue is told to go on")
+@http("Expect: 100-continue is answered with 100 Continue")
 def _(s):
     body = json.dumps({"model": "m", "prompt": "가", "max_tokens": 2}).encode()
     with s.connect() as sock:
@@ -2755,7 +2755,7 @@ def _(s):
     client.messages.create(model="m", max_tokens=4, messages=user("안녕"))
 
 
-@security("a key that is no ASCII is a 401, not a 500")
+@security("a key that is not ASCII is a 401, not a 500")
 def _(s):
     answer = s.raw(
         b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer \xed\x82\xa4\r\n\r\n", timeout=3
