@@ -87,7 +87,7 @@ def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tupl
         "serving_tokenization",
     ):  # fmt: skip
         setattr(app.state, attribute, ByModel(attribute, models, capacity))
-    lean = LeanPath(app, models=models, capacity=capacity)
+    lean = LeanPath(Reshape(app), models=models, capacity=capacity)
 
     @app.get("/v1/models", tags=["models"])
     async def list_models():
@@ -153,7 +153,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 def with_middleware(app: FastAPI, lean, *, running_options: dict, access_options: dict, body_options: dict):
     """(the whole app, its `Running`), the outermost layer last."""
-    running = Running(Reshape(lean), paths=GENERATING, **running_options)
+    running = Running(lean, paths=GENERATING, **running_options)
     whole = Body(running, fields=known_fields(app), **body_options)
     whole = access.Access(whole, **access_options)
     whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
