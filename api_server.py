@@ -103,14 +103,22 @@ def build_parser():
     group.add_argument("--max_body_mb", type=cli.positive_float, default=4.0, help="largest request")
     group = p.add_argument_group("load")
     group.add_argument(
-        "--max_running", type=cli.positive_int, default=256, help="sequences in a batch, for each copy of the model"
+        "--max_num_seqs",
+        "--max_running",
+        type=cli.positive_int,
+        default=256,
+        help="sequences in a batch, for each copy of the model",
     )
     group.add_argument(
         "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="sequences behind them; past both: 429"
     )
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(
-        "--drain_seconds", type=cli.nonnegative_float, default=30.0, help="for running answers on SIGTERM"
+        "--shutdown_timeout",
+        "--drain_seconds",
+        type=cli.nonnegative_float,
+        default=30.0,
+        help="for running answers on SIGTERM",
     )
     group.add_argument("--strict", action="store_true", help="refuse unknown fields, which are else named and ignored")
     group.add_argument("--log_prompts", action="store_true", help="write prompts to the log")
@@ -125,10 +133,10 @@ def main(args) -> dict | None:
     access_options, base, adapters = inputs(args)
 
     from sllm.serve import app as web
-    from sllm.serve import client, life, log, model_facts, models, running
+    from sllm.serve import engine_client, lifecycle, log, model_info, models, running
 
     # ── the models ──
-    context = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
+    context = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
     served = models.read_models(args.model_id, base, adapters, name=args.served_model_name, template=args.chat_template)
     room = lora_room(args, list(adapters.values()), bool(access_options["admin"]))
     defaults = {name: getattr(args, name) for name in [*SAMPLING, "max_tokens"]}
@@ -138,10 +146,10 @@ def main(args) -> dict | None:
     )
 
     # ── the app ──
-    sock = life.bind(args.host, args.port)
+    sock = lifecycle.bind(args.host, args.port)
     address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{sock.getsockname()[1]}"
     describe(args, served, base, context, defaults, access_options, address)
-    capacity = running.Capacity(args.max_running * args.data_parallel_size, args.max_waiting)
+    capacity = running.Capacity(args.max_num_seqs * args.data_parallel_size, args.max_waiting)
     app, lean = web.create(registry, capacity, lambda: server.state)
     whole, requests = web.with_middleware(
         app,
@@ -153,15 +161,15 @@ def main(args) -> dict | None:
 
     # ── the engine ──
     def load():
-        return client.start(
+        return engine_client.start(
             base,
             adapters=list(adapters.values()),
             dtype=args.dtype,
             quantization=args.quantization,
             kv_cache_dtype=args.kv_cache_dtype,
             max_model_len=context,
-            max_running=args.max_running,
-            kv_tokens=args.max_running * context,
+            max_num_seqs=args.max_num_seqs,
+            kv_tokens=args.max_num_seqs * context,
             enforce_eager=args.enforce_eager,
             gpu_memory_utilization=args.gpu_memory_utilization,
             seed=args.seed,
@@ -176,8 +184,8 @@ def main(args) -> dict | None:
         )
 
     listener = log.start()
-    server = life.Server(
-        whole, registry, requests, load=load, drain_seconds=args.drain_seconds,
+    server = lifecycle.Server(
+        whole, registry, requests, load=load, shutdown_timeout=args.shutdown_timeout,
         ready=lambda: say("ready", f"{address}/v1  ({address}/docs)"),
         reload=lambda: reload_keys(access_options["keys"]),
     )  # fmt: skip
@@ -264,12 +272,12 @@ def reload_keys(keys) -> None:
 
 def lora_room(args, adapters: list[str], runtime: bool) -> dict:
     """How many adapters the engine has room for, and of which rank."""
-    from sllm.serve import model_facts
+    from sllm.serve import model_info
 
     if not runtime:
         return {"max_loras": args.max_loras or len(adapters), "max_lora_rank": args.max_lora_rank}
-    rank = max([args.max_lora_rank or 64, *(model_facts.lora_rank(folder) for folder in adapters)])
-    rank = min(known for known in model_facts.LORA_RANKS if known >= rank)
+    rank = max([args.max_lora_rank or 64, *(model_info.lora_rank(folder) for folder in adapters)])
+    rank = min(known for known in model_info.LORA_RANKS if known >= rank)
     return {"max_loras": args.max_loras or max(8, len(adapters)), "max_lora_rank": rank}
 
 
@@ -284,7 +292,7 @@ def describe(args, served, base, context, defaults, access_options, address) -> 
     precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
     precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
     say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
-    say("capacity", f"{args.max_running} running, {args.max_waiting} waiting")
+    say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
     say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
     keys, admin = access_options["keys"], access_options["admin"]
     say("keys", ", ".join(keys.names) if keys else "none: authentication disabled")

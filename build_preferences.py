@@ -32,7 +32,9 @@ def build_parser():
         "--max_pairs_per_prompt", type=cli.whole(1, 1_000_000), default=10,
         help="of up and down thumbs on one prompt; each answer is used as often as the others",
     )  # fmt: skip
-    group.add_argument("--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves")
+    group.add_argument(
+        "--keep_truncated", "--keep_cut", action="store_true", help="keep chosen answers that did not end by themselves"
+    )
     group = p.add_argument_group("ratings")
     group.add_argument(
         "--bootstrap", type=cli.between(100, 10_000), default=1000, help="resamples behind the intervals, from 100 on"
@@ -61,13 +63,13 @@ def main(args) -> dict:
     records = store.read()
     store.close()
     found = preferences.from_chat(
-        records, keep_cut=args.keep_cut, max_pairs_per_prompt=args.max_pairs_per_prompt
+        records, keep_truncated=args.keep_truncated, max_pairs_per_prompt=args.max_pairs_per_prompt
     )  # fmt: skip
     judged = len(found.pairs) + sum(found.dropped.values())
     entries = preferences.merge(found)
     votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]
     rated = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
-    kto, kto_dropped = preferences.unpaired(records, keep_cut=args.keep_cut) if args.kto else ([], {})
+    kto, kto_dropped = preferences.unpaired(records, keep_truncated=args.keep_truncated) if args.kto else ([], {})
     if not entries and not kto:
         why = [f"{count} {reason}" for reason, count in found.dropped.items()]
         why += [f"{reject.table} {reject.id}: {reject.reason}" for reject in records.rejects[:5]]

@@ -56,7 +56,7 @@ def main(args) -> dict:
     started = time.monotonic()
 
     # ── inputs ──
-    (base_id, adapter), out, _ = cli.gather(
+    (base_id, adapter), out, _ = cli.collect_errors(
         lambda: require_adapter(args),
         lambda: checkpoint.check_output(args.merged_weights_path, overwrite=args.overwrite),
         lambda: require_token(args),
@@ -64,7 +64,8 @@ def main(args) -> dict:
     import torch
 
     from sllm import chat
-    from sllm.lora import backend, merge, parity, release
+    from sllm.merge import export, merge, parity
+    from sllm.train import backend
 
     choice = choose(args.backend)
     base = local(base_id, "base")
@@ -75,9 +76,9 @@ def main(args) -> dict:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     limit = args.max_shard_size_gb and args.max_shard_size_gb * 1e9
-    _, generation, plan = cli.gather(
+    _, generation, plan = cli.collect_errors(
         lambda: chat.check_probe(tokenizer, checkpoint.read_run(adapter), adapter),
-        lambda: release.generation_config(base, tokenizer),
+        lambda: export.generation_config(base, tokenizer),
         lambda: merge.plan(base, adapter, dtype, limit),
     )
     if choice.name == "unsloth" and any(piece.source.dtype != piece.dtype for piece in plan.pieces):
@@ -102,12 +103,12 @@ def main(args) -> dict:
             in_own_process(merge_by_unsloth, adapter, base, out, dtype_name)
         else:
             merge.write(plan, out)
-        release.write_around(out, base=base, adapter=adapter, generation=generation, plan=plan)
+        export.write_config_files(out, base=base, adapter=adapter, generation=generation, plan=plan)
         chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
         same = parity.check(base, adapter, out, tokenizer, plan.dtype)
     print(f"parity              {same}")
-    if not same.holds:
-        for flip in same.flips[:12]:
+    if not same.passed:
+        for flip in same.mismatches[:12]:
             print(f"  {flip}")
         raise SystemExit(
             f"error: merge parity failed: the merged model does not answer as base + adapter does ({same}); {out} is "
@@ -131,10 +132,10 @@ def main(args) -> dict:
         "near_ties": same.near_ties,
         "peak_rss_bytes": peak_rss(),
     }
-    stages = release.lineage(adapter)
-    text = release.card(
+    stages = export.lineage(adapter)
+    text = export.card(
         name=out.name,
-        base_model=release.shown(base_id),
+        base_model=export.shown(base_id),
         stages=stages,
         parameters=plan.parameters,
         dtype=dtype_name,
@@ -185,7 +186,7 @@ def require_json(path: Path) -> None:
 
 def choose(name: str):
     """What merges: tensor by tensor unless unsloth is asked for, as its merge holds the whole model."""
-    from sllm.lora import backend
+    from sllm.train import backend
 
     if name == "auto":
         return backend.Choice("peft", "tensor by tensor, in little memory; --backend unsloth for its own merge")
@@ -237,7 +238,7 @@ def local(model_id: str, what: str) -> Path:
 def merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
     """unsloth's own merge, in a process of its own: it patches transformers, which the parity check has to use as it
     is, and its GPU memory comes back."""
-    from sllm.lora import with_unsloth
+    from sllm.train import with_unsloth
 
     with tempfile.TemporaryDirectory() as moved:  # the adapter, naming the base that was checked
         for path in (path for path in adapter.iterdir() if path.is_file()):

@@ -56,7 +56,7 @@ def check_usage(args) -> list[str]:
     reads = (*args.input_path, args.model_id, args.chat_template)
     checks += [lambda: checkpoint.require_apart(args.output_dir, *reads)] if args.overwrite else []
     try:
-        cli.gather(*checks)
+        cli.collect_errors(*checks)
     except cli.InputError as error:
         problems += error.problems
     return problems
@@ -103,17 +103,17 @@ def read(path: str, seen: dict[str, str], *, skip_bad: bool = False) -> tuple[di
 def check_with_model(args, files: list[dict]) -> dict:
     """Encode every row as the trainer of --model_id will; what it would refuse moves to the rejects of its file."""
     from sllm import chat
-    from sllm.data import encode, trial
-    from sllm.lora import plan
+    from sllm.data import tokenize, trial
+    from sllm.train import memory
 
     base, _ = checkpoint.require_model(args.model_id)
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
-    template = chat.install_template(tokenizer, args.chat_template)
+    template = chat.set_chat_template(tokenizer, args.chat_template)
     print(f"checking {sum(len(file['rows']) for file in files):,} rows as the trainer of {args.model_id} will")
-    stats = trial.encode(files, tokenizer, plan.max_length(args, base))
-    most = getattr(plan.model_config(base).get_text_config(), "max_position_embeddings", None)
-    for line in encode.cut_summary(stats, most=most):
+    stats = trial.encode(files, tokenizer, memory.max_length(args, base))
+    most = getattr(memory.model_config(base).get_text_config(), "max_position_embeddings", None)
+    for line in tokenize.cut_summary(stats, most=most):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}
 
@@ -128,7 +128,7 @@ def refused(file: dict, strict: bool) -> list[str]:
 
 
 def main(args) -> dict:
-    from sllm.data import curate, formats
+    from sllm.data import formats, splits
 
     started = time.monotonic()
     problems, files, seen = check_usage(args), [], {}
@@ -152,16 +152,16 @@ def main(args) -> dict:
 
     rows = [row for file in files for row in file["rows"]]
     renamed = formats.unique_ids(rows)
-    groups = curate.group(rows)
-    sides = curate.split(rows, groups, valid=args.valid_ratio, test=args.test_ratio, seed=args.seed)
+    groups = splits.group(rows)
+    split_names = splits.split(rows, groups, valid=args.valid_ratio, test=args.test_ratio, seed=args.seed)
 
-    report = curate.report(files, rows, groups, sides)
+    report = splits.report(files, rows, groups, split_names)
     report["ids_renamed"] = renamed
     report["model_check"] = checked
 
     texts = {
-        f"{name}.jsonl": formats.jsonl([r for r, s in zip(rows, sides, strict=True) if s == name])
-        for name in curate.SPLITS
+        f"{name}.jsonl": formats.jsonl([r for r, s in zip(rows, split_names, strict=True) if s == name])
+        for name in splits.SPLITS
     }
     texts["rejects.jsonl"] = formats.jsonl([reject for file in files for reject in file["rejects"]])
     need = sum(len(text.encode()) for text in texts.values()) + 2**20

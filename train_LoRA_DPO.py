@@ -46,7 +46,7 @@ def build_parser():
         default=False,
         help="score all pairs with the reference once, before training, instead of at every step",
     )
-    cli.add_look_flags(group)
+    cli.add_inspection_flags(group)
     cli.add_output_flags(p, "outputs/dpo", resume="go on from the last complete checkpoint of --output_dir")
     return p
 
@@ -60,14 +60,15 @@ def check_loss(args) -> None:
 
 def main(args) -> dict | None:
     started = time.monotonic()
-    from sllm import chat, monitor
-    from sllm.data import curate, encode, formats
-    from sllm.lora import arguments, backend, checks, layout, plan, resume, session, targets
+    from sllm import chat
+    from sllm.data import formats, splits, tokenize
+    from sllm.merge import layout
+    from sllm.train import arguments, backend, callbacks, checks, memory, resume, session, targets
 
     # ── inputs ──
     validation = arguments.validation_path(args)
     skipped = formats.Skipped(args.skip_bad_rows)
-    _, _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
+    _, _, (base, adapter), rows, valid_rows, out, _ = cli.collect_errors(
         lambda: check_loss(args),
         lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
@@ -78,26 +79,28 @@ def main(args) -> dict | None:
     )
     resume.require_apart(args, base)
     choice = backend.choose(args.backend)
-    arguments.check_bits(args, choice)
+    arguments.resolve_quantization(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     for note in formats.notes([*rows, *valid_rows]):
         print(note)
     if not valid_rows:
-        rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
+        rows, valid_rows = splits.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
-    template = chat.install_template(tokenizer, args.chat_template)
+    template = chat.set_chat_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), "--chat_template")
-    max_length = plan.max_length(args, base)
-    columns, stats = encode.dpo_columns(tokenizer, rows, max_length, skipped=skipped)
-    valid_columns, valid_stats = encode.dpo_columns(tokenizer, valid_rows, max_length, skipped=skipped)
+    max_length = memory.max_length(args, base)
+    columns, stats = tokenize.dpo_columns(tokenizer, rows, max_length, skipped=skipped)
+    valid_columns, valid_stats = tokenize.dpo_columns(tokenizer, valid_rows, max_length, skipped=skipped)
     if args.preview:
-        session.preview(tokenizer, encode.as_sequences(columns), args.preview)
+        session.preview(tokenizer, tokenize.as_sequences(columns), args.preview)
         return None
-    sequences = encode.as_sequences(columns)
+    sequences = tokenize.as_sequences(columns)
     tokens = 2 * session.batch_tokens(args.batch_size, sequences, flat=False)
-    needs = plan.make(args, base=base, adapter=adapter, copies=2, tokens_per_batch=tokens, backend=choice.name)
+    needs = memory.estimate(
+        args, base=base, adapter=adapter, num_adapters=2, tokens_per_batch=tokens, backend=choice.name
+    )
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
@@ -107,8 +110,8 @@ def main(args) -> dict | None:
                     f"{stats['dropped']} dropped"),
         ("validation", f"{valid_stats['pairs']:,} pairs" if valid_rows else "none"),
     ]  # fmt: skip
-    print(plan.show(needs, summary))
-    for line in [*encode.cut_summary(stats, most=plan.context_length(base)), *skipped.lines()]:
+    print(memory.format_table(needs, summary))
+    for line in [*tokenize.cut_summary(stats, most=memory.context_length(base)), *skipped.lines()]:
         print(line)
     for note in checkpoint.notes(args.model_id, base):
         print(f"note: {note}")
@@ -210,22 +213,22 @@ def main(args) -> dict | None:
             eval_dataset=valid_dataset,
             processing_class=tokenizer,
             callbacks=session.early_stopping(args)
-            + monitor.callbacks(
+            + callbacks.callbacks(
                 out,
                 samples=session.samples(lora, model, tokenizer, conversations),
                 arguments=resume.started_with(args),
                 fields=("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"),
             ),
         )
-    trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
+    trainer.remove_callback(PrinterCallback)  # our progress line replaces it
     difference = checks.dpo_reference(trainer)
     print(f"reference = the model that training starts from: {difference:.1e} nats per token apart")
     seconds = session.train(trainer, resume_from)
-    after = monitor.probe(trainer)
+    after = callbacks.probe(trainer)
 
     # ── save ──
     session.save_adapter(trainer, base, out)
-    monitor.plot(
+    callbacks.plot(
         out,
         {
             "loss": ("loss",),

@@ -36,21 +36,22 @@ def build_parser():
     group.add_argument(
         "--group_by_length", action=cli.BOOLEAN, default=False, help="batches of similar length; for padded training"
     )
-    cli.add_look_flags(group)
+    cli.add_inspection_flags(group)
     cli.add_output_flags(p, "outputs/sft", resume="go on from the last complete checkpoint of --output_dir")
     return p
 
 
 def main(args) -> dict | None:
     started = time.monotonic()
-    from sllm import chat, monitor
-    from sllm.data import curate, encode, formats
-    from sllm.lora import arguments, backend, evaluation, flat_attention, layout, plan, resume, session, targets
+    from sllm import chat
+    from sllm.data import formats, splits, tokenize
+    from sllm.merge import layout
+    from sllm.train import arguments, backend, callbacks, evaluation, memory, resume, session, targets, varlen_attention
 
     # ── inputs ──
     validation = arguments.validation_path(args)
     skipped = formats.Skipped(args.skip_bad_rows)
-    _, (base, adapter), rows, valid_rows, out, _ = cli.gather(
+    _, (base, adapter), rows, valid_rows, out, _ = cli.collect_errors(
         lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
         lambda: formats.load_rows(args.trainset_path, "sft", skipped=skipped),
@@ -60,28 +61,30 @@ def main(args) -> dict | None:
     )
     resume.require_apart(args, base)
     choice = backend.choose(args.backend)
-    arguments.check_bits(args, choice)
+    arguments.resolve_quantization(args, choice)
     if not (args.preview or args.dry_run):
         lora = choice.module()  # unsloth patches trl, transformers and peft, so it comes before them
     for note in formats.notes([*rows, *valid_rows]):
         print(note)
     if not valid_rows:
-        rows, valid_rows = curate.hold_out(rows, args.val_set_size, args.seed)
+        rows, valid_rows = splits.hold_out(rows, args.val_set_size, args.seed)
     tokenizer = chat.load_tokenizer(args.model_id)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
-    template = chat.install_template(tokenizer, args.chat_template)
-    max_length = plan.max_length(args, base)
-    columns, stats = encode.sft_columns(
+    template = chat.set_chat_template(tokenizer, args.chat_template)
+    max_length = memory.max_length(args, base)
+    columns, stats = tokenize.sft_columns(
         tokenizer, rows, max_length, train_on_inputs=args.train_on_inputs, skipped=skipped
     )
-    valid_columns, valid_stats = encode.sft_columns(tokenizer, valid_rows, max_length, skipped=skipped)
+    valid_columns, valid_stats = tokenize.sft_columns(tokenizer, valid_rows, max_length, skipped=skipped)
     if args.preview:
         session.preview(tokenizer, columns, args.preview)
         return None
     flat = args.packing or args.padding_free is not False
     batch_size, accumulation = arguments.micro_batches(args, columns, flat)
     tokens = session.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
-    needs = plan.make(args, base=base, adapter=adapter, copies=1, tokens_per_batch=tokens, backend=choice.name)
+    needs = memory.estimate(
+        args, base=base, adapter=adapter, num_adapters=1, tokens_per_batch=tokens, backend=choice.name
+    )
     summary = [
         ("backend", f"{choice.name} ({choice.reason})"),
         ("chat template", session.template_summary(tokenizer, template)),
@@ -92,8 +95,8 @@ def main(args) -> dict | None:
         ("validation", f"{valid_stats['rows']:,} rows" if valid_rows else "none"),
         ("batches", "packed" if args.packing else "padding-free" if flat else "padded"),
     ]  # fmt: skip
-    print(plan.show(needs, summary))
-    for line in [*encode.cut_summary(stats, most=plan.context_length(base)), *skipped.lines()]:
+    print(memory.format_table(needs, summary))
+    for line in [*tokenize.cut_summary(stats, most=memory.context_length(base)), *skipped.lines()]:
         print(line)
     for note in checkpoint.notes(args.model_id, base):
         print(f"note: {note}")
@@ -134,7 +137,7 @@ def main(args) -> dict | None:
         )
         targets.require_adapted(model, needs.adapted)
     if flat and choice.name == "peft":
-        flat_attention.use(model)
+        varlen_attention.use(model)
 
     # ── work ──
     dataset = datasets.Dataset.from_dict(columns)
@@ -188,21 +191,21 @@ def main(args) -> dict | None:
             eval_dataset=valid_dataset,
             processing_class=tokenizer,
             callbacks=session.early_stopping(args)
-            + monitor.callbacks(
+            + callbacks.callbacks(
                 out,
                 samples=session.samples(lora, model, tokenizer, conversations),
                 arguments=resume.started_with(args),
             ),
         )
-    trainer.remove_callback(PrinterCallback)  # the monitor's line replaces it
+    trainer.remove_callback(PrinterCallback)  # our progress line replaces it
     isolation = session.separate_rows(args, trainer, columns) if trainer.args.padding_free or args.packing else {}
-    before = monitor.probe(trainer)["loss"]
+    before = callbacks.probe(trainer)["loss"]
     seconds = session.train(trainer, resume_from)
-    after = monitor.probe(trainer)["loss"]
+    after = callbacks.probe(trainer)["loss"]
 
     # ── save ──
     session.save_adapter(trainer, base, out)
-    monitor.plot(out, {"loss (nats per supervised token)": ("loss",)})
+    callbacks.plot(out, {"loss (nats per supervised token)": ("loss",)})
     metrics = {"loss_before": before, "loss_after": after, **isolation, **session.final_metrics(trainer, seconds)}
     checkpoint.write_run(
         out,

@@ -100,8 +100,9 @@ def build_parser():
 
 
 def main(args) -> dict:
+    from sllm import outputs
     from sllm.data import formats
-    from sllm.serve import answers, engine, model_facts
+    from sllm.serve import engine, model_info
 
     started = time.monotonic()
     engine.set_environment(args.tensor_parallel_size)
@@ -111,12 +112,12 @@ def main(args) -> dict:
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(folder)
-    template = chat.install_template(tokenizer, args.chat_template)
+    template = chat.set_chat_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
-    longest = min(args.max_seq_length, model_facts.context_length(base) or args.max_seq_length)
+    longest = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
     prompts = render(tokenizer, rows, longest, skipped)  # token ids of each row
     room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
-    stops = model_facts.stop_ids(tokenizer, base)
+    stops = model_info.stop_token_ids(tokenizer, base)
 
     settings = {
         "model": checkpoint.folder_hash(base) or base,
@@ -144,7 +145,7 @@ def main(args) -> dict:
         },
         "chat_template_hash": settings["chat_template"],
     }
-    done = answers.resumable(output, rows, settings) if args.resume else []
+    done = outputs.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
     asked = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
@@ -181,9 +182,9 @@ def main(args) -> dict:
         )
         load_seconds = time.monotonic() - loading
         say("engine", f"ready after {load_seconds:.1f} s")
-    complete = not todo and answers.run_file(output).exists()
+    complete = not todo and outputs.run_file(output).exists()
     if not complete:
-        answers.begin(output, args, record, keep=bool(done))
+        outputs.begin(output, args, record, keep=bool(done))
 
     def finished():
         yield from ((row - first, None) for row in range(first, len(rows)) if skipped.reason(rows[row]))
@@ -194,17 +195,17 @@ def main(args) -> dict:
         row = first + index
         tokens = len(prompts[row])
         if group is None:
-            return rows[row] | answers.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
-        return rows[row] | answers.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
+            return rows[row] | outputs.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
+        return rows[row] | outputs.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
 
     resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
     working = time.monotonic()
     try:
-        done += answers.write_in_order(finished(), line_of, output, todo)
+        done += outputs.write_in_order(finished(), line_of, output, todo)
         work_seconds = time.monotonic() - working
-        results = answers.summary(done, todo, work_seconds, load_seconds)
+        results = outputs.summary(done, todo, work_seconds, load_seconds)
         if not complete:
-            answers.finish(output, args, record, results, time.monotonic() - started)
+            outputs.finish(output, args, record, results, time.monotonic() - started)
     except KeyboardInterrupt:
         raise cli.Interrupted(resume) from None
     except InputError as error:
@@ -232,7 +233,7 @@ def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adap
             for sample in range(args.n)
         ]  # fmt: skip
         found = engine.generate(llm, ids, params, adapter=adapter)
-    settings = {"stop_token_ids": stops} | sampling.effective(params[0]) | {"max_tokens": args.max_tokens}
+    settings = {"stop_token_ids": stops} | sampling.effective_params(params[0]) | {"max_tokens": args.max_tokens}
     settings |= {"seed": f"{args.seed} + row"} if args.temperature else {}
     settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
     settings |= {"n": args.n} if args.n > 1 else {}
@@ -243,8 +244,9 @@ def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adap
 def inputs(args):
     """Base, adapter or None, rows, JSON schema or None, and what takes the rows that cannot be asked; everything wrong
     with the command line in one go, before heavy imports."""
+    from sllm import outputs
     from sllm.data import formats
-    from sllm.serve import answers, engine, model_facts, sampling
+    from sllm.serve import engine, model_info, sampling
 
     problems: list[str] = []
     base, adapter, schema = args.model_id, None, None
@@ -282,9 +284,9 @@ def inputs(args):
     else:
         problems.append("name a model: --model_id FOLDER, or --adapter FOLDER")
     if adapter:
-        attempt(model_facts.check_adapter, adapter, base)
+        attempt(model_info.check_adapter, adapter, base)
     read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
-    attempt(answers.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
+    attempt(outputs.check_output, Path(args.output_path), overwrite=args.overwrite, resume=args.resume, inputs=read)
     skipped = formats.Skipped(args.skip_bad_rows)
     rows = attempt(formats.load_rows, args.testset_path, "prompts", skipped=skipped) or []
     if args.task and rows:

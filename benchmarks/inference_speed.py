@@ -77,17 +77,18 @@ def main(args) -> dict:
 
 def steady(args, rows: list[dict]) -> dict:
     """Tokens/s of each turn, {"ours": […], "bare": […]}; the order within a turn alternates."""
-    from sllm.serve import answers, engine, model_facts, sampling
+    from sllm import outputs
+    from sllm.serve import engine, model_info, sampling
 
     engine.set_environment()
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(args.model_id)
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     prompts = [chat.prompt_ids(tokenizer, row["messages"]) for row in rows]
     llm = engine.load(
         args.model_id,
-        max_model_len=model_facts.context_length(args.model_id),
+        max_model_len=model_info.context_length(args.model_id),
         kv_tokens=sum(len(ids) + args.tokens for ids in prompts),
     )
     from vllm import SamplingParams
@@ -96,7 +97,7 @@ def steady(args, rows: list[dict]) -> dict:
 
     flags = ["--testset_path", args.testset_path, "--ignore_eos"]
     flags = vllm_inference.build_parser().parse_args(flags)
-    stops = model_facts.stop_ids(tokenizer, args.model_id)
+    stops = model_info.stop_token_ids(tokenizer, args.model_id)
 
     def line_of(index, answer):
         written = {"output": sampling.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}
@@ -104,7 +105,7 @@ def steady(args, rows: list[dict]) -> dict:
 
     def ours():
         params = [sampling.sampling_params(flags, stop_token_ids=stops, max_tokens=args.tokens) for _ in prompts]
-        lines = answers.write_in_order(engine.generate(llm, prompts, params), line_of, Path(name), len(rows))
+        lines = outputs.write_in_order(engine.generate(llm, prompts, params), line_of, Path(name), len(rows))
         return sum(line["completion_tokens"] for line in lines)
 
     def bare():
@@ -134,7 +135,7 @@ def starts(args, rows: list[dict]) -> tuple[list[float], list[float]]:
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(args.model_id)
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     plain = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
     taken: dict[str, list[float]] = {"ours": [], "default": []}
     with tempfile.TemporaryDirectory() as folder:

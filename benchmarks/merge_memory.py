@@ -118,7 +118,7 @@ def make_adapter(folder: Path, base: Path, linear: dict, layers: int, tokenizer:
 def write(folder: Path, stem: str, tensors: dict[str, tuple[int, ...]], limit: float) -> None:
     import torch
 
-    from sllm.lora import shards
+    from sllm.merge import safetensors_io
 
     torch.manual_seed(0)
 
@@ -126,7 +126,7 @@ def write(folder: Path, stem: str, tensors: dict[str, tuple[int, ...]], limit: f
         if len(shape) == 1:
             yield torch.ones(shape, dtype=torch.bfloat16)
             return
-        step = max(1, shards.BLOCK // shape[1])
+        step = max(1, safetensors_io.BLOCK // shape[1])
         for first in range(0, shape[0], step):
             block = torch.empty(min(step, shape[0] - first), shape[1]).normal_(std=0.005 if "lora_B" in name else 0.02)
             yield block.bfloat16()
@@ -140,7 +140,9 @@ def write(folder: Path, stem: str, tensors: dict[str, tuple[int, ...]], limit: f
     weight_map = {}
     for number, content in enumerate(files, 1):
         name = f"{stem}-{number:05}-of-{len(files):05}.safetensors" if len(files) > 1 else f"{stem}.safetensors"
-        shards.write_file(folder / name, [(n, torch.bfloat16, shape, drawn(n, shape)) for n, shape in content.items()])
+        safetensors_io.write_file(
+            folder / name, [(n, torch.bfloat16, shape, drawn(n, shape)) for n, shape in content.items()]
+        )
         weight_map |= dict.fromkeys(content, name)
     if len(files) > 1:
         index = json.dumps({"metadata": {}, "weight_map": weight_map})
@@ -151,7 +153,7 @@ def save_tokenizer(source: str, folder: Path) -> None:
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(source)
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     tokenizer.save_pretrained(folder)
 
 

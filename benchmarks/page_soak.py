@@ -41,12 +41,12 @@ class Site:
     """The two processes, and what is known of their crashes."""
 
     def __init__(self, model: str, database: str):
-        from paging import chat_page, free_port
-        from serving import Running
+        from browser_helpers import chat_page, free_port
+        from server_process import Running
 
         self.start_page = lambda port: chat_page(f"{self.api.url}/v1", database, "--timeout", 60, port=port)
         self.start_api = lambda port: Running("--model_id", model, "--served_model_name", "tiny", "--port", port,
-                                              "--max_seq_length", 2048, "--max_running", 64)  # fmt: skip
+                                              "--max_seq_length", 2048, "--max_num_seqs", 64)  # fmt: skip
         self.api = self.start_api(free_port())
         self.page = self.start_page(free_port())
         self.url, self.born = self.page.url, time.monotonic()
@@ -195,7 +195,7 @@ class Visitor:
 
 def in_browsers(url: str, number: int, until: float, counts: Counter) -> None:
     """People in Chromium, one tab each, one after another."""
-    from paging import Browser
+    from browser_helpers import Browser
     from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:

@@ -59,11 +59,11 @@ def flags_of(name: str, kind: str, port: int, adapters: Path) -> list[str]:
         words = f"api_server.py --model_id {MODEL} --served_model_name m --port {port} --max_seq_length {CONTEXT}"
         words += f" --allowed_origins {PAGE}"
         if kind == "open":
-            words += " --max_running 64 --tool_call_parser hermes"
+            words += " --max_num_seqs 64 --tool_call_parser hermes"
         elif kind == "adapters":
-            words += f" --max_running 64 --lora_modules sft={adapters / 'sft'} --max_loras 4 --max_lora_rank 64"
+            words += f" --max_num_seqs 64 --lora_modules sft={adapters / 'sft'} --max_loras 4 --max_lora_rank 64"
         else:
-            words += f" --max_running 4 --max_waiting 4 --api_key {KEY} --api_key {OTHER_KEY} --drain_seconds 60"
+            words += f" --max_num_seqs 4 --max_waiting 4 --api_key {KEY} --api_key {OTHER_KEY} --shutdown_timeout 60"
         return words.split()
     words = f"-m vllm.entrypoints.openai.api_server --model {MODEL} --served-model-name m --host 127.0.0.1"
     words += f" --port {port} --max-model-len {CONTEXT} --dtype float32 --enforce-eager --generation-config vllm"

@@ -124,9 +124,9 @@ async def load(args, url: str, pids: list[int]) -> tuple[list[float], Counter]:
 
 
 def main(args) -> None:
-    from serving import Running
+    from server_process import Running
 
-    flags = ["--model_id", args.model_id, "--max_running", 16, "--max_seq_length", 1024]
+    flags = ["--model_id", args.model_id, "--max_num_seqs", 16, "--max_seq_length", 1024]
     if args.adapters:
         flags += ["--served_model_name", "base", "--admin_key", "soak", "--max_loras", 2]
     server = Running(*flags)

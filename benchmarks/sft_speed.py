@@ -69,7 +69,7 @@ def train_plain(model_id: str, rows_path: str, out: str, checkpointing: bool) ->
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(model_id)
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     rows = [json.loads(line)["messages"] for line in open(rows_path, encoding="utf-8")]
     dataset = Dataset.from_list([{"prompt": messages[:-1], "completion": messages[-1:]} for messages in rows])
     config = SFTConfig(
@@ -100,11 +100,11 @@ def held_out_loss(model_id: str, adapter: str, rows: list[dict]) -> float:
     from transformers import AutoModelForCausalLM
 
     from sllm import chat
-    from sllm.data import encode
+    from sllm.data import tokenize
 
     tokenizer = chat.load_tokenizer(adapter)
-    chat.install_template(tokenizer)
-    columns, _ = encode.sft_columns(tokenizer, [{"id": str(i), **row} for i, row in enumerate(rows)], 2048)
+    chat.set_chat_template(tokenizer)
+    columns, _ = tokenize.sft_columns(tokenizer, [{"id": str(i), **row} for i, row in enumerate(rows)], 2048)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_id, dtype=torch.float32), adapter)
     model.eval()
     total = count = 0

@@ -10,9 +10,9 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from paging import Browser, chat_page, free_port  # noqa: E402
+from browser_helpers import Browser, chat_page, free_port  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
-from serving import Running  # noqa: E402
+from server_process import Running  # noqa: E402
 
 DEMO, DOCS = ROOT / "outputs" / "demo", ROOT / "docs"
 
@@ -20,7 +20,7 @@ DEMO, DOCS = ROOT / "outputs" / "demo", ROOT / "docs"
 def main() -> None:
     api = Running(
         "--model_id", DEMO / "base", "--lora_modules", f"sft={DEMO / 'sft'}", f"dpo={DEMO / 'dpo'}",
-        "--max_running", 64, "--max_seq_length", 1024,
+        "--max_num_seqs", 64, "--max_seq_length", 1024,
     )  # fmt: skip
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:

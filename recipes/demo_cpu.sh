@@ -59,7 +59,7 @@ if missing answers.run.json; then
 fi
 
 stage "the same prompts, answered by each stage"
-python -m sllm.side_by_side base=$out/compare/base.jsonl SFT=$out/compare/sft.jsonl DPO=$out/compare/dpo.jsonl \
+python -m sllm.compare_outputs base=$out/compare/base.jsonl SFT=$out/compare/sft.jsonl DPO=$out/compare/dpo.jsonl \
   merged=$out/answers.jsonl --equal DPO merged --run $out/sft $out/dpo $out/merged
 
 stage "what next"

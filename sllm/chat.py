@@ -49,7 +49,7 @@ def load_tokenizer(model_id: str, *, trust_remote_code: bool = False):
         raise InputError(f"{model_id}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from None
 
 
-def install_template(tokenizer, name: str = "auto") -> str:
+def set_chat_template(tokenizer, name: str = "auto") -> str:
     """Give the tokenizer the chat template it will be trained, saved and served with, and a pad token.
 
     The template is completed so that it stands alone: BOS is written into it where the model has one, and a
@@ -72,7 +72,7 @@ def install_template(tokenizer, name: str = "auto") -> str:
         if not path.is_file():
             known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
             raise InputError(f"chat template {chosen!r} is unknown; choose auto, one of {known}, or a .jinja file")
-        tokenizer.chat_template = _fit(path.read_text(encoding="utf-8"), tokenizer)
+        tokenizer.chat_template = substitute_missing_eos(path.read_text(encoding="utf-8"), tokenizer)
     if "strftime_now" in tokenizer.chat_template and _FIXED_DATE not in tokenizer.chat_template:
         tokenizer.chat_template = _FIXED_DATE + tokenizer.chat_template
     try:
@@ -87,7 +87,7 @@ def install_template(tokenizer, name: str = "auto") -> str:
     return chosen
 
 
-def _fit(template: str, tokenizer) -> str:
+def substitute_missing_eos(template: str, tokenizer) -> str:
     """Replace an end-of-turn token that this vocabulary lacks by the tokenizer's EOS."""
     vocabulary = tokenizer.get_vocab()
     for end in ("<|im_end|>", "<|eot_id|>"):
@@ -152,7 +152,7 @@ def completion_ids(tokenizer, messages: list[dict]) -> list[int]:
     return _turn(tokenizer, messages, end_of_turn(tokenizer)[0])[1]
 
 
-def encode(tokenizer, messages: list[dict]) -> list[Example]:
+def build_examples(tokenizer, messages: list[dict]) -> list[Example]:
     """Training examples of a conversation: one, or one per assistant turn where history renders differently.
 
     An assistant turn with `"weight": 0` is context for the turns after it and is not supervised; after the last

@@ -4,7 +4,7 @@ Tables of our own, beside those that Chainlit keeps its history in. Every write 
 and an error is raised: a vote that the page thanks for is on the disk. Functions block; the page calls them in threads.
 
     store = ChatStore("sqlite:///outputs/chat/chat.db")
-    store.put_answer(Answer(id="a1", conversation="c1", rater="local", model="sft", prompt=[…], text="…"))
+    store.put_answer(StoredAnswer(id="a1", conversation="c1", rater="local", model="sft", prompt=[…], text="…"))
     store.set_thumb("a1", 1, "정확하다")
 """
 
@@ -65,7 +65,7 @@ _OLDER = ("sllm_answers", "sllm_thumbs", "sllm_comparisons")  # what every datab
 
 
 @dataclass(frozen=True)
-class Answer:
+class StoredAnswer:
     """One answer that somebody was shown. `prompt`: messages, the system prompt among them; `sampling`: the parameters
     that were sent; `template_hash`: SHA-256 of the chat template, where the server says it; `rater`: who asked."""
 
@@ -88,8 +88,8 @@ class Comparison:
     shown; None before it. `changed`: what the same person chose after the names were shown."""
 
     id: str
-    left: Answer
-    right: Answer
+    left: StoredAnswer
+    right: StoredAnswer
     choice: str | None
     time: str
     changed: str | None = None
@@ -99,7 +99,7 @@ class Comparison:
 class Thumb:
     """`value`: 1 up, 0 down."""
 
-    answer: Answer
+    answer: StoredAnswer
     value: int
     comment: str | None
     time: str
@@ -118,7 +118,7 @@ class Reject:
 class Records:
     """Everything in the store, oldest first; what cannot be used is in `rejects`."""
 
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, StoredAnswer] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     thumbs: list[Thumb] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -195,7 +195,7 @@ class ChatStore:
         except sa.exc.SQLAlchemyError as error:
             raise NotStored(str(getattr(error, "orig", None) or error).splitlines()[0]) from error
 
-    def put_answer(self, answer: Answer, connection: sa.Connection | None = None) -> None:
+    def put_answer(self, answer: StoredAnswer, connection: sa.Connection | None = None) -> None:
         """Add an answer, or replace it by what has been written of it since.
 
         Args:
@@ -212,7 +212,9 @@ class ChatStore:
         else:
             _insert(connection, _answers, row)
 
-    def add_comparison(self, id: str, left: Answer, right: Answer, connection: sa.Connection | None = None) -> None:
+    def add_comparison(
+        self, id: str, left: StoredAnswer, right: StoredAnswer, connection: sa.Connection | None = None
+    ) -> None:
         """Both answers and that they were shown together, in one transaction."""
         if connection is None:
             with self.transaction() as connection:
@@ -277,7 +279,7 @@ class ChatStore:
 
     # ── reading ──
 
-    def answer(self, id: str) -> Answer | None:
+    def answer(self, id: str) -> StoredAnswer | None:
         """None where there is none, or none that can be used."""
         with self.engine.connect() as connection:
             row = connection.execute(sa.select(_answers).where(_answers.c.id == id)).mappings().first()
@@ -347,7 +349,7 @@ class ChatStore:
                 records.thumbs.append(Thumb(answer, row["value"], row["comment"], row["time"]))
         return records
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[StoredAnswer]:
         return list(self.read().answers.values())
 
     def comparisons(self) -> list[Comparison]:
@@ -368,7 +370,7 @@ class ChatStore:
         return {row.comparison: row.choice for row in rows}
 
 
-def _row(answer: Answer) -> dict:
+def _row(answer: StoredAnswer) -> dict:
     values = asdict(answer)
     return values | {"prompt": _json(answer.prompt), "sampling": _json(answer.sampling), "time": answer.time or now()}
 
@@ -401,7 +403,7 @@ def _json(value) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _answer(row) -> Answer:
+def _answer(row) -> StoredAnswer:
     """
     Raises:
         ValueError: the row is not a whole, sound answer.
@@ -423,7 +425,7 @@ def _answer(row) -> Answer:
         json.dumps([values["text"], values["task"], prompt], ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError("text or prompt is not valid UTF-8") from None
-    return Answer(**values | {"prompt": prompt, "sampling": sampling})
+    return StoredAnswer(**values | {"prompt": prompt, "sampling": sampling})
 
 
 def _prompt_problem(prompt) -> str | None:

@@ -177,7 +177,7 @@ def add_skip_flag(group) -> None:
     )
 
 
-def add_look_flags(group) -> None:
+def add_inspection_flags(group) -> None:
     group.add_argument(
         "--preview",
         type=positive_int,
@@ -245,7 +245,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def gather(*checks: Callable[[], object]) -> list:
+def collect_errors(*checks: Callable[[], object]) -> list:
     """Run every check, so that all that is wrong is said at once; returns their results.
 
     Raises:

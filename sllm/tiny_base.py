@@ -125,7 +125,7 @@ def main(args) -> dict:
     model.to(torch.bfloat16).eval()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    chat.install_template(tokenizer)  # for the probe only: a base model is shipped without a template
+    chat.set_chat_template(tokenizer)  # for the probe only: a base model is shipped without a template
     metrics = {"parameters": parameters, "loss": round(loss.item(), 4), "steps": args.steps, "tokens": len(tokenizer)}
     checkpoint.write_run(
         out, "base", args, data={"texts": len(texts)}, metrics=metrics, seconds=time.monotonic() - started

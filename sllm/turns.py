@@ -24,7 +24,7 @@ _CONTROLS: WeakKeyDictionary = WeakKeyDictionary()
 def render(tokenizer, messages: list[dict], *, add_generation_prompt: bool = False) -> str:
     """The conversation as text. InputError when the template refuses it.
 
-    A message's `weight` is for the loss mask (see `sllm.chat.encode`); templates do not see it.
+    A message's `weight` is for the loss mask (see `sllm.chat.build_examples`); templates do not see it.
     """
     from jinja2 import TemplateError
 

@@ -102,7 +102,7 @@ def dpo_folder(sft_folder, few_pairs) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    from paging import Browser
+    from browser_helpers import Browser
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

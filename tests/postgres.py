@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paging import free_port
+from browser_helpers import free_port
 
 FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 needs_postgresql = pytest.mark.skipif(

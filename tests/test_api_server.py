@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 from conftest import SAMPLE_ROWS
-from serving import Running
+from server_process import Running
 
 from sllm import chat, tasks
 
@@ -25,7 +25,7 @@ def server(tiny_base, sft_folder, dpo_folder):
     running = Running(
         "--model_id", tiny_base, "--served_model_name", "base", "--max_seq_length", 1024, "--max_tokens", MAX_TOKENS,
         "--lora_modules", f"sft={sft_folder}", f"dpo={dpo_folder}",
-        "--max_running", 64, "--max_waiting", 50, "--max_body_mb", 1,
+        "--max_num_seqs", 64, "--max_waiting", 50, "--max_body_mb", 1,
     )  # fmt: skip
     yield running
     assert running.stop() == 0
@@ -84,7 +84,7 @@ def test_the_engine_gets_the_ids_of_training(server, sft_folder):
     tokenizer = chat.load_tokenizer(str(sft_folder))
     for row in rows(6):
         answer = [*conversation(row), {"role": "assistant", "content": row["assistant_content"]}]
-        (example,) = chat.encode(tokenizer, answer)
+        (example,) = chat.build_examples(tokenizer, answer)
         prompt = example.input_ids[: example.completion_mask.index(1)]
         body = {"model": "sft", "messages": conversation(row), "return_token_ids": True, "max_tokens": 4}
         found = post(server, "/v1/chat/completions", body).json()

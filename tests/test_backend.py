@@ -7,7 +7,7 @@ import pytest
 from conftest import SFT, in_process
 
 from sllm.cli import InputError
-from sllm.lora import arguments, backend, session
+from sllm.train import arguments, backend, session
 
 pytestmark = pytest.mark.torch
 
@@ -94,7 +94,7 @@ def test_the_drivers_version_is_read(monkeypatch, tmp_path):
 def test_bfloat16_that_is_only_emulated_is_not_taken(monkeypatch):
     import torch
 
-    from sllm.lora.with_peft import resolve_dtype
+    from sllm.train.with_peft import resolve_dtype
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)  # a T4
@@ -123,9 +123,9 @@ def test_eight_bits_with_unsloth_are_refused(bits, said):
     choice = backend.Choice("unsloth", "as if there were a GPU")
     if said:
         with pytest.raises(InputError, match=said):
-            arguments.check_bits(args, choice)
+            arguments.resolve_quantization(args, choice)
     else:
-        arguments.check_bits(args, choice)
+        arguments.resolve_quantization(args, choice)
 
 
 def test_several_processes_are_refused(monkeypatch, tiny_base, few_rows, tmp_path):

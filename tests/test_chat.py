@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from sllm import chat
 from sllm.cli import InputError
-from sllm.data import encode
+from sllm.data import tokenize
 
 pytestmark = pytest.mark.torch
 
@@ -68,12 +68,12 @@ MISTRAL = (
 def install(tokenizer, template: str) -> None:
     path = Path(trl.__file__).parent / "chat_templates" / f"{template[:40]}.jinja"
     tokenizer.chat_template = path.read_text(encoding="utf-8") if path.is_file() else template
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
 
 
 def supervised(tokenizer, *messages: dict) -> list[tuple[str, str]]:
     """(prompt, supervised text) of each example."""
-    cut = [(example, example.completion_mask.index(1)) for example in chat.encode(tokenizer, list(messages))]
+    cut = [(example, example.completion_mask.index(1)) for example in chat.build_examples(tokenizer, list(messages))]
     return [(tokenizer.decode(e.input_ids[:at]), tokenizer.decode(e.input_ids[at:])) for e, at in cut]
 
 
@@ -104,8 +104,8 @@ def assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples):
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("messages", CONVERSATIONS, ids=["one", "three", "system+one", "system+three"])
 def test_mask_and_prompt(tokenizer, name, messages):
-    chat.install_template(tokenizer, name)
-    examples = chat.encode(tokenizer, messages)
+    chat.set_chat_template(tokenizer, name)
+    examples = chat.build_examples(tokenizer, messages)
     assert len(examples) == 1
     assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples)
     assert (
@@ -115,10 +115,10 @@ def test_mask_and_prompt(tokenizer, name, messages):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_template_travels_with_the_tokenizer(tokenizer, name, tmp_path):
-    chat.install_template(tokenizer, name)
+    chat.set_chat_template(tokenizer, name)
     tokenizer.save_pretrained(tmp_path)
     again = chat.load_tokenizer(str(tmp_path))
-    assert chat.install_template(again, "auto") == "the tokenizer's own"
+    assert chat.set_chat_template(again, "auto") == "the tokenizer's own"
     assert chat.probe(again) == chat.probe(tokenizer)
     # the ecosystem's own call, as vLLM makes it, gives the same ids
     own = again.apply_chat_template(TURNS[:1], add_generation_prompt=True, return_dict=False)
@@ -128,23 +128,23 @@ def test_the_template_travels_with_the_tokenizer(tokenizer, name, tmp_path):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_padding_is_never_the_end(tokenizer, name):
     tokenizer.pad_token = tokenizer.eos_token  # the commonest mistake
-    chat.install_template(tokenizer, name)
+    chat.set_chat_template(tokenizer, name)
     assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, chat.end_of_turn(tokenizer)[1])
 
 
 def test_end_of_turn_is_a_token_the_model_has(tokenizer):
-    chat.install_template(tokenizer, "chatml")
+    chat.set_chat_template(tokenizer, "chatml")
     assert chat.end_of_turn(tokenizer)[0] == "<|im_end|>"
-    chat.install_template(tokenizer, "llama3")  # <|eot_id|> is not in this vocabulary
+    chat.set_chat_template(tokenizer, "llama3")  # <|eot_id|> is not in this vocabulary
     assert chat.end_of_turn(tokenizer) == (tokenizer.eos_token, tokenizer.eos_token_id)
     assert "eot_id" not in tokenizer.chat_template
 
 
 def test_a_template_that_forgets_gives_one_example_per_turn(tokenizer):
     tokenizer.chat_template = FORGETFUL
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     messages = [TURNS[0], {"role": "assistant", "content": "<think>음</think>100도"}, *TURNS[2:]]
-    examples = chat.encode(tokenizer, messages)
+    examples = chat.build_examples(tokenizer, messages)
     assert len(examples) == 3
     assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples)
 
@@ -171,7 +171,7 @@ def test_an_answer_inside_an_unclosed_block_is_refused(tokenizer, template):
         with pytest.raises(
             ValueError, match="prompt opens <th.*write its reasoning into the content .* --chat_template"
         ):
-            chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": content}])
+            chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": content}])
 
 
 def test_templates_that_write_an_empty_block_teach_it(tokenizer):
@@ -180,7 +180,7 @@ def test_templates_that_write_an_empty_block_teach_it(tokenizer):
         ((_, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "답은 4입니다."})
         assert answer == f"{empty}답은 4입니다.<|im_end|>"
         with pytest.raises(ValueError, match="opens <think> and never closes it"):
-            chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>\n답은 4"}])
+            chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>\n답은 4"}])
 
 
 def test_reasoning_after_a_prompt_that_closed_it_is_refused(tokenizer):
@@ -188,7 +188,7 @@ def test_reasoning_after_a_prompt_that_closed_it_is_refused(tokenizer):
     ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "답은 4"})
     assert prompt.endswith("</think>\n\n") and answer == "답은 4<|im_end|>"
     with pytest.raises(ValueError, match="already ends with </think>: remove the reasoning"):
-        chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>답은 4"}])
+        chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>답은 4"}])
 
 
 def test_reasoning_is_in_every_turn_that_is_learned_and_in_no_history(tokenizer):
@@ -206,13 +206,15 @@ def test_a_template_that_drops_reasoning_of_the_last_turn_does_not_lose_it(token
     assert supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})[0][1] == content + "<|im_end|>"
     install(tokenizer, QWEN3)  # keeps the first block and what follows the last one
     with pytest.raises(ValueError, match="leaves out or changes part of this answer"):
-        chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>가</think>나<think>다</think>라"}])
+        chat.build_examples(
+            tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>가</think>나<think>다</think>라"}]
+        )
 
 
 @pytest.mark.parametrize("template", [R1, QWEN3, QWEN35, "qwen3_8", QWQ, MISTRAL, "chatml"])
 def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
     if template == "chatml":
-        chat.install_template(tokenizer, template)
+        chat.set_chat_template(tokenizer, template)
     else:
         install(tokenizer, template)
     content = "<think>가</think><b>굵게</b> 나<br> </p>"
@@ -246,19 +248,19 @@ def test_mistral_with_a_system_turn_keeps_the_space_before_the_answer(tokenizer,
 def test_a_content_that_the_template_changes_is_refused(tokenizer, changed, role):
     install(tokenizer, ENDLESS.replace("{{ m.role }}: {{ m.content }}", changed))
     with pytest.raises(ValueError, match=rf"changes the content of message \d \({role}\).*--chat_template"):
-        chat.encode(tokenizer, [SYSTEM, *TURNS[:2]])
+        chat.build_examples(tokenizer, [SYSTEM, *TURNS[:2]])
     assert chat.completion_ids(
         tokenizer, [{"role": "user", "content": "왜?"}, TURNS[5]]
     )  # nothing lost, nothing refused
 
 
 def test_an_unsupervised_turn_is_context(tokenizer):
-    chat.install_template(tokenizer, "chatml")
-    (whole,) = chat.encode(tokenizer, TURNS)
+    chat.set_chat_template(tokenizer, "chatml")
+    (whole,) = chat.build_examples(tokenizer, TURNS)
     off = [dict(message) for message in TURNS]
     off[1]["weight"] = 0
     off[3]["weight"] = 1
-    (example,) = chat.encode(tokenizer, off)
+    (example,) = chat.build_examples(tokenizer, off)
     assert example.input_ids == whole.input_ids  # the template does not see the key
     first = len(chat.completion_ids(tokenizer, TURNS[:2]))
     at = whole.completion_mask.index(1)
@@ -268,55 +270,60 @@ def test_an_unsupervised_turn_is_context(tokenizer):
 
 def test_nothing_after_the_last_supervised_turn_is_kept(tokenizer):
     """So that an example still ends with a supervised end of turn, which sft_columns checks."""
-    chat.install_template(tokenizer, "chatml")
+    chat.set_chat_template(tokenizer, "chatml")
     off = [*TURNS[:5], {**TURNS[5], "weight": 0}]
-    assert chat.encode(tokenizer, off) == chat.encode(tokenizer, TURNS[:4])
-    columns, stats = encode.sft_columns(tokenizer, [{"id": "a", "messages": off}], 512)
+    assert chat.build_examples(tokenizer, off) == chat.build_examples(tokenizer, TURNS[:4])
+    columns, stats = tokenize.sft_columns(tokenizer, [{"id": "a", "messages": off}], 512)
     assert stats["sequences"] == 1 and columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1]
     install(tokenizer, FORGETFUL)  # one example a turn: an unsupervised turn is none
     assert (
-        len(chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>네"}, *off[2:]])) == 2
+        len(
+            chat.build_examples(
+                tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>네"}, *off[2:]]
+            )
+        )
+        == 2
     )
     with pytest.raises(ValueError, match="no assistant turn is supervised"):
-        chat.encode(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0}])
+        chat.build_examples(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0}])
     with pytest.raises(ValueError, match="weight is 0 .* or 1, not 0.5"):
-        chat.encode(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0.5}])
+        chat.build_examples(tokenizer, [TURNS[0], {**TURNS[1], "weight": 0.5}])
 
 
 def test_a_template_that_never_ends_a_turn_learns_eos(tokenizer):
     tokenizer.chat_template = ENDLESS
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     assert chat.end_of_turn(tokenizer)[0] == tokenizer.eos_token
-    assert_mask_is_what_a_server_would_generate(tokenizer, TURNS, chat.encode(tokenizer, TURNS))
+    assert_mask_is_what_a_server_would_generate(tokenizer, TURNS, chat.build_examples(tokenizer, TURNS))
 
 
 def test_bad_templates_are_refused(tokenizer, tmp_path):
     with pytest.raises(InputError, match="'nonsense' is unknown; choose auto, one of chatml, koalpaca"):
-        chat.install_template(tokenizer, "nonsense")
+        chat.set_chat_template(tokenizer, "nonsense")
     twice = tmp_path / "twice.jinja"
     twice.write_text("{% for m in messages %}{{ bos_token }}{{ m.content }}{{ eos_token }}{% endfor %}")
     with pytest.raises(InputError, match="more than once"):
-        chat.install_template(tokenizer, str(twice))
+        chat.set_chat_template(tokenizer, str(twice))
 
 
 def test_a_content_with_a_control_token_is_refused(tokenizer):
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     with pytest.raises(ValueError, match="special token </s>"):
-        chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "끝</s>아님"}])
+        chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "끝</s>아님"}])
     with pytest.raises(ValueError, match="no assistant turn"):
-        chat.encode(tokenizer, TURNS[:1])
+        chat.build_examples(tokenizer, TURNS[:1])
 
 
 def test_every_special_token_counts_whatever_its_length(tokenizer):
     """<s> would be a second BOS, and supervised."""
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     for role, content in (("assistant", "<s>네"), ("user", "취소선은 <s>이렇게"), ("system", "<s>")):
         messages = [{"role": role, "content": content} if m["role"] == role else m for m in [SYSTEM, *TURNS[:2]]]
         with pytest.raises(ValueError, match="special token <s>"):
-            chat.encode(tokenizer, messages)
+            chat.build_examples(tokenizer, messages)
         with pytest.raises(ValueError, match="special token <s>"):
             chat.refuse_special_tokens(tokenizer, messages)
-    chat.encode(tokenizer, [TURNS[0], {"role": "assistant", "content": "a < s > b, <S>, <ss>, s>, [INST]"}])
+    chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "a < s > b, <S>, <ss>, s>, [INST]"}])
 
 
 def test_tokens_that_the_template_writes_count_and_plain_added_words_do_not(tokenizer):
@@ -334,14 +341,14 @@ def test_tokens_that_the_template_writes_count_and_plain_added_words_do_not(toke
 def test_a_special_token_that_the_tokenizer_does_not_read_as_one_is_text(tokenizer):
     """A single-word token inside a word is spelled out; an unknown character is not the text <unk>."""
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<끝>", single_word=True, special=True)]})
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     chat.refuse_special_tokens(tokenizer, [{"role": "user", "content": "가<끝>나 \U0001f9ff \u0378"}])
     with pytest.raises(ValueError, match="special token <끝>"):
         chat.refuse_special_tokens(tokenizer, [{"role": "user", "content": "가 <끝> 나"}])
 
 
 def test_guarantee_1_broken_on_purpose(tokenizer, tmp_path):
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     run = {"probe": json.loads(json.dumps(chat.probe(tokenizer)))}
     chat.check_probe(tokenizer, run, "folder")
     tokenizer.chat_template = tokenizer.chat_template.replace("\\n", "\\n\\n", 1)
@@ -350,44 +357,44 @@ def test_guarantee_1_broken_on_purpose(tokenizer, tmp_path):
 
 
 def test_guarantee_2_broken_on_purpose(tokenizer, monkeypatch):
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     rows = [{"id": "a", "messages": TURNS[:2]}]
-    columns, stats = encode.sft_columns(tokenizer, rows, 512)
+    columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
     assert columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1] and stats["dropped"] == 0
     whole = chat.answer_text
     monkeypatch.setattr(chat, "answer_text", lambda *a: whole(*a).removesuffix("<|im_end|>"))
     with pytest.raises(InputError, match="end-of-turn token would not be learned"):
-        encode.sft_columns(tokenizer, rows, 512)
+        tokenize.sft_columns(tokenizer, rows, 512)
     with pytest.raises(AssertionError):
-        assert_mask_is_what_a_server_would_generate(tokenizer, TURNS, chat.encode(tokenizer, TURNS))
+        assert_mask_is_what_a_server_would_generate(tokenizer, TURNS, chat.build_examples(tokenizer, TURNS))
 
 
 def test_truncation_is_counted_and_bounded(tokenizer):
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     rows = [{"id": str(i), "messages": TURNS[:2]} for i in range(40)]
     long = {"id": "long", "messages": [{"role": "user", "content": "물 " * 400}, TURNS[1]]}
-    columns, stats = encode.sft_columns(tokenizer, [*rows, long], 200)
+    columns, stats = tokenize.sft_columns(tokenizer, [*rows, long], 200)
     assert (stats["truncated"], stats["dropped"], stats["sequences"]) == (1, 1, 40)
     assert stats["tokens"] == sum(map(len, columns["input_ids"])) and stats["longest"] > 400
     with pytest.raises(InputError, match="3 of 43 rows lose their whole answer at 200 tokens.*--max_seq_length"):
-        encode.sft_columns(tokenizer, [*rows, long, long, long], 200)
+        tokenize.sft_columns(tokenizer, [*rows, long, long, long], 200)
 
 
 def test_pairs_that_render_alike_are_refused(tokenizer):
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     pair = {"id": "p1", "prompt": TURNS[:1], "chosen": [TURNS[1]], "rejected": [TURNS[3]]}
-    columns, stats = encode.dpo_columns(tokenizer, [pair], 512)
+    columns, stats = tokenize.dpo_columns(tokenizer, [pair], 512)
     assert stats["pairs"] == 1
     assert columns["prompt_ids"][0] == chat.prompt_ids(tokenizer, TURNS[:1])
     assert columns["chosen_ids"][0] == chat.completion_ids(tokenizer, TURNS[:2])
     same = {**pair, "id": "p2", "rejected": [{"role": "assistant", "content": TURNS[1]["content"] + "  \n"}]}
     with pytest.raises(InputError, match="row p2: chosen and rejected render to the same tokens"):
-        encode.dpo_columns(tokenizer, [pair, same], 512)
+        tokenize.dpo_columns(tokenizer, [pair, same], 512)
 
 
 def test_a_template_that_writes_the_date_is_fixed_to_one(tokenizer):
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + ENDLESS
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     once = tokenizer.chat_template
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     assert tokenizer.chat_template == once and "26 Jul 2024user:" in chat.render(tokenizer, TURNS[:1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sllm.cli import InputError
-from sllm.lora import checks
+from sllm.train import checks
 
 pytestmark = pytest.mark.torch
 

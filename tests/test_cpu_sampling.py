@@ -22,7 +22,7 @@ engine.set_environment()
 from vllm import LLM, SamplingParams
 
 options = engine.options(BASE, adapters=[], dtype="auto", max_model_len=512, kv_tokens=1)  # room for one long row
-llm = LLM(scheduler_cls="sllm.serve.cpu_schedule.Scheduler", max_num_batched_tokens=2048, **options)
+llm = LLM(scheduler_cls="sllm.serve.cpu_scheduler.Scheduler", max_num_batched_tokens=2048, **options)
 scheduler = llm.llm_engine.engine_core.engine_core.scheduler
 counts = {"parts": 0, "preempted": 0}
 schedule, preempt = scheduler.schedule, scheduler._preempt_request

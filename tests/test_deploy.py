@@ -352,13 +352,13 @@ def test_kubernetes_page_asks_the_api_service(kubernetes):
 def test_every_time_to_stop_is_longer_than_draining(compose, kubernetes):
     margin = 10  # for cancelled requests to hear of it, open connections to close, and the engine to end
     _, args = script_of(compose["services"]["api"]["command"])
-    assert seconds(compose["services"]["api"]["stop_grace_period"]) >= args.drain_seconds + margin
+    assert seconds(compose["services"]["api"]["stop_grace_period"]) >= args.shutdown_timeout + margin
     _, args, _ = unit_command("sllm-api")
-    assert seconds(unit("sllm-api")["TimeoutStopSec"][0]) >= args.drain_seconds + margin
+    assert seconds(unit("sllm-api")["TimeoutStopSec"][0]) >= args.shutdown_timeout + margin
     pod, container = pod_of(kubernetes, "sllm-api")
     _, args = script_of(container["args"])
     wait = int(container["lifecycle"]["preStop"]["exec"]["command"][-1])
-    assert pod["terminationGracePeriodSeconds"] >= wait + args.drain_seconds + margin
+    assert pod["terminationGracePeriodSeconds"] >= wait + args.shutdown_timeout + margin
 
 
 def test_the_readme_names_every_file():

@@ -17,9 +17,9 @@ import pytest
 
 import api_server
 import vllm_inference
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, outputs
 from sllm.cli import InputError
-from sllm.serve import answers, engine, model_facts, sampling, startup
+from sllm.serve import engine, model_info, sampling, startup
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -198,16 +198,16 @@ def test_an_adapter_of_an_architecture_without_lora_is_refused(tiny_base, tmp_pa
     unknown = model_folder(tmp_path / "foo", tiny_base, architectures=["FooForCausalLM"])
     adapter = str(adapter_folder(tmp_path / "adapter", tiny_base))
     for folder in (with_lora, unknown):  # unknown: vLLM itself says so
-        model_facts.check_adapter(adapter, str(folder))
+        model_info.check_adapter(adapter, str(folder))
     with pytest.raises(InputError, match=r"for a GPTNeoXForCausalLM.*merged_weights\.py"):
-        model_facts.check_adapter(adapter, str(without))
+        model_info.check_adapter(adapter, str(without))
 
 
 def test_a_config_that_transformers_cannot_use_is_one_line(tiny_base, tmp_path):
     pytest.importorskip("transformers")
     folder = model_folder(tmp_path / "m", tiny_base, model_type="foo")
     with pytest.raises(InputError, match=r"config\.json cannot be used"):
-        model_facts.context_length(str(folder))
+        model_info.context_length(str(folder))
 
 
 @pytest.mark.torch
@@ -218,7 +218,7 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
     import json
     from typing import get_args
     from pathlib import Path
-    from sllm.serve import engine, model_facts, sampling
+    from sllm.serve import engine, model_info, sampling
     engine.set_environment()
     from vllm import SamplingParams
     from vllm.config.cache import CacheDType
@@ -233,7 +233,7 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
         name = family + "ForCausalLM"
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_text(json.dumps({{"architectures": [name]}}))
-            ours = model_facts.no_lora(folder) is None
+            ours = model_info.no_lora(folder) is None
         found[name] = [ours, supports_lora(ModelRegistry._try_load_model_cls(name))]
     linear = [name for name, how in _ONLINE_SHORTHANDS.items() if how.linear]
     import vllm_inference
@@ -264,7 +264,7 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
     assert sorted({*engine.QUANTIZATIONS} - {"fp8"}) == said["linear"]  # fp8 itself: Fp8Config, for every linear layer
     assert set(engine.KV_CACHE_DTYPES) <= set(said["kv"]) and "bitsandbytes" not in said["quantizations"]
     assert set(engine.CPU_QUANTIZATIONS) <= set(engine.QUANTIZATIONS)
-    assert [rank for rank in said["ranks"] if rank] == list(model_facts.LORA_RANKS)
+    assert [rank for rank in said["ranks"] if rank] == list(model_info.LORA_RANKS)
 
 
 def test_precision_that_a_cpu_has_not_is_refused_before_anything_is_loaded(monkeypatch):
@@ -401,12 +401,12 @@ SERVER = [
     ("--temperature nan", "--temperature"),
     ("--seed -1", "--seed"),
     ("--max_waiting -1", "--max_waiting"),
-    ("--max_running 0", "--max_running"),
+    ("--max_num_seqs 0", "--max_num_seqs"),
     ("--max_seq_length 4", "--max_seq_length"),
     ("--gpu_memory_utilization 0", "--gpu_memory_utilization"),
     ("--data_parallel_size 0", "--data_parallel_size"),
     ("--request_timeout nan", "--request_timeout"),
-    ("--drain_seconds -1", "--drain_seconds"),
+    ("--shutdown_timeout -1", "--shutdown_timeout"),
     ("--max_body_mb 0", "--max_body_mb"),
     ("--quantization int4", "--quantization"),
     ("--kv_cache_dtype int3", "--kv_cache_dtype"),
@@ -445,7 +445,7 @@ def test_every_answer_has_a_seed_of_its_own_whatever_else_is_asked_for():
 
 def test_samples_of_a_row_come_together_in_their_order():
     def one(index):
-        return sampling.Answer([index], "stop", None)
+        return sampling.Generation([index], "stop", None)
 
     finished = [(index, one(index)) for index in (3, 0, 5, 4, 1, 2)]
     assert [(row, [a.token_ids[0] for a in group]) for row, group in sampling.grouped(finished, 3)] == [
@@ -466,13 +466,13 @@ def test_log_probabilities_stay_json_and_end_with_the_ending_token():
         return SimpleNamespace(logprob=logprob, rank=rank)
 
     likely = [{0: one(-0.5, 1), 1: one(-1.25, 2)}, {2: one(-math.inf, 9), 1: one(-0.1, 1), 0: one(-0.7, 2)}]
-    answer = sampling.Answer([0, 2], "stop", None, likely)
+    answer = sampling.Generation([0, 2], "stop", None, likely)
     found = sampling.logprobs(Letters(), answer, 2)
     assert [entry["token_id"] for entry in found] == [0, 2] and found[1]["logprob"] == -9999.0
     assert [entry["token"] for entry in found[1]["top_logprobs"]] == ["b", "a"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert sampling.logprobs(Letters(), answer, 0)[0]["top_logprobs"] == []
-    line = answers.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
+    line = outputs.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
     assert line["output"] == "a" == line["outputs"][1] and line["completion_token_counts"] == [2, 2]
     assert len(line["logprobs"]) == line["completion_tokens"] == 2 and len(line["outputs_logprobs"]) == 2
 
@@ -501,7 +501,7 @@ def line(number: int, **more: object) -> dict:
 
 def test_a_disk_that_fills_up_is_an_input_error_and_keeps_what_was_written(tmp_path, monkeypatch):
     output = tmp_path / "outputs.jsonl"
-    real, room = answers._write, [2]
+    real, room = outputs._write, [2]
 
     def write(file, content):
         if not room[0]:
@@ -510,11 +510,11 @@ def test_a_disk_that_fills_up_is_an_input_error_and_keeps_what_was_written(tmp_p
         room[0] -= 1
         real(file, content)
 
-    monkeypatch.setattr(answers, "_write", write)
+    monkeypatch.setattr(outputs, "_write", write)
     done = []
     with pytest.raises(InputError, match="No space left on device"):
-        done += answers.write_in_order(((i, i) for i in range(4)), lambda index, _: line(index), output, 4)
-    assert [json.loads(text)["id"] for text in answers._whole_lines(output)] == ["0", "1"]
+        done += outputs.write_in_order(((i, i) for i in range(4)), lambda index, _: line(index), output, 4)
+    assert [json.loads(text)["id"] for text in outputs._whole_lines(output)] == ["0", "1"]
     assert output.read_bytes()[-1:] != b"\n"
 
 
@@ -524,17 +524,17 @@ def test_a_record_that_cannot_be_written_is_an_input_error(tmp_path, monkeypatch
 
     monkeypatch.setattr(checkpoint, "write_run", full)
     for call in (
-        lambda: answers.begin(tmp_path / "o.jsonl", None, {}, keep=False),
-        lambda: answers.finish(tmp_path / "o.jsonl", None, {}, {}, 1.0),
+        lambda: outputs.begin(tmp_path / "o.jsonl", None, {}, keep=False),
+        lambda: outputs.finish(tmp_path / "o.jsonl", None, {}, {}, 1.0),
     ):
         with pytest.raises(InputError, match="Read-only file system"):
             call()
 
 
 def test_a_folder_that_may_not_be_written_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(outputs.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(InputError, match="may not be written"):
-        answers.check_output(tmp_path / "new" / "o.jsonl", overwrite=False, resume=False)
+        outputs.check_output(tmp_path / "new" / "o.jsonl", overwrite=False, resume=False)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.run.jsonl", "link.jsonl"])
@@ -547,34 +547,34 @@ def test_what_is_read_is_never_written_over(tmp_path, name):
         read = tmp_path / "rows.run.json"  # the record that would stand beside rows.jsonl
         name = "rows.jsonl"
     with pytest.raises(InputError, match="would write over it"):
-        answers.check_output(tmp_path / name, overwrite=True, resume=False, inputs=[read, None])
+        outputs.check_output(tmp_path / name, overwrite=True, resume=False, inputs=[read, None])
 
 
 def test_a_damaged_record_beside_the_answers_is_named(tmp_path):
     output = tmp_path / "o.jsonl"
     output.write_text(json.dumps(line(0)) + "\n")
-    answers.resume_file(output).write_text("{")
+    outputs.resume_file(output).write_text("{")
     with pytest.raises(InputError, match=r"o\.resume\.json is damaged"):
-        answers.resumable(output, [line(0)], {})
+        outputs.resumable(output, [line(0)], {})
 
 
 def test_answers_made_with_other_samples_schema_or_precision_are_not_gone_on_with(tmp_path):
     output = tmp_path / "o.jsonl"
     output.write_text(json.dumps(line(0)) + "\n")
     before = {"max_tokens": 5, "model": "a" * 64}  # of an older release, which had none of these
-    answers.resume_file(output).write_text(json.dumps({"data": {"settings": before}}))
+    outputs.resume_file(output).write_text(json.dumps({"data": {"settings": before}}))
     none = dict.fromkeys(("n", "logprobs", "json_schema", "quantization", "kv_cache_dtype"))
-    assert answers.resumable(output, [line(0)], before | none)
+    assert outputs.resumable(output, [line(0)], before | none)
     for name, value in (("n", 2), ("logprobs", 0), ("json_schema", {"type": "object"}), ("quantization", "fp8"),
                         ("kv_cache_dtype", "fp8"), ("model", "b" * 64)):  # fmt: skip
         with pytest.raises(InputError, match=f"made with {name}"):
-            answers.resumable(output, [line(0)], before | none | {name: value})
+            outputs.resumable(output, [line(0)], before | none | {name: value})
 
 
 def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
     several = line(0, outputs=["가", ""], finish_reasons=["stop", "length"], completion_token_counts=[2, 5])
-    skip = line(1) | answers.skipped("too long", prompt_tokens=9)
-    found = answers.summary([several, skip], 2, 1.0, 0.5)
+    skip = line(1) | outputs.skipped("too long", prompt_tokens=9)
+    found = outputs.summary([several, skip], 2, 1.0, 0.5)
     assert found["rows"] == 2 and found["answers"] == 2 and found["skipped"] == 1 and found["empty"] == 1
     assert found["finish_reasons"] == {"stop": 1, "length": 1, "skipped": 1} and found["completion_tokens"] == 7
     assert "1 row of 2 skipped: 1" in capsys.readouterr().out
@@ -586,7 +586,7 @@ def test_answers_of_other_weights_are_not_gone_on_with(there, tiny_base, tmp_pat
     """One bit of the weights is another; names and sizes are the same. The engine is a stand-in."""
 
     def generate(llm, prompts, params, adapter=None):
-        return ((index, sampling.Answer([100], "length", None)) for index in range(len(prompts)))
+        return ((index, sampling.Generation([100], "length", None)) for index in range(len(prompts)))
 
     monkeypatch.setattr(engine, "set_environment", lambda *_, **__: None)
     monkeypatch.setattr(engine, "load", lambda *_, **__: None)

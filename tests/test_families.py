@@ -20,7 +20,7 @@ import train_LoRA_SFT
 import vllm_inference
 from sllm import chat
 from sllm.cli import InputError
-from sllm.lora import layout
+from sllm.merge import layout
 from sllm.serve import engine, sampling
 
 pytestmark = pytest.mark.torch
@@ -113,7 +113,7 @@ def make_adapter(base: Path, folder: Path, **settings) -> Path:
             weight.data += 0.1 * torch.randn_like(weight)
     model.save_pretrained(folder)
     tokenizer = chat.load_tokenizer(str(base))
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -135,7 +135,7 @@ def greedy(folder: Path, tokenizer, adapter: Path | None = None) -> list[str]:
                 do_sample=False, max_new_tokens=ANSWER_TOKENS, eos_token_id=stops, pad_token_id=0,
             )  # fmt: skip
         new = out[0, len(ids) :].tolist()
-        answers.append(sampling.text(tokenizer, sampling.Answer(new, "", None), stops))
+        answers.append(sampling.text(tokenizer, sampling.Generation(new, "", None), stops))
     return answers
 
 
@@ -164,13 +164,13 @@ def quick(monkeypatch):
     put back the environment that vLLM's set-up changes."""
     import vllm.model_executor.models.registry as registry
 
-    from sllm import monitor
-    from sllm.lora import parity
+    from sllm.merge import parity
+    from sllm.train import callbacks
 
     before = dict(os.environ)
     engine.set_environment()
-    monkeypatch.setattr(monitor, "plot", lambda *args: None)
-    monkeypatch.setattr(monitor, "answer_samples", lambda *args: lambda: [])
+    monkeypatch.setattr(callbacks, "plot", lambda *args: None)
+    monkeypatch.setattr(callbacks, "answer_samples", lambda *args: lambda: [])
     monkeypatch.setattr(parity, "check", functools.partial(parity.check, tokens=4))
     monkeypatch.setattr(registry, "_run_in_subprocess", lambda look: look())
     yield

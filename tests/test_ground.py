@@ -70,9 +70,9 @@ def test_gather_reports_everything():
     def bad(text):
         raise InputError(text)
 
-    assert cli.gather(lambda: 1, lambda: 2) == [1, 2]
+    assert cli.collect_errors(lambda: 1, lambda: 2) == [1, 2]
     with pytest.raises(InputError) as error:
-        cli.gather(lambda: 1, lambda: bad("a"), lambda: bad("b"))
+        cli.collect_errors(lambda: 1, lambda: bad("a"), lambda: bad("b"))
     assert error.value.problems == ["a", "b"]
 
 
@@ -155,15 +155,15 @@ def test_a_python_without_the_packages_is_told_where_they_are():
 
 @pytest.mark.parametrize("content", ["", "{", "3", '{"id": "a"}', "가".encode("cp949")], ids=repr)
 def test_side_by_side_takes_files_of_answers_alone(tmp_path, content):
-    from sllm import side_by_side
+    from sllm import compare_outputs
 
     file = tmp_path / "x.jsonl"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    run = side_by_side.build_parser().parse_args
+    run = compare_outputs.build_parser().parse_args
     with pytest.raises(InputError, match="answer"):
-        side_by_side.main(run([f"a={file}", f"b={file}"]))
+        compare_outputs.main(run([f"a={file}", f"b={file}"]))
     with pytest.raises(InputError, match="a name of its own"):
-        side_by_side.main(run([f"={file}"]))
+        compare_outputs.main(run([f"={file}"]))
 
 
 def test_an_adapter_is_not_accepted_on_what_is_no_model(tmp_path):

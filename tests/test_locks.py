@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from sllm import checkpoint, locks, runs
+from sllm import checkpoint, locks, outputs, runs
 from sllm.cli import InputError
-from sllm.serve import answers
 
 HOLDER = (
     "import sys, time; from sllm import checkpoint\nout = sys.argv[1]\n{}\nprint('ready', flush=True); sys.stdin.read()"
@@ -123,13 +122,13 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 def test_an_answer_file_has_one_writer_too(tmp_path):
     output = tmp_path / "outputs.jsonl"
     with Running(output, FILE) as process:
-        said = refused(answers.check_output, output, overwrite=True, resume=False)
+        said = refused(outputs.check_output, output, overwrite=True, resume=False)
         assert f"{output} is being written by another run (process {process.pid} " in said
-        refused(answers.begin, output, None, {}, keep=False)
+        refused(outputs.begin, output, None, {}, keep=False)
         assert not output.exists()
-    answers.begin(output, None, {}, keep=False)
+    outputs.begin(output, None, {}, keep=False)
     assert locks.of_file(output).exists()
-    answers.finish(output, None, {}, {}, 0.0)
+    outputs.finish(output, None, {}, {}, 0.0)
     assert sorted(os.listdir(tmp_path)) == ["outputs.jsonl", "outputs.run.json"]
 
 

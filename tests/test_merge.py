@@ -14,6 +14,7 @@ from conftest import ROOT, assert_refused, run_script, succeed
 import merged_weights
 from sllm import chat, checkpoint
 from sllm.cli import InputError
+from sllm.merge import safetensors_io
 
 pytestmark = pytest.mark.torch
 
@@ -39,7 +40,7 @@ def make_adapter(base: Path, folder: Path, **settings) -> Path:
             weight.data += 0.02 * torch.randn_like(weight)
     model.save_pretrained(folder)
     tokenizer = chat.load_tokenizer(str(base))
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -90,7 +91,7 @@ def merged(adapter) -> Path:
 @pytest.fixture(autouse=True)
 def fewer_tokens(monkeypatch):
     """Merges in this process compare 4 greedy tokens a prompt; those by script all 16."""
-    from sllm.lora import parity
+    from sllm.merge import parity
 
     monkeypatch.setattr(parity, "check", functools.partial(parity.check, tokens=4))
 
@@ -197,13 +198,11 @@ def test_shards_and_blocks_make_no_difference(tiny_base, merged, tmp_path, monke
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sllm.lora import shards
-
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.bfloat16).save_pretrained(base, max_shard_size="1MB")
     chat.load_tokenizer(str(tiny_base)).save_pretrained(base)
     folder = make_adapter(base, tmp_path / "adapter")
-    monkeypatch.setattr(shards, "BLOCK", 10_000)  # 39 rows of 256
+    monkeypatch.setattr(safetensors_io, "BLOCK", 10_000)  # 39 rows of 256
     result = merge(folder, tmp_path / "out", "--base_model", base)
     one, many = weights(merged), weights(tmp_path / "out")
     assert one.keys() == many.keys()
@@ -278,11 +277,11 @@ def test_any_tool_loads_it_and_it_stops(merged, adapter, tiny_base):
 
 
 def test_a_generation_config_that_never_stops_is_refused(merged):
-    from sllm.lora import release
+    from sllm.merge import export
 
     tokenizer = chat.load_tokenizer(str(merged))
     right = read(merged / "generation_config.json")
-    release.require_stopping(right, tokenizer)
+    export.require_stopping(right, tokenizer)
     end = chat.end_of_turn(tokenizer)[1]
     for wrong, said in [
         ({"eos_token_id": tokenizer.pad_token_id + 9}, "lacks"),
@@ -291,7 +290,7 @@ def test_a_generation_config_that_never_stops_is_refused(merged):
         ({"pad_token_id": None}, "no pad token"),
     ]:
         with pytest.raises(InputError, match=said):
-            release.require_stopping(right | wrong, tokenizer)
+            export.require_stopping(right | wrong, tokenizer)
 
 
 def test_an_adapter_that_pads_with_eos_is_refused(adapter, tmp_path):
@@ -301,16 +300,16 @@ def test_an_adapter_that_pads_with_eos_is_refused(adapter, tmp_path):
 
 
 def test_eos_of_the_base_is_kept_and_its_pad_is_not_one(adapter, tiny_base, tmp_path):
-    from sllm.lora import release
+    from sllm.merge import export
 
     tokenizer = chat.load_tokenizer(str(adapter))
     others = [7, tokenizer.pad_token_id]  # as Qwen's generation config, which names its pad as an EOS
     base = edited(tiny_base, tmp_path / "base", "generation_config.json", eos_token_id=others, temperature=0.6)
-    config = release.generation_config(base, tokenizer)
+    config = export.generation_config(base, tokenizer)
     assert 7 in config["eos_token_id"] and tokenizer.pad_token_id not in config["eos_token_id"]
     assert config["temperature"] == 0.6
     (base / "generation_config.json").unlink()
-    eos = release.generation_config(base, tokenizer)["eos_token_id"]  # now by the model's config
+    eos = export.generation_config(base, tokenizer)["eos_token_id"]  # now by the model's config
     assert eos == [read(base / "config.json")["eos_token_id"], chat.end_of_turn(tokenizer)[1]]
 
 
@@ -350,7 +349,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_merge_is_noticed(name, adapter, tmp_path, monkeypatch):
-    from sllm.lora import merge as module
+    from sllm.merge import merge as module
 
     right = module.plan
     monkeypatch.setattr(module, "plan", lambda *args: BROKEN[name](right(*args)))
@@ -366,13 +365,13 @@ def test_a_broken_merge_is_noticed(name, adapter, tmp_path, monkeypatch):
 
 def test_a_broken_merge_exits_1(adapter, tmp_path):
     code = (
-        "import sys, merged_weights; from sllm import cli; from sllm.lora import merge, release\n"
-        "write = release.write_around\n"
+        "import sys, merged_weights; from sllm import cli; from sllm.merge import export, merge\n"
+        "write = export.write_config_files\n"
         "def untie(*args, **kwargs):\n"
         "    write(*args, **kwargs)\n"
         "    path = args[0] / 'config.json'\n"
         "    path.write_text(path.read_text().replace('\"rms_norm_eps\": 1e-06', '\"rms_norm_eps\": 0.5'))\n"
-        "release.write_around = untie\n"
+        "export.write_config_files = untie\n"
         "cli.run(merged_weights.main, merged_weights.build_parser())\n"
     )
     words = [sys.executable, "-c", code, "--model_id", adapter, "--merged_weights_path", tmp_path / "out"]
@@ -584,7 +583,7 @@ def test_a_disk_that_fills_up_leaves_nothing(file, adapter, tmp_path, monkeypatc
 
 def test_ctrl_c_during_a_merge_leaves_nothing(adapter, tmp_path, monkeypatch):
     """A merge has nothing to resume, and half a folder would need --overwrite."""
-    from sllm.lora import parity
+    from sllm.merge import parity
 
     def pressed(*args, **kwargs):
         raise KeyboardInterrupt
@@ -630,7 +629,8 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from sllm.lora import backend, parity
+    from sllm.merge import parity
+    from sllm.train import backend
 
     seen = {}
 
@@ -644,10 +644,10 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
         model.merge_and_unload().to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    stub = types.ModuleType("sllm.lora.with_unsloth")
+    stub = types.ModuleType("sllm.train.with_unsloth")
     stub.load_model, stub.save_merged = load_model, save_merged
-    monkeypatch.setitem(sys.modules, "sllm.lora.with_unsloth", stub)
-    monkeypatch.setattr("sllm.lora.with_unsloth", stub, raising=False)
+    monkeypatch.setitem(sys.modules, "sllm.train.with_unsloth", stub)
+    monkeypatch.setattr("sllm.train.with_unsloth", stub, raising=False)
     monkeypatch.setattr(backend, "choose", lambda name: backend.Choice("unsloth", "as if there were a GPU"))
     monkeypatch.setattr(merged_weights, "in_own_process", lambda function, *arguments: function(*arguments))
     moved = tmp_path / "moved"
@@ -669,7 +669,7 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
 
 
 def test_a_gpu_merges_tensor_by_tensor_too(monkeypatch):
-    from sllm.lora import backend
+    from sllm.train import backend
 
     monkeypatch.setattr(backend, "_why_not_unsloth", lambda: None)
     assert backend.choose("auto").name == "unsloth"  # it would train by it

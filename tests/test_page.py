@@ -5,14 +5,14 @@ import shutil
 
 import httpx
 import pytest
+from browser_helpers import chat_page, needs_browser, wait_for
 from conftest import DPO, succeed
-from paging import chat_page, needs_browser, wait_for
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-from serving import Running
+from server_process import Running
 
 from sllm import tasks
 from sllm.chatstore import ChatStore
-from sllm.page.words import EN, KO
+from sllm.page.translations import EN, KO
 
 pytestmark = [needs_browser, pytest.mark.page]
 
@@ -20,7 +20,7 @@ pytestmark = [needs_browser, pytest.mark.page]
 def serve(base, port: int = 0, **adapters) -> Running:
     return Running(
         "--port", port, "--model_id", base, "--served_model_name", "base", "--max_seq_length", 2048,
-        "--max_running", 16, "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
+        "--max_num_seqs", 16, "--lora_modules", *(f"{name}={folder}" for name, folder in adapters.items()),
     )  # fmt: skip
 
 
@@ -293,7 +293,13 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
     finally:
         chat.stop()
     made = succeed(
-        "build_preferences.py", "--from_chat", database, "--output_dir", tmp_path / "preferences", "--keep_cut", "--kto"
+        "build_preferences.py",
+        "--from_chat",
+        database,
+        "--output_dir",
+        tmp_path / "preferences",
+        "--keep_truncated",
+        "--kto",
     )
     assert made["judgements"] == 12 and made["rows"] >= 10
     rated = json.loads((tmp_path / "preferences" / "ratings.json").read_text(encoding="utf-8"))

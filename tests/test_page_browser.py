@@ -5,11 +5,11 @@ import re
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from paging import Network, chat_page, needs_browser, stub, wait_for
+from browser_helpers import Network, chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
-from sllm.page.words import EN, KO, TRANSLATIONS
+from sllm.page.translations import EN, KO, TRANSLATIONS
 
 pytestmark = [needs_browser, pytest.mark.page]
 

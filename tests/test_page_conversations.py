@@ -7,9 +7,9 @@ import sqlite3
 
 import httpx
 import pytest
+from browser_helpers import Process, chat_page, stub, wait_for
 from conftest import ROOT
 from page_client import Person
-from paging import Process, chat_page, stub, wait_for
 
 from sllm.chatstore import ChatStore
 
@@ -456,7 +456,7 @@ def test_an_arena_sends_what_is_new_only(database):
 
 @pytest.mark.parametrize("model", ["early-error", "early-close"])
 def test_an_error_before_the_first_word_is_not_a_server_that_is_down(page, model):
-    from sllm.page.words import KO
+    from sllm.page.translations import KO
 
     async def talk() -> None:
         person = Person(page.url, profile=model)

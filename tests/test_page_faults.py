@@ -2,12 +2,12 @@
 
 import httpx
 import pytest
-from paging import chat_page, needs_browser, stub, wait_for
+from browser_helpers import chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
-from sllm.page.server import KEEP_SECONDS
-from sllm.page.words import KO
+from sllm.page.api_client import MODEL_CACHE_SECONDS
+from sllm.page.translations import KO
 
 pytestmark = [needs_browser, pytest.mark.page]
 
@@ -163,7 +163,7 @@ def test_a_server_that_restarts_is_waited_for(browser, new_database, profile):
     try:
         tab = browser.open(page.url)
         tab.profile(profile)
-        tab.page.wait_for_timeout(1000 * (KEEP_SECONDS + 1))  # what the page knew of its models is old
+        tab.page.wait_for_timeout(1000 * (MODEL_CACHE_SECONDS + 1))  # what the page knew of its models is old
         server.stop()
         tab.send("기다려 주세요", wait=False)
         tab.page.wait_for_selector(f"text={KO['down']} >> nth=0")

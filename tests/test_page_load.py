@@ -6,8 +6,8 @@ import sqlite3
 
 import httpx
 import pytest
+from browser_helpers import chat_page, stub, wait_for
 from page_client import Person
-from paging import chat_page, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page.threads import ThreadStore

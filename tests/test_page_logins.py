@@ -4,8 +4,8 @@ import asyncio
 import time
 
 import pytest
+from browser_helpers import chat_page, stub, wait_for
 from page_client import Person
-from paging import chat_page, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users

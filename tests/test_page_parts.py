@@ -12,7 +12,7 @@ from conftest import ROOT, assert_refused, run_script
 
 from sllm.cli import InputError
 from sllm.page import files, markdown, security, tables, users
-from sllm.page.words import EN, KO, words
+from sllm.page.translations import EN, KO, words
 
 
 def test_a_table_becomes_markdown():

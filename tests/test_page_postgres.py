@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
+from browser_helpers import chat_page, stub
 from page_client import Person
-from paging import chat_page, stub
 from postgres import create_database, needs_postgresql
 
-from sllm.chatstore import Answer, ChatStore
+from sllm.chatstore import ChatStore, StoredAnswer
 
 pytestmark = [needs_postgresql, pytest.mark.page]
 
@@ -15,7 +15,7 @@ pytestmark = [needs_postgresql, pytest.mark.page]
 def test_the_store(postgresql):
     store = ChatStore(create_database(postgresql, "store"))
     prompt = [{"role": "user", "content": "물은?"}]
-    pair = [Answer(f"1-{side}", "c", "민지", "sft", prompt, side) for side in "ab"]
+    pair = [StoredAnswer(f"1-{side}", "c", "민지", "sft", prompt, side) for side in "ab"]
     store.add_comparison("1", *pair)
     store.vote("1", "left")
     store.vote("1", "both_bad")

@@ -8,9 +8,9 @@ import random
 from collections import defaultdict
 
 import pytest
+from browser_helpers import chat_page, stub
 from conftest import succeed
 from page_client import Person
-from paging import chat_page, stub
 
 pytestmark = pytest.mark.processes
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_script, succeed
 
-from sllm.chatstore import Answer, ChatStore, NotStored
+from sllm.chatstore import ChatStore, NotStored, StoredAnswer
 from sllm.cli import InputError
 from sllm.data import preferences, ratings
 
@@ -24,8 +24,8 @@ def store(tmp_path):
     opened.close()
 
 
-def answer(id, text, model="sft", prompt=None, rater="minji", **more) -> Answer:
-    return Answer(id, "c1", rater, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
+def answer(id, text, model="sft", prompt=None, rater="minji", **more) -> StoredAnswer:
+    return StoredAnswer(id, "c1", rater, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
 
 
 def vote(store, number, left, right, choice, **more) -> None:
@@ -43,7 +43,7 @@ def test_what_is_written_reads_back(store):
     given = answer("a", "100도입니다.", sampling={"seed": 7}, template_hash="f" * 64, task="task08_02")
     store.put_answer(given)
     kept = store.answer("a")
-    assert kept.time and kept == Answer(**{**given.__dict__, "time": kept.time})
+    assert kept.time and kept == StoredAnswer(**{**given.__dict__, "time": kept.time})
     store.set_thumb("a", 0, "틀렸다")
     store.set_thumb("a", 1, "다시 보니 맞다")
     assert [(t.value, t.comment) for t in store.thumbs()] == [(1, "다시 보니 맞다")]
@@ -93,7 +93,7 @@ def test_votes_become_pairs(store):
     assert found.dropped == {
         "tie": 1, "both bad": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
     }  # fmt: skip
-    assert len(preferences.merge(preferences.from_chat(store.read(), keep_cut=True))) == 3
+    assert len(preferences.merge(preferences.from_chat(store.read(), keep_truncated=True))) == 3
 
 
 def test_duplicates_merge_and_contradictions_are_reported(store):
@@ -218,7 +218,7 @@ def test_the_script_refuses_what_holds_nothing(store, tmp_path):
 
 def test_answers_without_a_prompt_make_no_rows(store):
     for id, value in (("a", 1), ("b", 0)):
-        store.put_answer(Answer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
+        store.put_answer(StoredAnswer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
         store.set_thumb(id, value)
     assert not preferences.from_chat(store.read()).pairs and not preferences.unpaired(store.read())[0]
 
@@ -307,11 +307,11 @@ def test_a_killed_writer_leaves_a_clean_database(tmp_path):
 
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path.parent)!r})
-from sllm.chatstore import Answer, ChatStore
+from sllm.chatstore import StoredAnswer, ChatStore
 store = ChatStore("sqlite:///{tmp_path}/chat.db")
 for number in range(10_000):
     prompt = [{{"role": "user", "content": "물은?"}}]
-    pair = [Answer(f"{{number}}-{{side}}", "c", "r", side, prompt, side) for side in ("left", "right")]
+    pair = [StoredAnswer(f"{{number}}-{{side}}", "c", "r", side, prompt, side) for side in ("left", "right")]
     store.add_comparison(str(number), *pair)
     store.vote(str(number), "left")
     print(number, flush=True)

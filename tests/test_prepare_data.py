@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 import prepare_data
-from sllm.data import curate, formats
+from sllm.data import formats, splits
 from sllm.tasks import TASKS, build_user_turn
 
 FILES = {"train.jsonl", "valid.jsonl", "test.jsonl", "rejects.jsonl", "report.json", "run.json"}
@@ -125,7 +125,7 @@ def test_the_seed_decides_and_nothing_else(tmp_path):
     shuffled = random.Random(0).sample(rows, len(rows))
 
     def valid(rows, seed):
-        sides = curate.split(rows, curate.group(rows), valid=0.1, test=0.1, seed=seed)
+        sides = splits.split(rows, splits.group(rows), valid=0.1, test=0.1, seed=seed)
         return {row["id"] for row, side in zip(rows, sides, strict=True) if side == "valid"}
 
     assert valid(rows, 1) == valid(shuffled, 1) != valid(rows, 2)
@@ -199,8 +199,8 @@ def test_rows_that_share_a_context_or_a_prompt_stay_together():
         order = random.Random(seed)
         rows = random_rows(order)
         ratio = order.choice([0.05, 0.2])
-        groups = curate.group(rows)
-        sides = curate.split(rows, groups, valid=ratio, test=ratio, seed=seed)
+        groups = splits.group(rows)
+        sides = splits.split(rows, groups, valid=ratio, test=ratio, seed=seed)
         assert "train" in sides
         for key in (
             lambda row: row["context"] if "###Context###" in row["messages"][0]["content"] else row["id"],
@@ -229,14 +229,14 @@ def test_a_chain_of_shared_keys_is_one_group():
         row("본문\n\n###Question###:\n하나"),  # its context is the whole turn, which the row above asks too
         row("다른 글"),
     ]
-    groups = curate.group(rows)
+    groups = splits.group(rows)
     assert len(set(groups[:6])) == 1 and groups[6] != groups[0]
 
 
 def test_alpaca_rows_of_one_context_stay_together():
     rows = [{"instruction": f"질문 {i}", "context": f"글 {i % 3}", "output": "답"} for i in range(30)]
     converted = [formats.convert(row, "alpaca") for row in rows]
-    assert len(set(curate.group(converted))) == 3
+    assert len(set(splits.group(converted))) == 3
 
 
 def test_tasks_are_spread_over_the_splits():
@@ -251,7 +251,7 @@ def test_tasks_are_spread_over_the_splits():
             for task, size in sizes.items()
             for i in range(size)
         ]
-        sides = curate.split(rows, curate.group(rows), valid=0.1, test=0.05, seed=seed)
+        sides = splits.split(rows, splits.group(rows), valid=0.1, test=0.05, seed=seed)
         for side, ratio in (("valid", 0.1), ("test", 0.05)):
             assert abs(sides.count(side) - ratio * len(rows)) <= 1
             counts = Counter(row["task"] for row, where in zip(rows, sides, strict=True) if where == side)
@@ -273,8 +273,8 @@ def test_tasks_are_spread_over_the_splits():
 )
 def test_fewer_groups_than_splits(number, answers, ratio, expected):
     rows = [formats.convert(row, "alpaca") for row in alpaca(number, answers)]
-    sides = curate.split(rows, curate.group(rows), valid=ratio, test=ratio, seed=42)
-    assert tuple(sides.count(name) for name in curate.SPLITS) == expected
+    sides = splits.split(rows, splits.group(rows), valid=ratio, test=ratio, seed=42)
+    assert tuple(sides.count(name) for name in splits.SPLITS) == expected
 
 
 # ── bad input: exit 2, one line per problem, nothing written ───────────────────────────────────────────────
@@ -382,7 +382,7 @@ def test_a_full_disk_is_found_before_writing(tmp_path, monkeypatch):
 
 
 def test_no_stage_of_data_imports_torch():
-    code = "import sys, prepare_data, sllm.data.formats, sllm.data.curate; sys.exit('torch' in sys.modules)"
+    code = "import sys, prepare_data, sllm.data.formats, sllm.data.splits; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=prepare_data.Path(prepare_data.__file__).parent).returncode
         == 0

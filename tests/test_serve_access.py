@@ -5,7 +5,7 @@ import signal
 
 import httpx
 import pytest
-from serving import Running
+from server_process import Running
 
 pytestmark = pytest.mark.torch
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import Running
+from server_process import Running
 
 pytestmark = pytest.mark.torch
 SLOW = {"prompt": "옛날에", "max_tokens": 400, "ignore_eos": True, "stream": True}
-SMALL = ["--max_running", 8, "--max_waiting", 50, "--max_seq_length", 512]
+SMALL = ["--max_num_seqs", 8, "--max_waiting", 50, "--max_seq_length", 512]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_what_takes_too_long_is_a_504(tiny_base):
 
 
 def test_the_smallest_server_starts_and_refuses_the_second(tiny_base):
-    running = Running("--model_id", tiny_base, "--max_running", 1, "--max_waiting", 0, "--max_seq_length", 16)
+    running = Running("--model_id", tiny_base, "--max_num_seqs", 1, "--max_waiting", 0, "--max_seq_length", 16)
     try:
         body = {"prompt": [5, 6], "max_tokens": 14, "ignore_eos": True}
         statuses = {answer.status_code for answer in many(running, 20, body)}
@@ -154,7 +154,7 @@ def state(pid: int) -> str:
 
 
 def test_sigterm_lets_running_streams_finish(tiny_base):
-    running = Running("--model_id", tiny_base, *SMALL, "--drain_seconds", 30)
+    running = Running("--model_id", tiny_base, *SMALL, "--shutdown_timeout", 30)
     try:
         streams = [open_stream(running, SLOW) for _ in range(6)]
         running.wait_for(lambda: running.metric("vllm:num_requests_running") >= 6, 20)
@@ -175,7 +175,7 @@ def test_sigterm_lets_running_streams_finish(tiny_base):
 
 
 def test_what_does_not_finish_in_time_is_told_so(tiny_base):
-    running = Running("--model_id", tiny_base, *SMALL, "--drain_seconds", 0.3)
+    running = Running("--model_id", tiny_base, *SMALL, "--shutdown_timeout", 0.3)
     try:
         stream = open_stream(running, SLOW)
         running.wait_for(lambda: running.metric("vllm:num_requests_running") >= 1, 20)

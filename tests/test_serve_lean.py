@@ -6,7 +6,7 @@ import random
 import httpx
 import pytest
 from conftest import SAMPLE_ROWS
-from serving import Running
+from server_process import Running
 
 from sllm import chat
 
@@ -168,7 +168,7 @@ def test_decomposed_hangul_costs_what_composed_hangul_costs(server):
 def test_every_endpoint_gives_the_engine_the_ids_of_training(server, tiny_base):
     """Guarantee 1, with one BOS, through every way in; the log counts what the engine got."""
     tokenizer = chat.load_tokenizer(str(tiny_base))
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     messages = [{"role": "system", "content": "짧게 답하세요."}, {"role": "user", "content": "물은 몇 도에서 끓나요?"}]
     ids = chat.prompt_ids(tokenizer, messages)
     parts = [messages[0], {"role": "user", "content": [{"type": "text", "text": messages[1]["content"]}]}]

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from conftest import SAMPLE_ROWS
 from safetensors.torch import load_file, save_file
-from serving import Running
+from server_process import Running
 
 pytestmark = pytest.mark.torch
 ADMIN = {"Authorization": "Bearer boss"}
@@ -20,7 +20,7 @@ MESSAGES = [{"role": "system", "content": ROW["system_prompt"]}, {"role": "user"
 def server(tiny_base):
     running = Running(
         "--model_id", tiny_base, "--served_model_name", "base", "--max_seq_length", 512, "--max_tokens", 60,
-        "--admin_key", "boss", "--max_loras", 2, "--max_running", 16,
+        "--admin_key", "boss", "--max_loras", 2, "--max_num_seqs", 16,
     )  # fmt: skip
     yield running
     assert running.stop() == 0

@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import Running
+from server_process import Running
 
 pytestmark = pytest.mark.torch
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
 def test_no_request_brings_a_5xx_a_hang_or_an_undeclared_status(tiny_base):
-    small = ["--max_seq_length", 256, "--max_tokens", 8, "--max_running", 32]
+    small = ["--max_seq_length", 256, "--max_tokens", 8, "--max_num_seqs", 32]
     server = Running("--model_id", tiny_base, *small)
     try:
         done = subprocess.run(

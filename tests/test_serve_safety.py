@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import Running
+from server_process import Running
 
 pytestmark = pytest.mark.torch
 MESSAGES = [{"role": "user", "content": "안녕하세요"}]

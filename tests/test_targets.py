@@ -46,7 +46,7 @@ def build(family: str):
 def test_the_default_is_every_linear_layer_of_the_language_model(family):
     import peft
 
-    from sllm.lora import targets
+    from sllm.train import targets
 
     model = build(family)
     names, paths = targets.resolve(model, "all-linear")
@@ -57,7 +57,7 @@ def test_the_default_is_every_linear_layer_of_the_language_model(family):
 
 
 def test_a_vision_tower_gets_an_adapter_only_where_it_is_named():
-    from sllm.lora import targets
+    from sllm.train import targets
 
     model = build("gemma3")
     _, paths = targets.resolve(model, ["q_proj"])
@@ -67,7 +67,7 @@ def test_a_vision_tower_gets_an_adapter_only_where_it_is_named():
 
 
 def test_names_that_no_layer_has_are_refused():
-    from sllm.lora import targets
+    from sllm.train import targets
 
     model = build("llama")
     with pytest.raises(InputError, match="no layer is named v_porj, x; this model has q_proj, k_proj"):
@@ -83,7 +83,7 @@ def test_names_that_no_layer_has_are_refused():
 def test_what_is_adapted_is_said_and_checked():
     import peft
 
-    from sllm.lora import targets
+    from sllm.train import targets
 
     model = build("phi3")
     names, paths = targets.resolve(model, ["o_proj", "down_proj"])
@@ -98,7 +98,7 @@ def test_an_adapters_own_layers_are_what_its_file_holds(tiny_base, tmp_path):
     import peft
     from transformers import AutoModelForCausalLM
 
-    from sllm.lora import targets
+    from sllm.train import targets
 
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])

@@ -15,9 +15,9 @@ import types
 import pytest
 from conftest import DPO, ROOT, SFT, assert_refused, in_process, succeed
 
-from sllm import accept, checkpoint, monitor
+from sllm import accept, checkpoint
 from sllm.cli import InputError
-from sllm.lora import arguments, backend
+from sllm.train import arguments, backend, callbacks
 
 pytestmark = pytest.mark.torch
 
@@ -33,7 +33,7 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     assert run["metrics"]["loss_after"] < run["metrics"]["loss_before"]
     assert run["data"]["train"]["rows"] == 20 and run["data"]["valid"]["rows"] == 3
     assert run["data"]["train"]["sha256"] and run["parents"][0]["stage"] == "base" and run["probe"]["token_ids"]
-    steps = monitor.read_metrics(sft_folder)
+    steps = callbacks.read_metrics(sft_folder)
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, 9))
     assert [row["step"] for row in steps if "eval_loss" in row] == [4, 8]
     assert all(row["tokens_per_second"] > 0 for row in steps if "loss" in row)
@@ -65,7 +65,7 @@ def test_dpo_prefers_the_chosen(dpo_folder, sft_folder):
     assert run["metrics"]["reference_difference"] <= 1e-3
     assert run["metrics"]["reward_accuracy"] >= 0.9 and run["metrics"]["reward_margin"] > 0
     assert run["parents"] == [checkpoint.describe(sft_folder)] and run["base_model"].endswith("tiny_base")
-    logged = [row for row in monitor.read_metrics(dpo_folder) if "loss" in row]
+    logged = [row for row in callbacks.read_metrics(dpo_folder) if "loss" in row]
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"} <= set(logged[0])
     assert run["probe"] == checkpoint.read_run(sft_folder)["probe"]
 
@@ -170,7 +170,7 @@ def test_unsloth_in_float32_is_refused():
     """It would compute in bfloat16 without a word."""
     args = argparse.Namespace(dtype="float32", bits=16, load_in_4bit=None)
     with pytest.raises(InputError, match="--backend peft"):
-        arguments.check_bits(args, backend.Choice("unsloth", "as if there were a GPU"))
+        arguments.resolve_quantization(args, backend.Choice("unsloth", "as if there were a GPU"))
 
 
 def test_a_disk_too_small(monkeypatch, tiny_base, few_rows, tmp_path):
@@ -246,14 +246,14 @@ def test_backends_have_the_same_functions():
     shared = {"load_model", "add_lora", "for_inference", "for_training"}
     assert shared <= peft.keys() & unsloth.keys()
     assert {name: peft[name] for name in shared} == {name: unsloth[name] for name in shared}
-    assert inspect.getdoc(importlib.import_module("sllm.lora.with_peft").load_model)
+    assert inspect.getdoc(importlib.import_module("sllm.train.with_peft").load_model)
 
 
 # ── guarantee 7: killed and resumed ────────────────────────────────────────────────────────────────────────
 
 
 def curve(folder) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in monitor.read_metrics(folder) if "loss" in row}
+    return {row["step"]: row["loss"] for row in callbacks.read_metrics(folder) if "loss" in row}
 
 
 def run_until(words: list, step: int, number: int) -> int:
@@ -310,7 +310,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
             break
     _, errors = process.communicate()
     assert process.returncode == 130 and "--resume" in errors, errors
-    assert monitor.last_complete(out) and not (out / "run.json").exists()
+    assert callbacks.latest_checkpoint(out) and not (out / "run.json").exists()
     other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
     assert_refused(script(*other), "--seed was 42, now 7")
     assert succeed(*words, "--output_dir", out, "--resume")["steps"] == 6

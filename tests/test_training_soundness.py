@@ -7,9 +7,9 @@ import shutil
 import pytest
 from conftest import DPO, SFT, assert_refused, in_process
 
-from sllm import checkpoint, monitor
+from sllm import checkpoint
 from sllm.cli import CheckFailed, InputError
-from sllm.lora import arguments, resume, session
+from sllm.train import arguments, callbacks, resume, session
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +27,7 @@ def copied(folder, copy, **change):
 
 
 def losses(folder) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in monitor.read_metrics(folder) if "loss" in row}
+    return {row["step"]: row["loss"] for row in callbacks.read_metrics(folder) if "loss" in row}
 
 
 # ── divergence ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -54,7 +54,7 @@ def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpo
     with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last sound.*--learning_rate"):
         in_process(SFT, *flags, *accumulate, "--output_dir", out)
     assert not (out / "run.json").exists() and not (out / "adapter_model.safetensors").exists()
-    last, passed_over = monitor.last_complete(out)
+    last, passed_over = callbacks.latest_checkpoint(out)
     assert last.name == "checkpoint-2" and not passed_over
     from safetensors.torch import load_file
 
@@ -96,7 +96,7 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
     from transformers import AutoModelForCausalLM
 
     from sllm import chat
-    from sllm.data import curate, encode, formats
+    from sllm.data import formats, splits, tokenize
 
     found = {}
     for size, flags in ((1, []), (3, []), (3, ["--no-padding_free"]), (5, ["--packing"])):
@@ -105,12 +105,12 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
             SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--val_set_size", "7", "--max_steps", "1",
             "--learning_rate", "1e-12", "--batch_size", size, "--output_dir", out, *flags,
         )  # fmt: skip
-        found[out.name] = [row["eval_loss"] for row in monitor.read_metrics(out) if "eval_loss" in row][-1]
+        found[out.name] = [row["eval_loss"] for row in callbacks.read_metrics(out) if "eval_loss" in row][-1]
 
     tokenizer = chat.load_tokenizer(str(tiny_base))
-    chat.install_template(tokenizer)
-    _, held_out = curate.hold_out(formats.load_rows(str(few_rows), "sft"), 7, 42)
-    columns, stats = encode.sft_columns(tokenizer, held_out, 2048)
+    chat.set_chat_template(tokenizer)
+    _, held_out = splits.hold_out(formats.load_rows(str(few_rows), "sft"), 7, 42)
+    columns, stats = tokenize.sft_columns(tokenizer, held_out, 2048)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     total = 0.0
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_the_adapter_of_a_quantised_model_stays_in_float32_and_moves(
     import torch
     from safetensors.torch import load_file
 
-    from sllm.lora import with_peft
+    from sllm.train import with_peft
 
     load, train, kinds = with_peft.load_model, session.train, []
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(finished, tmp_
     folder = tmp_path / "sft"
     shutil.copytree(finished[0], folder)
     damage(folder / "checkpoint-6" / name, how)
-    last, passed_over = monitor.last_complete(folder)
+    last, passed_over = callbacks.latest_checkpoint(folder)
     assert last.name == "checkpoint-4"
     assert [path.name for path in passed_over] == ["checkpoint-6"] and all(passed_over.values())
 
@@ -287,7 +287,7 @@ def test_all_of_the_steps_can_be_warm_up(tiny_base, few_rows, tmp_path):
         SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--warmup_ratio", "1", "--max_steps", "4",
         "--lr_scheduler_type", "linear", "--output_dir", tmp_path / "x",
     )  # fmt: skip
-    rates = [row["learning_rate"] for row in monitor.read_metrics(tmp_path / "x") if "loss" in row]
+    rates = [row["learning_rate"] for row in callbacks.read_metrics(tmp_path / "x") if "loss" in row]
     assert rates == pytest.approx([0, 0.003 / 4, 0.003 / 2, 0.003 * 3 / 4])
 
 
@@ -297,7 +297,7 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_base, few_rows, tmp_path):
         "--warmup_ratio", "0", "--save_steps", "1", "--max_steps", "12", "--early_stopping_patience", "2",
         "--output_dir", tmp_path / "x",
     )  # fmt: skip
-    evaluated = [row["eval_loss"] for row in monitor.read_metrics(tmp_path / "x") if "eval_loss" in row]
+    evaluated = [row["eval_loss"] for row in callbacks.read_metrics(tmp_path / "x") if "eval_loss" in row]
     assert result["steps"] == len(evaluated) < 12 and min(evaluated) == result["best_eval_loss"] < min(evaluated[-2:])
     with pytest.raises(InputError, match="--early_stopping_patience needs rows to evaluate on"):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--early_stopping_patience", "2", "--output_dir", tmp_path / "y")  # fmt: skip # noqa: E501
@@ -311,7 +311,7 @@ def test_gradients_are_clipped_to_what_was_asked(tiny_base, few_rows, tmp_path):
             "--optim", "sgd", "--weight_decay", "0", "--max_grad_norm", clip, "--output_dir", tmp_path / clip,
         )  # fmt: skip
         curves.append(losses(tmp_path / clip))
-        rows = [row for row in monitor.read_metrics(tmp_path / clip) if "loss" in row]
+        rows = [row for row in callbacks.read_metrics(tmp_path / clip) if "loss" in row]
         assert all(row["grad_norm"] > 0.1 for row in rows)  # as it was before it was clipped
     import torch
     from safetensors.torch import load_file
@@ -415,8 +415,8 @@ def test_every_offered_loss_trains(sft_folder, few_pairs, tmp_path):
 def test_readers_of_checkpoints_are_the_markers(finished):
     """Every file of a checkpoint is in its marker."""
     folder = finished[0] / "checkpoint-6"
-    marker = monitor.read_marker(folder)
-    assert set(marker["files"]) == {path.name for path in folder.iterdir()} - {monitor.COMPLETE}
+    marker = callbacks.read_marker(folder)
+    assert set(marker["files"]) == {path.name for path in folder.iterdir()} - {callbacks.COMPLETE}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"} <= set(marker["files"])
     assert marker["arguments"]["max_steps"] == 6
 
@@ -424,9 +424,9 @@ def test_readers_of_checkpoints_are_the_markers(finished):
 def test_a_disk_that_fills_during_training_is_one_line(script, tiny_base, few_rows, tmp_path):
     code = (
         "import errno, sys, train_LoRA_SFT as t\n"
-        "from sllm import cli, monitor\n"
+        "from sllm import cli; from sllm.train import callbacks\n"
         "def full(folder, arguments): raise OSError(errno.ENOSPC, 'No space left on device', str(folder))\n"
-        "monitor.mark_complete = full\n"
+        "callbacks.mark_complete = full\n"
         "sys.argv[0] = 'train_LoRA_SFT.py'\n"
         "cli.run(t.main, t.build_parser())\n"
     )
@@ -483,28 +483,28 @@ def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
 
 
 def test_a_checkpoint_whose_marker_is_no_file_is_passed_over(tmp_path):
-    from sllm import monitor
+    from sllm.train import callbacks
 
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        monitor.mark_complete(tmp_path / f"checkpoint-{step}", {})
+        callbacks.mark_complete(tmp_path / f"checkpoint-{step}", {})
     (tmp_path / "checkpoint-4" / "complete").unlink()
     (tmp_path / "checkpoint-4" / "complete").mkdir()
-    last, passed_over = monitor.last_complete(tmp_path)
+    last, passed_over = callbacks.latest_checkpoint(tmp_path)
     assert last.name == "checkpoint-2"
     assert passed_over == {tmp_path / "checkpoint-4": "its complete file is damaged"}
 
 
 def test_damaged_lines_of_metrics_are_left_out(tmp_path):
-    from sllm import monitor
+    from sllm.train import callbacks
 
     lines = [b'{"step": 1, "loss": 2.0}', b'{"st\xb4p": 2}', b"[3]", b'{"loss": 1.0}', b'{"step": 5}', b'{"step": 6']
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    assert [row["step"] for row in monitor.read_metrics(tmp_path)] == [1, 5]
+    assert [row["step"] for row in callbacks.read_metrics(tmp_path)] == [1, 5]
 
 
 def test_a_run_is_resumed_where_its_inputs_lie_now():
-    from sllm.lora import resume
+    from sllm.train import resume
 
     assert resume._same("trainset_path", ["data/train.jsonl", "ab"], ["/moved/data/train.jsonl", "ab"])
     assert not resume._same("model_id", ["data/train.jsonl", "ab"], ["data/train.jsonl", "cd"])

@@ -41,7 +41,7 @@ def made(tiny_base, tmp_path_factory) -> dict:
 
     folder = tmp_path_factory.mktemp("inference")
     tokenizer = chat.load_tokenizer(str(tiny_base))
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     config = LoraConfig(r=12, lora_alpha=24, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"])
@@ -95,12 +95,12 @@ def read(path: Path) -> list[dict]:
 
 
 def greedy(folder: Path, rows: list[dict], room: int, adapter: Path | None = None) -> list[str]:
-    """transformers' greedy answers to the prompts of the *training* rendering (`chat.encode`), in float32."""
+    """transformers' greedy answers to the prompts of the *training* rendering (`chat.build_examples`), in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
     tokenizer = chat.load_tokenizer(str(adapter or folder))
-    chat.install_template(tokenizer)
+    chat.set_chat_template(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a model this small only waits for its other threads
@@ -111,7 +111,7 @@ def greedy(folder: Path, rows: list[dict], room: int, adapter: Path | None = Non
     ends = [chat.end_of_turn(tokenizer)[1], tokenizer.eos_token_id]
     found = []
     for row in rows:
-        (example,) = chat.encode(tokenizer, [*row["messages"], {"role": "assistant", "content": "가"}])
+        (example,) = chat.build_examples(tokenizer, [*row["messages"], {"role": "assistant", "content": "가"}])
         ids = torch.tensor([example.input_ids[: example.completion_mask.index(1)]])  # (1, prompt)
         plain = {
             "do_sample": False,
@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     from sllm.serve import engine, sampling
     def generate(llm, prompts, params, adapter=None):
         for index in (1, 0):
-            yield index, engine.Answer([100, 101], "length", None)
+            yield index, sampling.Generation([100, 101], "length", None)
         os.kill(os.getpid(), signal.SIGINT)
     engine.load = lambda *args, **flags: None
     sampling.sampling_params = lambda *args, **flags: None
@@ -282,8 +282,8 @@ def many(made, whole) -> dict:
     import json
     import vllm_inference
     from sllm import chat
-    from sllm.serve import engine, model_facts
-    load, generate, stop_ids, kept = engine.load, engine.generate, model_facts.stop_ids, {{}}
+    from sllm.serve import engine, model_info
+    load, generate, stop_token_ids, kept = engine.load, engine.generate, model_info.stop_token_ids, {{}}
     def load_once(model, **how):
         if how["quantization"]:
             return load(model, **how)
@@ -297,9 +297,9 @@ def many(made, whole) -> dict:
     engine.load, engine.generate = load_once, keep_ids
     for name, words in {runs!r}.items():
         if name.startswith("beams"):  # the third token of the greedy answer plays the end of turn
-            model_facts.stop_ids = lambda *what: [kept[0][2], *stop_ids(*what)]
+            model_info.stop_token_ids = lambda *what: [kept[0][2], *stop_token_ids(*what)]
         else:
-            model_facts.stop_ids = stop_ids
+            model_info.stop_token_ids = stop_token_ids
         words = words + ["--output_path", {str(folder)!r} + f"/{{name}}.jsonl"]
         vllm_inference.main(vllm_inference.build_parser().parse_args(words))
     # rows with and without the adapter side by side in one batch
@@ -311,7 +311,8 @@ def many(made, whole) -> dict:
     for row in rows:
         prompts += [{{"prompt_token_ids": chat.prompt_ids(tokenizer, row["messages"])}}] * 2
         left = min({MAX_TOKENS}, {made["room"]} - row["prompt_tokens"])
-        params += [SamplingParams(temperature=0, max_tokens=left, stop_token_ids=stop_ids(tokenizer, args_model))] * 2
+        ends = stop_token_ids(tokenizer, args_model)
+        params += [SamplingParams(temperature=0, max_tokens=left, stop_token_ids=ends)] * 2
     lora = LoRARequest("adapter", 1, {str(made["adapter"])!r})
     done = kept["llm"].generate(prompts, params, use_tqdm=False, lora_request=[lora, None] * len(rows))
     texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True).rstrip("\\ufffd") for o in done]
@@ -454,8 +455,8 @@ def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
     end = chat.end_of_turn(tokenizer)[1]
     ids = tokenizer("맑은 뷁", add_special_tokens=False)["input_ids"]  # 뷁 is three byte tokens
     assert tokenizer.decode(ids[:-1]).endswith("\ufffd")
-    assert sampling.text(tokenizer, sampling.Answer(ids[:-1], "length", None), [end]) == "맑은 "
-    assert sampling.text(tokenizer, sampling.Answer([*ids, end], "stop", None), [end]) == "맑은 뷁"
+    assert sampling.text(tokenizer, sampling.Generation(ids[:-1], "length", None), [end]) == "맑은 "
+    assert sampling.text(tokenizer, sampling.Generation([*ids, end], "stop", None), [end]) == "맑은 뷁"
 
 
 # ── bad input: exit 2, one line each, nothing written, vLLM not even imported ──────────────────────────────

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from subjects import ROOT, write_pairs, write_rows
+from models_and_data import ROOT, write_pairs, write_rows
 
 CURVES = 0.02  # largest difference between two loss curves, of the loss
 RESUMED = 0.01  # the same, of one run and its killed and resumed twin
@@ -247,11 +247,11 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
 def _truth(base: Path, rows: Path) -> tuple[list, int]:
     """What training has to be fed, sorted: each row as [ids, supervised positions]; and the end of turn's id."""
     from sllm import chat
-    from sllm.data import encode, formats
+    from sllm.data import formats, tokenize
 
     tokenizer = chat.load_tokenizer(str(base))
-    chat.install_template(tokenizer)
-    columns, _ = encode.sft_columns(tokenizer, formats.load_rows(str(rows), "sft"), LENGTH)
+    chat.set_chat_template(tokenizer)
+    columns, _ = tokenize.sft_columns(tokenizer, formats.load_rows(str(rows), "sft"), LENGTH)
     pairs = zip(columns["input_ids"], columns["labels"], strict=True)
     truth = [[ids, [at for at, label in enumerate(labels) if label >= 0]] for ids, labels in pairs]
     return sorted(truth), chat.end_of_turn(tokenizer)[1]
@@ -259,10 +259,10 @@ def _truth(base: Path, rows: Path) -> tuple[list, int]:
 
 def _apart(one: Path, other: Path) -> float:
     """The largest difference of two runs' losses at the same step, of the loss; infinite where steps are missing."""
-    from sllm import monitor
+    from sllm.train import callbacks
 
     curves = [
-        {row["step"]: row["loss"] for row in monitor.read_metrics(path) if "loss" in row} for path in (one, other)
+        {row["step"]: row["loss"] for row in callbacks.read_metrics(path) if "loss" in row} for path in (one, other)
     ]
     if not curves[0] or curves[0].keys() != curves[1].keys():
         return float("inf")
@@ -285,9 +285,9 @@ def _adapter(folder: Path) -> tuple[str, float]:
 
 def _root_is_best(folder: Path) -> str:
     """Is the adapter in the folder's root, byte for byte, that of the checkpoint with the lowest eval_loss?"""
-    from sllm import monitor
+    from sllm.train import callbacks
 
-    losses = {row["step"]: row["eval_loss"] for row in monitor.read_metrics(folder) if "eval_loss" in row}
+    losses = {row["step"]: row["eval_loss"] for row in callbacks.read_metrics(folder) if "eval_loss" in row}
     best = folder / f"checkpoint-{min(losses, key=losses.get)}"
     files = [place / "adapter_model.safetensors" for place in (folder, best)]
     if not files[1].exists():

@@ -28,11 +28,12 @@ def rows_of(batch: dict) -> list[list]:
 
 
 def main(file: str, script: str, *flags: str) -> None:
-    from sllm import cli, monitor
+    from sllm import cli
+    from sllm.train import callbacks
 
     sys.argv = [script, *flags]
     module = importlib.import_module(script.removesuffix(".py"))
-    own = monitor.callbacks
+    own = callbacks.callbacks
 
     def with_recorder(*arguments, **named) -> list:
         from transformers import TrainerCallback
@@ -52,7 +53,7 @@ def main(file: str, script: str, *flags: str) -> None:
 
         return [*own(*arguments, **named), Recorder()]
 
-    monitor.callbacks = with_recorder
+    callbacks.callbacks = with_recorder
     cli.run(module.main, module.build_parser())
 
 

@@ -12,4 +12,4 @@ cd "$(dirname "$0")/../.."
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false UNSLOTH_DISABLE_STATISTICS=1 PYTHONUNBUFFERED=1
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
 [ -x .venv/bin/python ] && default=.venv/bin/python || default=$(command -v python || command -v python3)
-exec "${PYTHON:-$default}" benchmarks/gpu/prove.py "$@"
+exec "${PYTHON:-$default}" benchmarks/gpu/run_all.py "$@"

@@ -10,7 +10,7 @@ from collections import Counter
 
 from sllm.data import foreign
 from sllm.data.faults import blank, broken, faults_of, leftovers
-from sllm.data.files import kind_of
+from sllm.data.json_reader import kind_of
 from sllm.data.rows import Row
 
 # A converter takes a row and returns {"messages"} or {"prompt", "chosen", "rejected"}, each a list of turns;

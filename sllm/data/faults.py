@@ -5,7 +5,7 @@ A reason starts with the words that it is counted by, up to the first ":" or ";"
 
 import re
 
-from sllm.data.files import kind_of
+from sllm.data.json_reader import kind_of
 
 # Keys that say what cannot be trained here: where one of them holds something, the row is refused.
 _TOOLS = ("cannot be trained here", "write the call into the content, or remove the key")

@@ -194,7 +194,9 @@ def _told(left_out: list[str], sure: bool) -> str:
 
 
 def _over_rows(path: str | Path, expression: str, loop: str = "for r in rows", before: str = "") -> str:
-    start = "import json, sys; from sllm.data.files import read_file; rows = [r for _, r in read_file(sys.argv[1])]; "
+    start = (
+        "import json, sys; from sllm.data.json_reader import read_file; rows = [r for _, r in read_file(sys.argv[1])]; "
+    )
     return _command(f"{start}{before}[print({_DUMP.format(expression)}) {loop}]", path)
 
 

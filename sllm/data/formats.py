@@ -12,7 +12,7 @@ from pathlib import Path
 from sllm import checkpoint
 from sllm.cli import InputError
 from sllm.data.converters import FORMATS, convert, detect, format_of
-from sllm.data.files import examine, jsonl, listed, read_file, scan
+from sllm.data.json_reader import examine, jsonl, listed, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
 
 __all__ = [

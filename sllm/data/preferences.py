@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from math import gcd, lcm
 
-from sllm.chatstore import Answer, Records, Thumb
+from sllm.chatstore import Records, StoredAnswer, Thumb
 
-CUT = ("length", "stopped", "broken")  # answers that did not end by themselves
+INCOMPLETE_REASONS = ("length", "stopped", "broken")  # answers that did not end by themselves
 
 
 @dataclass(frozen=True)
 class Pair:
     """One judgement: of two answers to a prompt, `chosen` is the better one. `source`: vote or thumbs."""
 
-    chosen: Answer
-    rejected: Answer
+    chosen: StoredAnswer
+    rejected: StoredAnswer
     rater: str
     source: str
 
@@ -43,22 +43,22 @@ class Found:
     capped: list[dict] = field(default_factory=list)
 
 
-def from_chat(records: Records, *, keep_cut: bool = False, max_pairs_per_prompt: int = 10) -> Found:
+def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_prompt: int = 10) -> Found:
     """Pairs of the arena's votes, and of up and down thumbs under answers to the same prompt.
 
     Args:
-        keep_cut: chosen answers that were cut off count too; training on them teaches to stop in mid-sentence.
+        keep_truncated: chosen answers that were cut off count too; training on them teaches to stop in mid-sentence.
         max_pairs_per_prompt: of thumbs; 60 up and 60 down would be 3,600 rows of one question. What is kept uses every
             answer as often as any other, as far as that goes.
     """
     found = Found()
 
-    def judge(chosen: Answer, rejected: Answer, rater: str, source: str) -> None:
+    def judge(chosen: StoredAnswer, rejected: StoredAnswer, rater: str, source: str) -> None:
         if chosen.text == rejected.text:
             found.dropped["both answers are the same"] += 1
         elif not chosen.text.strip() or not rejected.text.strip():
             found.dropped["an answer is empty"] += 1
-        elif chosen.finish_reason in CUT and not keep_cut:
+        elif chosen.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
             found.dropped["the chosen answer was cut off"] += 1
         else:
             found.pairs.append(Pair(chosen, rejected, rater, source))
@@ -149,14 +149,14 @@ def merge(found: Found) -> list[dict]:
     return entries
 
 
-def unpaired(records: Records, *, keep_cut: bool = False) -> tuple[list[dict], Counter]:
+def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict], Counter]:
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}: answers that were liked or not, by thumb or vote; of
     two bad answers, both. An answer that was judged both ways is dropped and counted."""
     labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
     dropped: Counter = Counter()
-    answers: dict[tuple[str, str], Answer] = {}
+    answers: dict[tuple[str, str], StoredAnswer] = {}
 
-    def judge(answer: Answer, good: bool) -> None:
+    def judge(answer: StoredAnswer, good: bool) -> None:
         key = (_prompt(answer), answer.text)
         labels[key].add(good)
         answers[key] = answer
@@ -177,7 +177,7 @@ def unpaired(records: Records, *, keep_cut: bool = False) -> tuple[list[dict], C
             dropped["judged both ways"] += 1
         elif not answer.text.strip():
             dropped["an answer is empty"] += 1
-        elif good == {True} and answer.finish_reason in CUT and not keep_cut:
+        elif good == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
             dropped["a liked answer was cut off"] += 1
         else:
             completion = [{"role": "assistant", "content": answer.text}]
@@ -186,11 +186,11 @@ def unpaired(records: Records, *, keep_cut: bool = False) -> tuple[list[dict], C
     return rows, dropped
 
 
-def _contradiction(answer: Answer, for_it: list[str], against: list[str], *, kept: bool) -> dict:
+def _contradiction(answer: StoredAnswer, for_it: list[str], against: list[str], *, kept: bool) -> dict:
     return {"prompt": answer.prompt, "for": for_it, "against": against, "kept": kept}
 
 
-def _prompt(answer: Answer) -> str:
+def _prompt(answer: StoredAnswer) -> str:
     return json.dumps(answer.prompt, ensure_ascii=False, sort_keys=True)
 
 

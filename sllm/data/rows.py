@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sllm import checkpoint, tasks
 from sllm.cli import InputError
-from sllm.data.files import SHOWN, jsonl, listed
+from sllm.data.json_reader import SHOWN, jsonl, listed
 
 MAX_LOST_SHARE = 0.05  # of a file's rows, whether they are skipped or lose their whole answer to truncation
 FILE = "skipped_rows.jsonl"

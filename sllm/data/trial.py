@@ -1,6 +1,6 @@
 """Encode prepared rows as a trainer will, before any training."""
 
-from sllm.data import encode as columns
+from sllm.data import tokenize as columns
 from sllm.data.rows import Skipped
 
 

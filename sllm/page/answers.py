@@ -8,22 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from sllm.chatstore import Answer
+from sllm.chatstore import StoredAnswer
 from sllm.page import view
+from sllm.page.api_client import ARENA, MAX_RETRIES, Chunk, ModelInfo, Problem
 from sllm.page.chat_session import SETTINGS, Asker, Page
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, show
-from sllm.page.server import ARENA, TURNS, Model, Piece, Problem
 from sllm.page.threads import Message, Missing
 from sllm.page.view import AUTHOR
 
 SAVE_SECONDS = 1.0  # of an answer at most are lost when the page is killed
 log = logging.getLogger(__name__)
-CUT = ("length", "stopped", "broken")
+INCOMPLETE_REASONS = ("length", "stopped", "broken")
 
 
 @dataclass
-class Writing:
+class StreamingAnswer:
     """An answer while it is written. `text` is the model's own, `markdown` what the page renders."""
 
     text: str = ""
@@ -38,7 +38,7 @@ class Writing:
     def shown(self) -> str:
         return self.markdown.shown
 
-    def take(self, piece: Piece) -> None:
+    def take(self, piece: Chunk) -> None:
         self.text += piece.text
         self.finish_reason = piece.finish_reason or self.finish_reason
         self.conformance = piece.conformance or self.conformance
@@ -46,7 +46,7 @@ class Writing:
         self.markdown.feed(piece.text)
 
 
-async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Piece]:
+async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Chunk]:
     """The server's pieces; while none has come, what passes is waited for. `waiting`: told of each wait."""
     turn = 0
     while True:
@@ -70,10 +70,10 @@ async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Pi
 
 
 def waiting_text(problem: Problem, seconds: float, turn: int, text: dict) -> str:
-    return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=TURNS)
+    return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=MAX_RETRIES)
 
 
-async def find_model(page: Page, profile: str | None) -> Model:
+async def find_model(page: Page, profile: str | None) -> ModelInfo:
     """The profile's model. A server that is down or loading may be up when it is asked for the answer, which waits."""
     named = profile not in (None, "-")
     try:
@@ -83,7 +83,7 @@ async def find_model(page: Page, profile: str | None) -> Model:
             raise
         models = []
     known = {model.id: model for model in models}
-    return known.get(profile) or (Model(profile) if named else models[0])
+    return known.get(profile) or (ModelInfo(profile) if named else models[0])
 
 
 async def respond(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
@@ -102,7 +102,7 @@ async def respond(page: Page, conversation: Conversation, asker: Asker, question
 
 
 async def answer(
-    page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict, model: Model,
+    page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict, model: ModelInfo,
     messages: list[dict] | None,
 ) -> None:  # fmt: skip
     """Stream one answer into a message and store it as it comes.
@@ -120,12 +120,12 @@ class Reply:
 
     def __init__(
         self, page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict,
-        model: Model, messages: list[dict] | None,
+        model: ModelInfo, messages: list[dict] | None,
     ):  # fmt: skip
         self.page, self.conversation, self.asker, self.asked = page, conversation, asker, asked
         self.path, self.body, self.model, self.messages = path, body, model, messages
         self.message = Message("answer", parent=asked.id, author=AUTHOR, run=str(uuid.uuid4()), streaming=True)
-        self.writing = Writing()
+        self.writing = StreamingAnswer()
         self.shown = False
 
     async def write(self) -> bool:
@@ -203,7 +203,7 @@ class Reply:
         if not prompt:
             return {}
         return {
-            "answer": Answer(
+            "answer": StoredAnswer(
                 id=self.message.run, conversation=self.conversation.thread.id, rater=self.asker.user,
                 model=self.model.id, prompt=prompt, text=writing.text, finish_reason=finish_reason,
                 template_hash=self.model.template_hash, task=task,

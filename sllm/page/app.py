@@ -8,16 +8,16 @@ from chainlit.config import config
 from chainlit.types import ChatProfile, Starter
 
 from sllm.page import sockets
+from sllm.page.api_client import ARENA, KINDS, Problem
 from sllm.page.arena import take_vote
-from sllm.page.chat_session import Page, asker, is_integer, said, toast
+from sllm.page.chat_session import Page, asker, is_integer, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form, send_form
 from sllm.page.history import History
 from sllm.page.logins import Logins
-from sllm.page.server import ARENA, KINDS, Problem
 from sllm.page.threads import Message
-from sllm.page.words import words
+from sllm.page.translations import words
 
 
 def install(page: Page, conversations: Conversations, logins: Logins | None) -> None:
@@ -37,9 +37,9 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
     async def settings_changed(settings: dict) -> None:
         seed = str(settings.get("seed") or "").strip()
         if seed and not is_integer(seed):
-            await toast(said()["seed_wrong"].format(seed=seed[:40]))
+            await toast(translations()["seed_wrong"].format(seed=seed[:40]))
         else:
-            await toast(said()["settings_kept"], "success")
+            await toast(translations()["settings_kept"], "success")
         async with sockets.opened(conversations, cl.context.session) as conversation:
             if conversation:
                 conversation.thread.settings = dict(cl.context.session.chat_settings)
@@ -106,7 +106,7 @@ def _install_buttons(page: Page, conversations: Conversations) -> None:
         """The conversation of the tab in which a button was pressed, and the message that it is for."""
         async with sockets.opened(conversations, cl.context.session) as conversation:
             if conversation is None:
-                await toast(said()["conversation_deleted"], "info")
+                await toast(translations()["conversation_deleted"], "info")
             yield conversation, conversation and conversation.messages.get(action.payload.get("message"))
 
     async def again(action: cl.Action) -> None:
@@ -117,8 +117,8 @@ def _install_buttons(page: Page, conversations: Conversations) -> None:
             problem = message if message.role == "problem" else None
             asker = sockets.asker_of(page, conversation)
             work = answer_again(page, conversation, asker, asked, problem=problem)
-            if not conversation.run(work, text=said(), alone=True):
-                await toast(said()["busy"], "info")
+            if not conversation.run(work, text=translations(), alone=True):
+                await toast(translations()["busy"], "info")
 
     cl.action_callback("again")(again)
     cl.action_callback("retry")(again)
@@ -127,7 +127,7 @@ def _install_buttons(page: Page, conversations: Conversations) -> None:
     async def branch(action: cl.Action) -> None:
         async with pressed(action) as (conversation, message):
             if message and conversation.running:
-                await toast(said()["busy"], "info")
+                await toast(translations()["busy"], "info")
             elif message:
                 branches = conversation.branches(message)
                 step = 1 if action.payload.get("step") == 1 else -1
@@ -139,8 +139,10 @@ def _install_buttons(page: Page, conversations: Conversations) -> None:
             asked = message and conversation.asked_by(message)
             if asked and asked.role == "task":
                 metadata = asked.metadata
-                work = open_form(page, conversation, said(), task=metadata["task"], values=metadata.get("fields"))
-                conversation.run(work, text=said(), alone=True)
+                work = open_form(
+                    page, conversation, translations(), task=metadata["task"], values=metadata.get("fields")
+                )
+                conversation.run(work, text=translations(), alone=True)
 
     @cl.action_callback("task_run")
     async def task_run(action: cl.Action) -> dict:
@@ -153,7 +155,7 @@ def _install_buttons(page: Page, conversations: Conversations) -> None:
                 str(payload.get("task")), payload["fields"],
             )  # fmt: skip
             if state == "busy":
-                await toast(said()["busy"], "info")
+                await toast(translations()["busy"], "info")
             return {"state": state}
 
     @cl.action_callback("vote")

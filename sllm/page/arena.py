@@ -10,11 +10,11 @@ import time
 import uuid
 from contextlib import aclosing
 
-from sllm.chatstore import Answer, Comparison, NotStored
-from sllm.page.answers import CUT, SAVE_SECONDS, Writing, pieces, say_problem, waiting_text
+from sllm.chatstore import Comparison, NotStored, StoredAnswer
+from sllm.page.answers import INCOMPLETE_REASONS, SAVE_SECONDS, StreamingAnswer, pieces, say_problem, waiting_text
+from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import Asker, Page
 from sllm.page.conversation import Conversation
-from sllm.page.server import Model, Problem
 from sllm.page.threads import Message
 from sllm.page.view import AUTHOR
 
@@ -44,11 +44,11 @@ class Round:
 
     def __init__(
         self, page: Page, conversation: Conversation, asker: Asker, asked: Message, messages: list[dict],
-        models: list[Model], pair: list[Model],
+        models: list[ModelInfo], pair: list[ModelInfo],
     ):  # fmt: skip
         self.page, self.conversation, self.asker, self.asked = page, conversation, asker, asked
         self.messages, self.models, self.pair = messages, models, pair
-        self.writings = [Writing(), Writing()]
+        self.writings = [StreamingAnswer(), StreamingAnswer()]
         self.id = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
         self.body = asker.sampling() | {"messages": messages}
         self.message = Message(
@@ -79,7 +79,7 @@ class Round:
                 await asyncio.gather(progress, return_exceptions=True)
         return stopped
 
-    async def _write_side(self, writing: Writing, model: Model) -> None:
+    async def _write_side(self, writing: StreamingAnswer, model: ModelInfo) -> None:
         async def waiting(problem: Problem, seconds: float, turn: int) -> None:
             writing.waiting = waiting_text(problem, seconds, turn, self.asker.text)
 
@@ -139,9 +139,9 @@ class Round:
         elif problem:
             await say_problem(conversation, problem, message, self.asker.text)
 
-    def _answers(self) -> list[Answer]:
+    def _answers(self) -> list[StoredAnswer]:
         return [
-            Answer(
+            StoredAnswer(
                 id=f"{self.id}-{side}", conversation=self.conversation.thread.id, rater=self.asker.user,
                 model=model.id, prompt=self.messages, text=writing.text, finish_reason=writing.finish_reason,
                 sampling={name: value for name, value in self.body.items() if name != "messages"},
@@ -151,14 +151,14 @@ class Round:
         ]  # fmt: skip
 
 
-def _nameless(detail: str, models: list[Model]) -> str:
+def _nameless(detail: str, models: list[ModelInfo]) -> str:
     """The server's own sentence, which may name the model that is hidden until the vote."""
     for name in sorted((model.id for model in models), key=len, reverse=True):
         detail = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", detail)
     return detail
 
 
-def arena_props(id: str, writings: list[Writing], state: str, text: dict, voted: dict | None = None) -> dict:
+def arena_props(id: str, writings: list[StreamingAnswer], state: str, text: dict, voted: dict | None = None) -> dict:
     """What the browser gets to know: no name before the vote, but whether an answer was cut off."""
     return {
         "comparison": id,
@@ -167,7 +167,8 @@ def arena_props(id: str, writings: list[Writing], state: str, text: dict, voted:
         "right": writings[1].shown,
         "waiting": [writing.waiting for writing in writings],
         "cut": [
-            text[f"arena_cut_{writing.finish_reason}"] if writing.finish_reason in CUT else "" for writing in writings
+            text[f"arena_cut_{writing.finish_reason}"] if writing.finish_reason in INCOMPLETE_REASONS else ""
+            for writing in writings
         ],
         "words": {
             name: text[name]
@@ -181,7 +182,7 @@ def comparison_props(found: Comparison, text: dict) -> dict:
     """Of a comparison that is stored, before its vote or after."""
     writings = []
     for answer in (found.left, found.right):
-        writing = Writing(text=answer.text, finish_reason=answer.finish_reason)
+        writing = StreamingAnswer(text=answer.text, finish_reason=answer.finish_reason)
         writing.markdown.feed(answer.text)
         writing.markdown.close()
         writings.append(writing)

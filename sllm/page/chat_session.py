@@ -11,9 +11,9 @@ import chainlit as cl
 from chainlit.input_widget import Slider, TextInput
 
 from sllm.chatstore import ChatStore
-from sllm.page.server import Server
+from sllm.page.api_client import ApiClient
 from sllm.page.threads import ThreadStore
-from sllm.page.words import words
+from sllm.page.translations import words
 
 SETTINGS = {  # name: (lowest, highest, step, to start with)
     "temperature": (0, 2, 0.05, 0.7),
@@ -33,7 +33,7 @@ class Page:
     threads of asyncio's own pool, which others keep busy.
     """
 
-    server: Server
+    server: ApiClient
     store: ChatStore
     threads: ThreadStore
     system_prompt: str = ""
@@ -88,10 +88,10 @@ class Asker:
 def asker() -> Asker:
     """Of the session at hand."""
     session = cl.context.session
-    return Asker(session.user.identifier, said(), session.chat_profile, dict(session.chat_settings))
+    return Asker(session.user.identifier, translations(), session.chat_profile, dict(session.chat_settings))
 
 
-def said() -> dict:
+def translations() -> dict:
     """The words of this session's language."""
     return words(cl.context.session.environ.get("HTTP_ACCEPT_LANGUAGE"))
 
@@ -103,7 +103,7 @@ async def toast(message: str, kind: str = "error") -> None:
 
 async def offer_settings(page: Page, kept: dict) -> None:
     """The settings and the task button of the input. `kept`: what was set before, in this conversation."""
-    text = said()
+    text = translations()
     sliders = [
         Slider(id=name, label=text[name], initial=_within(kept.get(name), low, high, start), min=low, max=high,
                step=step, description=text[f"{name}_about"])

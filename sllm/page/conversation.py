@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from chainlit.server import sio
 
-from sllm.chatstore import Answer, NotStored
+from sllm.chatstore import NotStored, StoredAnswer
 from sllm.page import view
 from sllm.page.chat_session import Page
 from sllm.page.threads import Message, Missing, Thread
@@ -141,7 +141,10 @@ class Conversation:
             await self.save(*after)
 
     async def save(
-        self, *messages: Message, answer: Answer | None = None, comparison: tuple[str, Answer, Answer] | None = None
+        self,
+        *messages: Message,
+        answer: StoredAnswer | None = None,
+        comparison: tuple[str, StoredAnswer, StoredAnswer] | None = None,
     ) -> bool:
         """Store messages as they are now; returns when they are on the disk. What the database refuses is said, and
         stored with the next message.

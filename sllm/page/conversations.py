@@ -7,7 +7,7 @@ from sllm.page.arena import comparison_props
 from sllm.page.chat_session import Page
 from sllm.page.conversation import Conversation
 from sllm.page.threads import Message, Thread, now
-from sllm.page.words import KO
+from sllm.page.translations import KO
 
 
 class Conversations:

@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from sllm.page.words import words
+from sllm.page.translations import words
 
 SUFFIXES = (".txt", ".md", ".csv", ".html", ".htm")
 MOST_WAITING = 20  # files of one tab that were dropped and not sent yet

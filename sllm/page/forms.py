@@ -2,10 +2,10 @@
 
 from sllm import tasks
 from sllm.page.answers import answer, find_model, respond, say_problem
+from sllm.page.api_client import ARENA, Problem, storable
 from sllm.page.arena import compare
 from sllm.page.chat_session import Asker, Page
 from sllm.page.conversation import Conversation
-from sllm.page.server import ARENA, Problem, storable
 from sllm.page.threads import Message
 from sllm.page.view import AUTHOR
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 
-from sllm.page.words import TRANSLATIONS
+from sllm.page.translations import TRANSLATIONS
 
 SITE = Path(__file__).resolve().parent / "site"
 
@@ -40,15 +40,15 @@ def serve(args: Namespace, sock: socket, started) -> None:
         from chainlit.config import config
 
         from sllm.page import app, files, security
+        from sllm.page.api_client import ApiClient
         from sllm.page.chat_session import Page
         from sllm.page.conversations import Conversations
         from sllm.page.history import is_thread_id
         from sllm.page.logins import Logins
-        from sllm.page.server import Server
         from sllm.page.threads import ThreadStore
 
         config.run.host, config.run.port, config.run.headless = args.host, sock.getsockname()[1], True
-        server = Server(args.api_base_url, args.api_key, timeout=args.timeout)
+        server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
         page = Page(server, store, ThreadStore(store), args.system_prompt, args.max_file_mb)
         conversations = Conversations(page)
         logins = Logins(args.users_file, page) if args.auth == "password" else None
@@ -68,7 +68,9 @@ def serve(args: Namespace, sock: socket, started) -> None:
 
         template, help_text = chainlit.get_html_template, chainlit.get_markdown_str
         body = f'<body data-auth="{args.auth}">'
-        chainlit.get_html_template = lambda root_path: security.only_ours(template(root_path)).replace("<body>", body)
+        chainlit.get_html_template = lambda root_path: security.strip_external_links(template(root_path)).replace(
+            "<body>", body
+        )
         # The browser asks again once it has chosen a model: by then the server has said which there are.
         chainlit.get_markdown_str = lambda root, language: _name_models(help_text(root, language), server)
         names = (*security.LOCAL_HOSTS, args.host.lower()) if args.auth == "none" else None

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from sllm.page.logins import Logins, client_address
-from sllm.page.words import words
+from sllm.page.translations import words
 
 _ELSEWHERE = re.compile(r"<link[^>]*https://[^>]*>")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -33,7 +33,7 @@ def longest_body(max_file_bytes: int) -> int:
     return 4 * max_file_bytes + 2**20
 
 
-def only_ours(html: str) -> str:
+def strip_external_links(html: str) -> str:
     """Chainlit's page without the fonts and style sheets that it asks other hosts for."""
     return _ELSEWHERE.sub("", html)
 

@@ -26,13 +26,13 @@ from chainlit.session import WebsocketSession
 from chainlit.user_session import user_sessions
 
 from sllm.page.answers import respond
-from sllm.page.chat_session import Asker, Page, asker, offer_settings, said, toast
+from sllm.page.api_client import Problem, storable
+from sllm.page.chat_session import Asker, Page, asker, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form
 from sllm.page.history import is_thread_id
 from sllm.page.logins import Logins
-from sllm.page.server import Problem, storable
 from sllm.page.threads import Message, Missing
 
 TITLE_LENGTH = 80
@@ -72,7 +72,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
             try:
                 taken = await _take_message(page, conversations, session, payload)
             except Missing:
-                await toast(said()["conversation_deleted"], "info")
+                await toast(translations()["conversation_deleted"], "info")
             # What was not taken goes back into the input.
             await session.emit("window_message", {"sllm": "taken" if taken else "returned"})
 
@@ -83,7 +83,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
                 if conversation:
                     await _edit(page, conversation, payload["message"], sid)
                 else:
-                    await toast(said()["conversation_deleted"], "info")
+                    await toast(translations()["conversation_deleted"], "info")
 
     @sio.on("stop")
     async def stop(sid: str) -> None:
@@ -108,12 +108,12 @@ async def _show_tab(page: Page, conversations: Conversations, session: Websocket
             await offer_settings(page, dict(session.chat_settings))
             if session.thread_id_to_resume:
                 session.thread_id_to_resume, session.thread_id = None, str(uuid.uuid4())
-                await emitter.send_resume_thread_error(said()["conversation_missing"])
+                await emitter.send_resume_thread_error(translations()["conversation_missing"])
     await emitter.send_window_message({"sllm": "opened"})
     try:
         await page.server.models()
     except Problem as problem:
-        await toast(f"{said()[problem.kind]} {said()[problem.kind + '_do']}")
+        await toast(f"{translations()[problem.kind]} {translations()[problem.kind + '_do']}")
 
 
 async def _end_session(session: WebsocketSession, sid: str) -> None:
@@ -129,7 +129,7 @@ async def opened(conversations: Conversations, session: WebsocketSession) -> Asy
     """The conversation that a tab has open, kept in memory meanwhile; None: it is new, was deleted, or is somebody
     else's."""
     init_ws_context(session)
-    found = await conversations.get(session.thread_id, said()) if is_thread_id(session.thread_id) else None
+    found = await conversations.get(session.thread_id, translations()) if is_thread_id(session.thread_id) else None
     if found is None or found.thread.owner != session.user.identifier:
         yield None
         return
@@ -146,13 +146,13 @@ async def _take_message(page: Page, conversations: Conversations, session: Webso
         if conversation and sent["id"] in conversation.messages:  # a browser that lost the network sends once more
             return True
         if await page.read(page.threads.has_message, sent["id"]):
-            await toast(said()["message_refused"])
+            await toast(translations()["message_refused"])
             return False
         if conversation:
             return await _add_message(page, conversation, session, sent, payload.get("fileReferences") or [])
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
-    conversation = await conversations.new(session.thread_id, session.user.identifier, said())
+    conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
     with conversation.hold():
         return await _add_message(page, conversation, session, sent, payload.get("fileReferences") or [])
 
@@ -160,7 +160,7 @@ async def _take_message(page: Page, conversations: Conversations, session: Webso
 async def _add_message(
     page: Page, conversation: Conversation, session: WebsocketSession, sent: dict, references: list[dict]
 ) -> bool:
-    text, content = said(), storable(str(sent.get("output") or ""))
+    text, content = translations(), storable(str(sent.get("output") or ""))
     ids = [file["id"] for file in references]
     files = [session.files[id] for id in ids if id in session.files]
     file = "\n\n".join(storable(entry["text"]) for entry in files)
@@ -200,7 +200,7 @@ async def _add_message(
 
 async def _edit(page: Page, conversation: Conversation, sent: dict, sid: str) -> None:
     """The browser has already cut off what follows: it is shown again, with the new branch or without."""
-    text, content = said(), storable(str(sent.get("output") or "").strip())
+    text, content = translations(), storable(str(sent.get("output") or "").strip())
     message = conversation.messages.get(sent.get("id"))
     asking = asker_of(page, conversation)
     refusal = None

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from sllm.chatstore import Answer, ChatStore, NotStored
+from sllm.chatstore import ChatStore, NotStored, StoredAnswer
 
 _TYPES = {"key": sa.String(64), "unique": sa.String(200), "index": sa.String(64), "text": sa.Text,
           "boolean": sa.Boolean, "integer": sa.Integer}  # fmt: skip
@@ -194,8 +194,8 @@ class ThreadStore:
             connection.execute(_threads.insert().values(row))
 
     def save(
-        self, thread: Thread, messages: Iterable[Message] = (), *, answer: Answer | None = None,
-        comparison: tuple[str, Answer, Answer] | None = None,
+        self, thread: Thread, messages: Iterable[Message] = (), *, answer: StoredAnswer | None = None,
+        comparison: tuple[str, StoredAnswer, StoredAnswer] | None = None,
     ) -> None:  # fmt: skip
         """Messages as they are now, what the thread says of itself, and an answer or a comparison for the chat store,
         in one transaction.

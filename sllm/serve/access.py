@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from sllm.cli import InputError
 from sllm.serve.errors import ApiError
 
-PROBES = ("/health", "/ready")  # of supervisors and load balancers, which have no key
-OPEN = ("/docs", "/openapi.json")  # the page that describes the API
-OPEN_UNDER = "/static-offline-docs/"
+QUIET_PATHS = ("/health", "/ready")  # of supervisors and load balancers, which have no key
+UNAUTHENTICATED_PATHS = ("/docs", "/openapi.json")  # the page that describes the API
+UNAUTHENTICATED_PREFIXES = "/static-offline-docs/"
 ADMIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 MAX_HEADERS = 256
 FAILED_LOGINS = 60  # a minute for each address; then 429
@@ -138,10 +138,10 @@ class Access:
         path, address = scope["path"], scope["client"][0] if scope.get("client") else "unknown"
         if len(scope["headers"]) > MAX_HEADERS:
             raise ApiError(431, f"more than {MAX_HEADERS} headers")
-        if path in PROBES:  # asked by the address of a container, which no list knows
+        if path in QUIET_PATHS:  # asked by the address of a container, which no list knows
             return
         self._check_host(headers)
-        if path in OPEN or path.startswith(OPEN_UNDER):
+        if path in UNAUTHENTICATED_PATHS or path.startswith(UNAUTHENTICATED_PREFIXES):
             return
         keys = self.admin if path in ADMIN else self.keys
         if path in ADMIN and not keys:

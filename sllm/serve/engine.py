@@ -1,7 +1,7 @@
 """How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
 
 vLLM is imported here, in `sampling`, in the server's modules and in what vLLM itself loads (`cpu_worker`,
-`cpu_lora`, `cpu_schedule`), nowhere else.
+`cpu_lora`, `cpu_scheduler`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
 with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from sllm.checkpoint import gib
 from sllm.cli import InputError
-from sllm.serve import model_facts, startup
-from sllm.serve.sampling import Answer
+from sllm.serve import model_info, startup
+from sllm.serve.sampling import Generation
 
 BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
 MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
@@ -129,7 +129,7 @@ def load(
 
     Args:
         adapter: a LoRA folder that `generate` and `beam_search` may then be given.
-        max_model_len: tokens of prompt and answer together, at most `model_facts.context_length`.
+        max_model_len: tokens of prompt and answer together, at most `model_info.context_length`.
         enforce_eager: do not compile. None: eager on a CPU, where compiling takes 15 to 40 s and gains 5 %.
         kv_tokens: tokens that all rows together could hold at once; bounds the KV cache on a CPU.
         quantization: one of `QUANTIZATIONS`; None: the weights as they are.
@@ -191,7 +191,7 @@ def options(
         "max_model_len": max_model_len,
         "enforce_eager": on_cpu() if enforce_eager is None else enforce_eager,
         "use_tqdm_on_load": False,
-        "generation_config": "vllm",  # generation_config.json sets no sampling; EOS ids: `model_facts.stop_ids`
+        "generation_config": "vllm",  # generation_config.json sets no sampling; EOS ids: `model_info.stop_token_ids`
         "quantization": quantization,
         "kv_cache_dtype": kv_cache_dtype,
         "structured_outputs_config": STRUCTURED
@@ -199,7 +199,7 @@ def options(
         | ({"reasoning_parser": reasoning_parser} if reasoning_parser else {}),
     }
     if adapters or max_loras:
-        rank = max([max_lora_rank, *(model_facts.lora_rank(adapter) for adapter in adapters)])
+        rank = max([max_lora_rank, *(model_info.lora_rank(adapter) for adapter in adapters)])
         most = max(max_loras, len(adapters))
         # in memory beside those in a batch: versions that are being replaced and still answer
         settings |= {"enable_lora": True, "max_loras": most, "max_cpu_loras": most + 2, "max_lora_rank": rank}
@@ -213,8 +213,8 @@ def options(
 
 def generate(
     llm, prompts: list[list[int]], params: list, *, adapter: str | None = None
-) -> Iterator[tuple[int, Answer]]:
-    """Answer every prompt; yields (index, Answer) as each is finished, in whatever order that is.
+) -> Iterator[tuple[int, Generation]]:
+    """Answer every prompt; yields (index, Generation) as each is finished, in whatever order that is.
 
     The same work as `LLM.generate`, which hands over nothing before the last row is done.
     Raises:
@@ -235,7 +235,7 @@ def generate(
                 if list(output.prompt_token_ids) != prompts[index]:  # guarantee 1, at the last possible place
                     raise RuntimeError(f"the engine was fed other token ids than prompt {index} has")
                 stop_text = done.stop_reason if isinstance(done.stop_reason, str) else None
-                yield index, Answer(list(done.token_ids), done.finish_reason, stop_text, done.logprobs)
+                yield index, Generation(list(done.token_ids), done.finish_reason, stop_text, done.logprobs)
 
 
 def _step(llm) -> list:
@@ -251,7 +251,7 @@ def _step(llm) -> list:
 
 def beam_search(
     llm, prompts: list[list[int]], params: list, *, stop_token_ids: list[int], adapter: str | None = None
-) -> Iterator[tuple[int, Answer]]:
+) -> Iterator[tuple[int, Generation]]:
     """The best beam for each prompt, in order. vLLM ends a beam at one token only, the tokenizer's EOS, which is
     therefore set to the first of `stop_token_ids`; a beam that holds another one is cut there."""
     tokenizer = llm.get_tokenizer()
@@ -270,7 +270,7 @@ def beam_search(
             for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
                 tokens = output.sequences[0].tokens[len(ids) :]
                 ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
-                yield index, Answer(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)
+                yield index, Generation(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)
             at += len(batch)
 
 
@@ -286,10 +286,10 @@ def _kv_bytes(model: str, dtype: str, stored: str, max_model_len: int, kv_tokens
     vLLM's default takes nearly all of the machine. None where the config does not say enough."""
     from vllm.utils.cpu_resource_utils import get_memory_node_info  # heeds a container's limit
 
-    per_token = model_facts.kv_bytes_per_token(model, stored)
+    per_token = model_info.kv_bytes_per_token(model, stored)
     if per_token is None:
         return None
-    free = get_memory_node_info(0).available_memory - model_facts.weight_bytes(model, dtype)
+    free = get_memory_node_info(0).available_memory - model_info.weight_bytes(model, dtype)
     least = per_token * (max_model_len + 256)  # one whole row, and vLLM's rounding up to blocks
     if free < least:
         raise InputError(

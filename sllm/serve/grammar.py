@@ -21,7 +21,7 @@ async def check(constraint, client) -> None:
 
     Args:
         constraint: vLLM's StructuredOutputsParams.
-        client: the `Client` that is to follow it.
+        client: the `EngineClient` that is to follow it.
     """
     kinds = (constraint.json, constraint.regex, constraint.choice, constraint.grammar, constraint.structural_tag)
     text = next((one if isinstance(one, str) else json.dumps(one) for one in kinds if one), "")

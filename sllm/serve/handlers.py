@@ -1,7 +1,7 @@
 """vLLM's handlers of the generating endpoints, one set for each served model, with our defaults and log-probabilities.
 
 vLLM has one tokenizer and one chat template for all that it serves. Here each adapter has its own, so each model gets
-handlers of its own over its own `Client`, and `ByModel` finds them by the `model` of a request.
+handlers of its own over its own `EngineClient`, and `ByModel` finds them by the `model` of a request.
 """
 
 import copy
@@ -23,13 +23,13 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from sllm.serve import grammar, wire
 from sllm.serve.errors import ApiError
 from sllm.serve.log import current
-from sllm.serve.models import Served
+from sllm.serve.models import ServedModel
 
 
 class _Handler:
     """What ours add to a handler of vLLM's. Set by `handlers`."""
 
-    served: Served
+    served: ServedModel
     defaults: dict
 
     async def prepared(self, request):
@@ -122,7 +122,7 @@ class Responses(_Handler, OpenAIServingResponses):
         return await super().create_responses(await self.prepared(request), raw_request)
 
 
-def handlers(served: Served, *, path: str, defaults: dict, parsers: dict) -> SimpleNamespace:
+def handlers(served: ServedModel, *, path: str, defaults: dict, parsers: dict) -> SimpleNamespace:
     """The handlers of one model, by the names that vLLM's routes look for in the app's state.
 
     Args:
@@ -183,7 +183,7 @@ class ByModel:
 
         return call_and_return_errors if self._attribute == "anthropic_serving_messages" else call
 
-    def _of(self, served: Served):
+    def _of(self, served: ServedModel):
         if served.handlers is None:
             raise ApiError(503, "the server is loading", code="loading", headers={"Retry-After": "5"})
         return getattr(served.handlers, self._attribute)

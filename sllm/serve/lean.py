@@ -2,7 +2,7 @@
 
 It takes a request whose every field it knows, with values that need no further thought, and passes all others on to
 vLLM's handlers, errors included: what a client is told of a wrong request is written there, once. Both ways ask the
-same `Client`, and give the same tokens, text, usage, finish reason and log-probabilities.
+same `EngineClient`, and give the same tokens, text, usage, finish reason and log-probabilities.
 """
 
 import asyncio
@@ -19,9 +19,11 @@ from sllm import chat, tasks
 from sllm.cli import InputError
 from sllm.serve import wire
 from sllm.serve.log import current
-from sllm.serve.models import Served
+from sllm.serve.models import ServedModel
 
-LONG_TEXT = 20_000  # characters; longer prompts are tokenized in vLLM's threads, so that streams continue meanwhile
+ASYNC_TOKENIZE_CHARS = (
+    20_000  # characters; longer prompts are tokenized in vLLM's threads, so that streams continue meanwhile
+)
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0)]
@@ -79,7 +81,7 @@ class Job:
     or None. `task`: what `tasks.check` needs for a verdict (id, fields), and the messages that were built.
     """
 
-    served: Served
+    served: ServedModel
     chat: bool
     id: str
     prompts: list[list[int]]
@@ -136,7 +138,7 @@ class LeanPath:
             prompts, top = self._text_ids(served, request.prompt), request.logprobs
         return self.sampled(request, served, prompts, top=top)
 
-    def sampled(self, request: Plain, served: Served, prompts: list[list[int]], *, top: int | None = None) -> Job:
+    def sampled(self, request: Plain, served: ServedModel, prompts: list[list[int]], *, top: int | None = None) -> Job:
         most = _most_tokens(request)
         if request.stream_options is not None and not request.stream:
             raise Declined
@@ -158,18 +160,18 @@ class LeanPath:
             top=top,
         )
 
-    def _chat_ids(self, served: Served, messages: list[dict]) -> list[int]:
-        if sum(len(message["content"]) for message in messages) > LONG_TEXT:
+    def _chat_ids(self, served: ServedModel, messages: list[dict]) -> list[int]:
+        if sum(len(message["content"]) for message in messages) > ASYNC_TOKENIZE_CHARS:
             raise Declined
         chat.refuse_special_tokens(served.tokenizer, messages)
         return chat.prompt_ids(served.tokenizer, messages)
 
-    def _text_ids(self, served: Served, prompt) -> list[list[int]]:
+    def _text_ids(self, served: ServedModel, prompt) -> list[list[int]]:
         if isinstance(prompt, str) or prompt and all(isinstance(item, int) for item in prompt):
             prompt = [prompt]
         if any(isinstance(item, int) for item in prompt):
             raise Declined
-        if not all(prompt) or sum(len(text) for text in prompt if isinstance(text, str)) > LONG_TEXT:
+        if not all(prompt) or sum(len(text) for text in prompt if isinstance(text, str)) > ASYNC_TOKENIZE_CHARS:
             raise Declined
         ids = [served.tokenizer(item)["input_ids"] if isinstance(item, str) else item for item in prompt]
         if any(max(one) >= len(served.tokenizer) for one in ids if one):
@@ -191,7 +193,7 @@ class LeanPath:
 
         ended.add_done_callback(stop)
         try:
-            await (self._stream if job.stream else self._whole)(job, record, send)
+            await (self._stream if job.stream else self._send_json)(job, record, send)
         except asyncio.CancelledError:
             if not ended.done():
                 raise
@@ -234,7 +236,7 @@ class LeanPath:
             last.append(chunks.last(usage=_usage(record)))
         await send({"type": "http.response.body", "body": b"".join([*last, wire.DONE])})
 
-    async def _whole(self, job: Job, record, send) -> None:
+    async def _send_json(self, job: Job, record, send) -> None:
         answers = {index: piece async for index, piece in self._pieces(job)}
         data = wire.body(_value(job, answers, _usage(record)))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]

@@ -16,13 +16,13 @@ from prometheus_client import Counter, Gauge, Histogram
 from sllm.serve import errors
 from sllm.serve.errors import ApiError
 
-PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
+QUIET_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 REQUESTS = Counter("sllm_requests_total", "Requests answered", ["path", "status"])
 TOKENS = Counter("sllm_tokens_total", "Tokens", ["model", "kind"])
-FIRST = Histogram("sllm_first_token_seconds", "Arrival of a streamed request to its first piece", ["model"])
-TOTAL = Histogram("sllm_request_seconds", "Arrival to the end of the answer", ["path"])
+TTFT = Histogram("sllm_first_token_seconds", "Arrival of a streamed request to its first piece", ["model"])
+LATENCY = Histogram("sllm_request_seconds", "Arrival to the end of the answer", ["path"])
 IN_FLIGHT = Gauge("sllm_requests_in_flight", "Requests that have not been answered to their end")
 SEQUENCES = Gauge("sllm_sequences_in_flight", "Sequences that run or wait in the engine")
 
@@ -101,7 +101,7 @@ class RequestLog:
                 await errors.internal(error, record.id).response()(scope, receive, reply)
         finally:
             IN_FLIGHT.dec()
-            if record.path not in PROBES or record.status not in (200, 503):
+            if record.path not in QUIET_PATHS or record.status not in (200, 503):
                 self._line(record)
 
     def _route(self, path: str) -> str:
@@ -111,7 +111,7 @@ class RequestLog:
         seconds = time.monotonic() - record.started
         status = record.status or 500
         REQUESTS.labels(record.route, status).inc()
-        TOTAL.labels(record.route).observe(seconds)
+        LATENCY.labels(record.route).observe(seconds)
         fields = {
             "request_id": record.id, "key": record.key, "method": record.method, "path": record.path[:200],
             "status": status, "total_ms": round(1000 * seconds, 1),
@@ -121,7 +121,7 @@ class RequestLog:
             TOKENS.labels(record.model, "prompt").inc(record.prompt_tokens)
             TOKENS.labels(record.model, "completion").inc(record.completion_tokens)
             if first is not None:
-                FIRST.labels(record.model).observe(first)
+                TTFT.labels(record.model).observe(first)
             fields |= {
                 "model": record.model, "stream": bool(record.stream), "prompt_tokens": record.prompt_tokens,
                 "completion_tokens": record.completion_tokens,

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from sllm import chat, checkpoint, cli
 from sllm.cli import InputError
-from sllm.serve import engine, model_facts, wire
+from sllm.serve import engine, model_info, wire
 from sllm.serve.errors import ApiError
 from sllm.serve.log import log
 
-NEUTRAL = {"n": 1, "seed": None, "min_tokens": 0, "stop": None, "ignore_eos": False}  # not set by flags
+SAMPLING_DEFAULTS = {"n": 1, "seed": None, "min_tokens": 0, "stop": None, "ignore_eos": False}  # not set by flags
 RETIRE_SECONDS = 0.1
 
 
 @dataclass
-class Served:
+class ServedModel:
     """What one name of /v1/models stands for.
 
     `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
@@ -47,11 +47,11 @@ class Models:
         defaults: request defaults from the flags: every sampling parameter, and max_tokens.
         context: tokens of prompt and answer together.
         max_loras, max_lora_rank: what the engine has room for.
-        chat_template: of adapters to come; see `chat.install_template`.
+        chat_template: of adapters to come; see `chat.set_chat_template`.
     """
 
     def __init__(
-        self, base: str, served: list[Served], *, defaults: dict, context: int, max_loras: int, max_lora_rank: int,
+        self, base: str, served: list[ServedModel], *, defaults: dict, context: int, max_loras: int, max_lora_rank: int,
         chat_template: str, parsers: dict,
     ):  # fmt: skip
         self.base, self.defaults, self.context, self.parsers = base, defaults, context, parsers
@@ -63,7 +63,7 @@ class Models:
         self._lock = asyncio.Lock()
         self._retiring: set[asyncio.Task] = set()
 
-    def find(self, name: str | None, missing=None) -> Served:
+    def find(self, name: str | None, missing=None) -> ServedModel:
         """The model of a request; ApiError (404), or `missing`, where there is none."""
         if not name:
             return self.first
@@ -77,7 +77,7 @@ class Models:
 
     def settings(self, request) -> dict:
         """Effective sampling parameters of a plain request: its own, else the flags'."""
-        sampling = {name: value for name, value in self.defaults.items() if name != "max_tokens"} | NEUTRAL
+        sampling = {name: value for name, value in self.defaults.items() if name != "max_tokens"} | SAMPLING_DEFAULTS
         return {
             name: default if getattr(request, name) is None else getattr(request, name)
             for name, default in sampling.items()
@@ -86,7 +86,7 @@ class Models:
     def cards(self) -> list[dict]:
         return [self.card(one) for one in self.by_name.values()]
 
-    def card(self, served: Served) -> dict:
+    def card(self, served: ServedModel) -> dict:
         return {
             "id": served.name,
             "object": "model",
@@ -107,7 +107,7 @@ class Models:
         for served in self.by_name.values():
             await self._connect(served)
 
-    async def _connect(self, served: Served) -> None:
+    async def _connect(self, served: ServedModel) -> None:
         if served.adapter:
             # vLLM finds cached prefixes by an adapter's name: a new version needs a new one
             self._number += 1
@@ -115,14 +115,14 @@ class Models:
             await self._llm.add_lora(served.lora)
         await asyncio.to_thread(self._build, served)  # copies tokenizers for a second or two, while others are served
 
-    def _build(self, served: Served) -> None:
-        from sllm.serve.client import Client
+    def _build(self, served: ServedModel) -> None:
+        from sllm.serve.engine_client import EngineClient
         from sllm.serve.handlers import handlers
 
-        served.client = Client(self._llm, served)
+        served.client = EngineClient(self._llm, served)
         served.handlers = handlers(served, path=self.base, defaults=self.defaults, parsers=self.parsers)
 
-    async def load(self, name: str, folder: str, *, replace: bool) -> Served:
+    async def load(self, name: str, folder: str, *, replace: bool) -> ServedModel:
         """Load an adapter, or a new version of one. Requests that run keep the version that they began with.
 
         Raises:
@@ -163,7 +163,7 @@ class Models:
             self._retire(served)
             log.info("adapter unloaded", extra={"fields": {"model": name}})
 
-    def _retire(self, served: Served) -> None:
+    def _retire(self, served: ServedModel) -> None:
         async def when_unused() -> None:
             while served.users:
                 await asyncio.sleep(RETIRE_SECONDS)
@@ -174,10 +174,10 @@ class Models:
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    def _read(self, name: str, folder: str) -> Served:
+    def _read(self, name: str, folder: str) -> ServedModel:
         checkpoint.require_model(folder, base_model=self.base)
         check_adapter(folder, self.base)
-        if model_facts.lora_rank(folder) > self.max_lora_rank:
+        if model_info.lora_rank(folder) > self.max_lora_rank:
             raise InputError(f"adapter {folder} has a rank above {self.max_lora_rank} (--max_lora_rank)")
         base = next(one for one in self.by_name.values() if one.adapter is None)
         served = read_model(name, folder, self.base, self.chat_template, parent=base.name)
@@ -187,33 +187,35 @@ class Models:
 
 def check_adapter(folder: str, base: str) -> None:
     """InputError for an adapter that vLLM cannot apply to this base, or that was trained on another one."""
-    model_facts.check_adapter(folder, base)
+    model_info.check_adapter(folder, base)
     checkpoint.require_base(folder, base)
 
 
-def check_vocabulary(served: Served, base: Served, path: str) -> None:
+def check_vocabulary(served: ServedModel, base: ServedModel, path: str) -> None:
     if served.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise InputError(f"adapter {served.adapter} has another vocabulary than {path}: it is of another base")
 
 
-def read_model(name: str, folder: str, base: str, template: str, *, parent: str | None) -> Served:
+def read_model(name: str, folder: str, base: str, template: str, *, parent: str | None) -> ServedModel:
     """A model with the tokenizer and template of its own folder, whose prompt probe is checked."""
     tokenizer = chat.load_tokenizer(folder)
-    chosen = chat.install_template(tokenizer, template)
+    chosen = chat.set_chat_template(tokenizer, template)
     record = checkpoint.read_run(folder)
     chat.check_probe(tokenizer, record, folder)
     kind = record["stage"] if record else "adapter" if parent else "model"
-    stops = model_facts.stop_ids(tokenizer, base)
-    return Served(name, kind, folder if parent else None, tokenizer, stops, chosen, parent)
+    stops = model_info.stop_token_ids(tokenizer, base)
+    return ServedModel(name, kind, folder if parent else None, tokenizer, stops, chosen, parent)
 
 
-def read_models(model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str) -> list[Served]:
+def read_models(
+    model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str
+) -> list[ServedModel]:
     """Every model of the command line; the one that --model_id names comes first."""
     own = None if checkpoint.is_adapter(model_id) else name
     base_name = own or (Path(base).resolve().name if Path(base).exists() else base)
     if base_name in adapters:
         raise InputError(f"the model and an adapter are both called {base_name}; choose --served_model_name")
-    served = cli.gather(
+    served = cli.collect_errors(
         lambda: read_model(base_name, base, base, template, parent=None),
         *(
             lambda n=n, folder=folder: read_model(n, folder, base, template, parent=base_name)

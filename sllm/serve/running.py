@@ -85,7 +85,7 @@ class Running:
             del self.requests[request.ended]
             request.record.release(self.capacity)
         if request.problem:
-            await request.farewell()
+            await request.send_error_event()
 
     def end_all(self, error: ApiError) -> None:
         for request in list(self.requests.values()):
@@ -129,7 +129,7 @@ class Request:
         self.finished = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
 
-    async def farewell(self) -> None:
+    async def send_error_event(self) -> None:
         if not self.started:
             raise self.problem
         self.record.status = self.problem.status_code

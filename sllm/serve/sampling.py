@@ -15,7 +15,7 @@ SEED_STEP = 1_000_003  # between the seeds of two samples of a row; those of two
 MAX_SEED = 2**31 - 1
 
 
-class Answer(NamedTuple):
+class Generation(NamedTuple):
     """Generated token ids, the ending token included; why they ended (stop, length); the stop text that did it;
     for each token vLLM's {token id: Logprob}, or None where none were asked for."""
 
@@ -69,14 +69,14 @@ def beam_params(args, *, max_tokens: int):
     )
 
 
-def effective(params) -> dict:
+def effective_params(params) -> dict:
     """What is really in force, defaults included, read back from the parameters that vLLM made of the flags."""
     names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     names += ("beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos")
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
-def text(tokenizer, answer: Answer, stop_token_ids: list[int]) -> str:
+def text(tokenizer, answer: Generation, stop_token_ids: list[int]) -> str:
     """The answer as text: without its ending token, and without bytes that form no character, such as those of a
     syllable that `max_tokens` cut."""
     ids = answer.token_ids
@@ -88,9 +88,9 @@ def text(tokenizer, answer: Answer, stop_token_ids: list[int]) -> str:
     return written.replace("\ufffd", "")
 
 
-def grouped(finished: Iterable[tuple[int, Answer]], n: int) -> Iterator[tuple[int, list[Answer]]]:
+def grouped(finished: Iterable[tuple[int, Generation]], n: int) -> Iterator[tuple[int, list[Generation]]]:
     """(row, its n answers in their order) from (row * n + sample, answer) in any order."""
-    waiting: dict[int, dict[int, Answer]] = {}
+    waiting: dict[int, dict[int, Generation]] = {}
     for index, answer in finished:
         row, sample = divmod(index, n)
         answers = waiting.setdefault(row, {})
@@ -100,7 +100,7 @@ def grouped(finished: Iterable[tuple[int, Answer]], n: int) -> Iterator[tuple[in
             yield row, [answers[sample] for sample in range(n)]
 
 
-def logprobs(tokenizer, answer: Answer, most: int) -> list[dict]:
+def logprobs(tokenizer, answer: Generation, most: int) -> list[dict]:
     """One entry for each token of the answer, the ending one included: token_id, token, logprob, and top_logprobs,
     the `most` likeliest with the same three keys. Natural logarithms of what the model itself gives, before
     temperature and penalties. A token that is part of a character shows as \ufffd: its id says which."""

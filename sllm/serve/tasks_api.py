@@ -11,7 +11,7 @@ from starlette.responses import Response
 from sllm import tasks
 from sllm.serve import wire
 from sllm.serve.errors import ApiError
-from sllm.serve.lean import LONG_TEXT, Declined, LeanPath, Plain, vllm_error
+from sllm.serve.lean import ASYNC_TOKENIZE_CHARS, Declined, LeanPath, Plain, vllm_error
 from sllm.tasks.table import FIELDS
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
@@ -89,7 +89,7 @@ async def _ids(served, messages: list[dict]) -> list[int]:
     from vllm.renderers import ChatParams
 
     renderer, params = served.client.renderer, ChatParams(chat_template_kwargs={"add_generation_prompt": True})
-    if sum(len(message["content"]) for message in messages) > LONG_TEXT:
+    if sum(len(message["content"]) for message in messages) > ASYNC_TOKENIZE_CHARS:
         _, prompt = await renderer.render_messages_async(messages, params)
     else:
         _, prompt = renderer.render_messages(messages, params)

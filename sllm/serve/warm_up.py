@@ -4,13 +4,13 @@ compile, grammars load and buffers grow on first use."""
 import asyncio
 
 from sllm import chat
-from sllm.serve.models import Models, Served
+from sllm.serve.models import Models, ServedModel
 
 
 async def warm_up(models: Models, many: int) -> None:
     """Few and `many` at once, each model alone and all in one batch, with JSON and with log-probabilities."""
 
-    async def ask(served: Served, number: int, **settings) -> None:
+    async def ask(served: ServedModel, number: int, **settings) -> None:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         messages = [{"role": "user", "content": f"{number} 안녕하세요. " * (1 + number % 4)}]

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import ROOT
-from serving import Running
+from server_process import Running
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = ROOT / ".venv-clients"

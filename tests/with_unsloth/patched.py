@@ -3,7 +3,7 @@
 import os
 from functools import cache
 
-from sllm.lora import with_unsloth  # noqa: F401  (imports unsloth before trl, as a run does)
+from sllm.train import with_unsloth  # noqa: F401  (imports unsloth before trl, as a run does)
 
 
 @cache

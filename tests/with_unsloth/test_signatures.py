@@ -14,7 +14,7 @@ import patched
 import pytest
 from conftest import ROOT
 
-from sllm.lora import with_unsloth  # imports unsloth before trl, as a run does
+from sllm.train import with_unsloth
 
 
 @pytest.fixture

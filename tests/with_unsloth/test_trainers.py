@@ -6,9 +6,9 @@ import patched
 import pytest
 from conftest import ROOT
 
-from sllm import chat, monitor
-from sllm.data import encode, formats
-from sllm.lora import checks, evaluation
+from sllm import chat
+from sllm.data import formats, tokenize
+from sllm.train import callbacks, checks, evaluation
 
 LENGTH = 512
 
@@ -21,7 +21,7 @@ def patched_trl():
 @pytest.fixture
 def tokenizer():
     loaded = chat.load_tokenizer(str(ROOT / "sample_data" / "tiny_base"))
-    chat.install_template(loaded)
+    chat.set_chat_template(loaded)
     return loaded
 
 
@@ -39,7 +39,7 @@ def model():
 @pytest.fixture
 def columns(tokenizer):
     rows = formats.load_rows(str(ROOT / "sample_data" / "task_rows.jsonl"), "sft")[:8]
-    return encode.sft_columns(tokenizer, rows, LENGTH)[0]
+    return tokenize.sft_columns(tokenizer, rows, LENGTH)[0]
 
 
 def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut: bool = True, eval_size: int = 8):
@@ -53,7 +53,7 @@ def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut:
         gradient_checkpointing=False, per_device_eval_batch_size=eval_size,
     )  # fmt: skip
     return evaluation.per_token(patched_trl.SFTTrainer)(
-        model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=monitor.callbacks(out)
+        model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=callbacks.callbacks(out)
     )
 
 
@@ -89,7 +89,7 @@ def test_an_epoch_counts_every_real_token(patched_trl, model, tokenizer, columns
     """unsloth's trainer logs no num_tokens; the monitor counts them itself."""
     trainer = sft_trainer(patched_trl, model, tokenizer, columns, tmp_path, flat=False)
     trainer.train()
-    rows = [row for row in monitor.read_metrics(tmp_path) if "loss" in row]
+    rows = [row for row in callbacks.read_metrics(tmp_path) if "loss" in row]
     assert rows[-1]["num_tokens"] == sum(map(len, columns["input_ids"]))
     assert all(row["tokens_per_second"] > 0 for row in rows)
 
@@ -100,7 +100,7 @@ def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tok
             return dataset
 
     pairs = formats.load_rows(str(ROOT / "sample_data" / "preference_pairs.jsonl"), "preference")[:4]
-    columns, _ = encode.dpo_columns(tokenizer, pairs, LENGTH)
+    columns, _ = tokenize.dpo_columns(tokenizer, pairs, LENGTH)
     config = patched_trl.DPOConfig(
         output_dir=str(tmp_path), max_length=LENGTH, report_to="none", per_device_train_batch_size=2, max_steps=2,
         bf16=False, fp16=False, use_cpu=True, optim="adamw_torch", disable_tqdm=True, save_strategy="no",
@@ -108,8 +108,8 @@ def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tok
     )  # fmt: skip
     trainer = PairTrainer(
         model=model, args=config, train_dataset=datasets.Dataset.from_dict(columns), processing_class=tokenizer,
-        callbacks=monitor.callbacks(tmp_path),
+        callbacks=callbacks.callbacks(tmp_path),
     )  # fmt: skip
     assert checks.dpo_reference(trainer) <= 1e-3
     trainer.train()
-    assert [row["step"] for row in monitor.read_metrics(tmp_path) if "loss" in row] == [1, 2]
+    assert [row["step"] for row in callbacks.read_metrics(tmp_path) if "loss" in row] == [1, 2]

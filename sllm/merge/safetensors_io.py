@@ -22,7 +22,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorRef:
     """A tensor on disk: row-major bytes of `path` from `start` on."""
 
     path: Path
@@ -56,7 +56,7 @@ class Stored:
         return ((first, min(first + step, rows)) for first in range(0, rows, step))
 
 
-def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, Stored]:
+def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
     """Every tensor of a folder's safetensors, by name.
 
     Raises:
@@ -69,7 +69,7 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, Stored]:
         raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
     if not listed and not single.is_file():
         raise InputError(f"{folder} has no {single.name}; weights in another format are rewritten by save_pretrained")
-    found: dict[str, Stored] = {}
+    found: dict[str, TensorRef] = {}
     problems = []
     for path in [folder / name for name in sorted(set(listed.values()))] or [single]:
         try:
@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def _header(path: Path) -> dict[str, Stored]:
+def _header(path: Path) -> dict[str, TensorRef]:
     if not path.is_file():
         raise InputError(f"{path} is missing")
     size = path.stat().st_size
@@ -122,7 +122,7 @@ def _header(path: Path) -> dict[str, Stored]:
     )
     if not sound or 8 + length + max((last for *_, last in tensors.values()), default=0) != size:
         raise InputError(f"{path} is damaged or cut off ({size:,} bytes); copy or download it again")
-    return {name: Stored(path, kind, shape, 8 + length + first) for name, (kind, shape, first, _) in tensors.items()}
+    return {name: TensorRef(path, kind, shape, 8 + length + first) for name, (kind, shape, first, _) in tensors.items()}
 
 
 def write_file(path: Path, tensors: list[tuple[str, torch.dtype, tuple[int, ...], Iterator[torch.Tensor]]]) -> None:

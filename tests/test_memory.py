@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from sllm import checkpoint
-from sllm.lora import arguments, plan
+from sllm.train import arguments, memory
 
 pytestmark = pytest.mark.torch
 
@@ -32,14 +32,16 @@ def llama_8b(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make(base, *, backend: str, bits: int = 16, tokens: int = 8192, copies: int = 1, **changed) -> plan.Plan:
+def make(
+    base, *, backend: str, bits: int = 16, tokens: int = 8192, num_adapters: int = 1, **changed
+) -> memory.MemoryEstimate:
     args = argparse.Namespace(
         **{
             "lora_r": 16, "lora_target_modules": TARGETS, "dtype": "bfloat16", "bits": bits, "optim": "auto",
             "gradient_checkpointing": None, "save_total_limit": 2, **changed,
         }
     )  # fmt: skip
-    return plan.make(args, base=str(base), tokens_per_batch=tokens, copies=copies, backend=backend)
+    return memory.estimate(args, base=str(base), tokens_per_batch=tokens, num_adapters=num_adapters, backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_weights_of_an_8b(llama_8b, backend, bits, gib):
 
 
 @pytest.mark.parametrize(
-    ("backend", "copies", "tokens", "gib"),
+    ("backend", "num_adapters", "tokens", "gib"),
     [
         ("unsloth", 1, 512, 0.98),  # all of it, at 16 bytes
         ("unsloth", 1, 32_768, 4.0),  # 31 GiB as full logits
@@ -63,8 +65,8 @@ def test_weights_of_an_8b(llama_8b, backend, bits, gib):
         ("unsloth", 2, 4096, 5.87),
     ],
 )
-def test_what_the_loss_holds_of_the_logits(llama_8b, backend, copies, tokens, gib):
-    found = make(llama_8b, backend=backend, bits=4, copies=copies, tokens=tokens)
+def test_what_the_loss_holds_of_the_logits(llama_8b, backend, num_adapters, tokens, gib):
+    found = make(llama_8b, backend=backend, bits=4, num_adapters=num_adapters, tokens=tokens)
     assert found.logits / GIB == pytest.approx(gib, rel=0.01)
     assert found.memory == found.weights + found.adapter + found.activations + found.logits
 
@@ -78,11 +80,11 @@ def test_unsloths_chunks_shrink_with_the_room_that_is_left(llama_8b, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("optim", "copies", "each"),
+    ("optim", "num_adapters", "each"),
     [("auto", 1, 10), ("adamw_torch", 1, 16), ("auto", 2, 14), ("adamw_torch", 2, 20), ("sgd", 1, 8)],
 )
-def test_bytes_of_an_adapters_parameter(llama_8b, optim, copies, each):
-    found = make(llama_8b, backend="unsloth", copies=copies, optim=optim)
+def test_bytes_of_an_adapters_parameter(llama_8b, optim, num_adapters, each):
+    found = make(llama_8b, backend="unsloth", num_adapters=num_adapters, optim=optim)
     assert found.adapter_parameters == ADAPTER and found.adapter == each * ADAPTER
 
 
@@ -106,7 +108,7 @@ def test_no_size_is_shown_as_0_00(tiny_base, tmp_path):
     assert [checkpoint.gib(size) for size in (0, 1000, 3200, 13 * 2**20, GIB // 2, 3.2 * GIB)] == [
         "0 bytes", "1000 bytes", "3.1 KiB", "13.0 MiB", "0.50 GiB", "3.20 GiB"
     ]  # fmt: skip
-    shown = plan.show(make(tiny_base, backend="peft", tokens=64, dtype="float32"), [])
+    shown = memory.format_table(make(tiny_base, backend="peft", tokens=64, dtype="float32"), [])
     assert "0.00 GiB" not in shown and "MiB" in shown
 
 
@@ -144,7 +146,7 @@ def test_dpos_logits_as_measured(dtype):
         loss.backward()
 
     step()
-    assert peak_bytes(step) / rows / tokens / vocabulary == pytest.approx(plan.DPO_BYTES, rel=0.1)
+    assert peak_bytes(step) / rows / tokens / vocabulary == pytest.approx(memory.DPO_BYTES, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -152,14 +154,14 @@ def test_an_sft_chunk_as_measured(dtype):
     import torch
     from trl.trainer import sft_trainer
 
-    assert plan.SFT_CHUNK == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
-    vocabulary, tokens = 8000, 3 * plan.SFT_CHUNK
+    assert memory.SFT_CHUNK == sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
+    vocabulary, tokens = 8000, 3 * memory.SFT_CHUNK
     head = torch.randn(vocabulary, 16, dtype=getattr(torch, dtype))
     hidden = torch.randn(1, tokens + 1, 16, dtype=head.dtype, requires_grad=True)
     labels = torch.randint(0, vocabulary, (1, tokens + 1))
 
     def step() -> None:
-        sft_trainer._chunked_cross_entropy_loss(hidden, head, plan.SFT_CHUNK, labels=labels)[0].backward()
+        sft_trainer._chunked_cross_entropy_loss(hidden, head, memory.SFT_CHUNK, labels=labels)[0].backward()
 
     step()
-    assert peak_bytes(step) / plan.SFT_CHUNK / vocabulary == pytest.approx(plan.SFT_BYTES, rel=0.1)
+    assert peak_bytes(step) / memory.SFT_CHUNK / vocabulary == pytest.approx(memory.SFT_BYTES, rel=0.1)

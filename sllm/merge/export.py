@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.lora.merge import Plan
-from sllm.lora.shards import read_json
+from sllm.merge.merge import MergePlan
+from sllm.merge.safetensors_io import read_json
 
 CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (
@@ -68,7 +68,7 @@ def require_stopping(config: dict, tokenizer) -> None:
         raise InputError(problems)
 
 
-def write_around(folder: Path, *, base: Path, adapter: Path, generation: dict, plan: Plan) -> None:
+def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: dict, plan: MergePlan) -> None:
     """Copy the tokenizer from the adapter and what belongs to the model from the base; write both configs."""
     for source, patterns in ((base, BASE_FILES), (adapter, TOKENIZER_FILES)):
         for path in (path for pattern in patterns for path in source.glob(pattern) if path.is_file()):

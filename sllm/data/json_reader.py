@@ -27,7 +27,7 @@ def read_file(path: str | Path) -> list[tuple[int, dict]]:
     """
     rows, problems = scan(path)
     if problems:
-        raise InputError(listed(path, problems))
+        raise InputError(format_problems(path, problems))
     return rows
 
 
@@ -106,7 +106,7 @@ def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple
     return broken, encoding, (min(broken), f"not UTF-8 ({where}); convert the file: {command}")
 
 
-def listed(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
+def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
     """`file:line: problem` for each, in the order of lines; the first `SHOWN` in words, the others counted."""
     problems = sorted(problems)
     lines = [f"{path}:{number}: {text}" if number else f"{path}: {text}" for number, text in problems[:SHOWN]]

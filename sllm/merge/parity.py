@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from sllm import chat
-from sllm.lora.streamed import Streamed
+from sllm.merge.streamed import StreamedModel
 
 PROMPTS = [
     "대한민국의 수도는 어디인가요?",
@@ -35,12 +35,12 @@ class Parity:
     rms_bound: float
     rms_effect: float  # of the adapter itself: base against base + adapter
     near_ties: int
-    flips: list[str]
+    mismatches: list[str]
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         close = self.max_difference <= self.bound and self.rms_difference <= self.rms_bound
-        return close and not self.flips  # a NaN compares as not close
+        return close and not self.mismatches  # a NaN compares as not close
 
     @property
     def lossy(self) -> bool:
@@ -49,7 +49,7 @@ class Parity:
 
     def __str__(self) -> str:
         return (
-            f"{self.prompts} prompts × {self.tokens} greedy tokens: {len(self.flips)} differ, "
+            f"{self.prompts} prompts × {self.tokens} greedy tokens: {len(self.mismatches)} differ, "
             f"{self.near_ties} near-ties | largest logit difference {self.max_difference:.4g} (bound {self.bound:.4g})"
             f" | rms {self.rms_difference:.4g} (bound {self.rms_bound:.4g}, the adapter's effect {self.rms_effect:.4g})"
         )
@@ -70,32 +70,32 @@ def check(base, adapter, merged, tokenizer, dtype: torch.dtype, *, tokens: int |
         tokens: greedy tokens per prompt; None: 16, and 4 where every token means reading gigabytes.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reference = Streamed(base, device, adapter=adapter)
+    reference = StreamedModel(base, device, adapter=adapter)
     tokens = tokens or (16 if reference.size < 2**30 else 4)
     conversations = [chat.probe(tokenizer)["messages"], *([{"role": "user", "content": text}] for text in PROMPTS)]
     rows = [chat.prompt_ids(tokenizer, messages) for messages in conversations]
     starts = [len(row) for row in rows]
-    clock = _Clock(tokens + 3)
+    clock = ProgressTimer(tokens + 3)
 
     for step in range(tokens):
         expected = reference.logits(rows)
-        clock.tick("base + adapter")
+        clock.step("base + adapter")
         if step < tokens - 1:
             for row, logits in zip(rows, expected, strict=True):
                 row.append(int(logits[-1].argmax()))
     effect = _difference(expected, reference.logits(rows, adapted=False))
-    clock.tick("base")
+    clock.step("base")
     reference.merge_and_round(dtype)
     rounding = _difference(expected, reference.logits(rows))
-    clock.tick("base + adapter, rounded")
+    clock.step("base + adapter, rounded")
     del reference
-    actual = Streamed(merged, device).logits(rows)
-    clock.tick("merged")
+    actual = StreamedModel(merged, device).logits(rows)
+    clock.step("merged")
 
     largest, rms = _difference(expected, actual)
     scale = max(logits.abs().max().item() for logits in expected)  # fp32 itself, summed in another order
     bound, rms_bound = MAX_FACTOR * rounding[0] + 1e-4 * scale, RMS_FACTOR * rounding[1] + 1e-5 * scale
-    near_ties, flips = 0, []
+    near_ties, mismatches = 0, []
     for number, (before, after, start) in enumerate(zip(expected, actual, starts, strict=True), 1):
         for position in range(start - 1, len(before)):
             wanted, chosen = int(before[position].argmax()), int(after[position].argmax())
@@ -104,8 +104,8 @@ def check(base, adapter, merged, tokenizer, dtype: torch.dtype, *, tokens: int |
                 near_ties += 1
             elif wanted != chosen:
                 texts = [repr(tokenizer.decode([token])) for token in (wanted, chosen)]
-                flips.append(f"prompt {number}, token {position - start + 2}: {texts[0]} became {texts[1]}")
-    return Parity(len(rows), tokens, largest, bound, rms, rms_bound, effect[1], near_ties, flips)
+                mismatches.append(f"prompt {number}, token {position - start + 2}: {texts[0]} became {texts[1]}")
+    return Parity(len(rows), tokens, largest, bound, rms, rms_bound, effect[1], near_ties, mismatches)
 
 
 def _difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> tuple[float, float]:
@@ -121,14 +121,14 @@ def _difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> tuple[flo
     return largest, math.sqrt(squares / count)
 
 
-class _Clock:
+class ProgressTimer:
     """A line every few seconds, where passes over the weights are slow enough for anyone to wonder."""
 
     def __init__(self, passes: int):
         self.passes, self.done = passes, 0
         self.started = self.shown = time.monotonic()
 
-    def tick(self, what: str) -> None:
+    def step(self, what: str) -> None:
         self.done += 1
         now = time.monotonic()
         if now - self.shown > 3:

@@ -1,6 +1,6 @@
 """Show the same prompts as several models answered them, from the files that vllm_inference.py wrote.
 
-python -m sllm.side_by_side base=outputs/demo/compare/base.jsonl merged=outputs/demo/answers.jsonl
+python -m sllm.compare_outputs base=outputs/demo/compare/base.jsonl merged=outputs/demo/answers.jsonl
 """
 
 import json
@@ -10,7 +10,7 @@ from sllm import checkpoint, cli, tasks
 
 
 def build_parser():
-    p = cli.parser(__doc__, "-m sllm.side_by_side")
+    p = cli.parser(__doc__, "-m sllm.compare_outputs")
     p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
     p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task")
     p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered alike")

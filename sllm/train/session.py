@@ -8,7 +8,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from sllm import chat, checkpoint, cli, monitor
+from sllm import chat, checkpoint, cli
+from sllm.train import callbacks
 
 
 def preview(tokenizer, columns: dict, count: int) -> None:
@@ -80,7 +81,7 @@ def separate_rows(args, trainer, columns: dict) -> dict:
 
     Where flattening was not asked for, a model whose attention mixes them is trained on padded rows instead.
     """
-    from sllm.lora import checks
+    from sllm.train import checks
 
     few = [{name: column[i] for name, column in columns.items()} for i in shortest(columns)]
     try:
@@ -97,7 +98,7 @@ def separate_rows(args, trainer, columns: dict) -> dict:
 
 def samples(lora, model, tokenizer, conversations: list[list[dict]]):
     """Three sample answers of the model as it is, for the monitor to show at each evaluation."""
-    answer = monitor.answer_samples(model, tokenizer, conversations)
+    answer = callbacks.answer_samples(model, tokenizer, conversations)
 
     def shown() -> list[tuple[str, str]]:
         was_training = model.training
@@ -130,8 +131,10 @@ def train(trainer, resume_from: str | None) -> float:
     try:
         seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
     except KeyboardInterrupt:  # the second one, while the first was being heeded
-        raise (cli.Interrupted(hint) if monitor.last_complete(trainer.args.output_dir) else KeyboardInterrupt) from None
-    if monitor.was_stopped(trainer):
+        raise (
+            cli.Interrupted(hint) if callbacks.latest_checkpoint(trainer.args.output_dir) else KeyboardInterrupt
+        ) from None
+    if callbacks.was_stopped(trainer):
         raise cli.Interrupted(hint)
     return seconds
 
@@ -158,7 +161,7 @@ def save_adapter(trainer, base: str, out: Path) -> None:
 def final_metrics(trainer, seconds: float) -> dict:
     """Steps, seconds of training alone, a GPU's peak memory, and the best evaluation's numbers where there was one."""
     state = trainer.state
-    last = monitor.read_metrics(trainer.args.output_dir)[-1]
+    last = callbacks.read_metrics(trainer.args.output_dir)[-1]
     metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "train_seconds": round(seconds, 1)}
     if "peak_memory_bytes" in last:
         metrics["peak_memory_bytes"] = last["peak_memory_bytes"]

@@ -19,7 +19,7 @@ def context_length(model: str) -> int | None:
     return getattr(_text_config(model), "max_position_embeddings", None)
 
 
-def stop_ids(tokenizer, model: str) -> list[int]:
+def stop_token_ids(tokenizer, model: str) -> list[int]:
     """Every token that ends an answer: the template's end of turn, and the EOS of model and tokenizer."""
     from transformers import GenerationConfig
 

@@ -37,7 +37,7 @@ def steps() -> list[int]:
     return found
 
 options = dict(dtype="auto", max_model_len=1024)
-llm = LLM(scheduler_cls="sllm.serve.cpu_schedule.Scheduler", **engine.options(BASE, adapters=[], **options))
+llm = LLM(scheduler_cls="sllm.serve.cpu_scheduler.Scheduler", **engine.options(BASE, adapters=[], **options))
 found = {}
 for name, lengths in BURSTS.items():
     ask(lengths)
@@ -63,7 +63,7 @@ def asked_for(arguments, **how):
 
 AsyncLLM.from_engine_args = asked_for
 try:
-    client.start(BASE, adapters=[], parallel={}, seed=0, gpu_memory_utilization=0.5, max_running=8, **options)
+    client.start(BASE, adapters=[], parallel={}, seed=0, gpu_memory_utilization=0.5, max_num_seqs=8, **options)
 except engine.InputError:
     print(json.dumps(found))
 """
@@ -95,5 +95,5 @@ def test_few_prompts_are_taken_in_by_halves_and_many_at_once(tiny_base):
         "beside others": [0, 3, 2, 1, 0, 2],  # the two that run have a token in every step
         "json": 4,
         "one leaves": [4, 2, 1],
-        "the server's": "sllm.serve.cpu_schedule.Scheduler",
+        "the server's": "sllm.serve.cpu_scheduler.Scheduler",
     }

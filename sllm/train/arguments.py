@@ -111,7 +111,7 @@ def _wandb_can_log_in() -> bool:
         return False
 
 
-def check_bits(args, choice) -> None:
+def resolve_quantization(args, choice) -> None:
     """Quantised loading needs a GPU (bitsandbytes), and unsloth computes in 16 bits and loads 4 or 16."""
     if choice.name == "unsloth" and args.dtype == "float32":
         raise cli.InputError("--dtype float32: unsloth computes in bfloat16 all the same; use --backend peft")
@@ -183,7 +183,7 @@ def precision(args) -> dict[str, bool]:
     """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell."""
     import torch
 
-    from sllm.lora.with_peft import resolve_dtype
+    from sllm.train.with_peft import resolve_dtype
 
     chosen = resolve_dtype(args.dtype)
     return {"bf16": chosen == torch.bfloat16, "fp16": chosen == torch.float16}

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import uvicorn
 
 from sllm.cli import InputError
-from sllm.serve.client import Heartbeat
 from sllm.serve.connection import Connection
+from sllm.serve.engine_client import Heartbeat
 from sllm.serve.errors import ApiError
 from sllm.serve.log import log
 from sllm.serve.models import Models
@@ -48,7 +48,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def end_now(code: int) -> None:
+def kill_processes(code: int) -> None:
     """End this process and the engine's, whatever they are doing."""
     for process in multiprocessing.active_children():
         process.kill()
@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self, app, models: Models, running: Running, *, load: Callable, ready: Callable, reload: Callable,
-        drain_seconds: float,
+        shutdown_timeout: float,
     ):  # fmt: skip
         config = uvicorn.Config(
             app,
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=32 * 1024,  # bytes of a request's headers
         )
         super().__init__(config)
-        self.models, self.running, self.drain_seconds = models, running, drain_seconds
+        self.models, self.running, self.shutdown_timeout = models, running, shutdown_timeout
         self.load, self.ready, self.reload = load, ready, reload
         self.llm = self.heartbeat = None
         self.problem: BaseException | None = None
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame) -> None:
         if self._loop is None or (self.stopped_by is not None and sig == signal.SIGINT):
-            end_now(128 + sig)  # nothing has begun, or Ctrl-C once more: now
+            kill_processes(128 + sig)  # nothing has begun, or Ctrl-C once more: now
         self.stopped_by = self.stopped_by or sig
         self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -106,15 +106,15 @@ class Server(uvicorn.Server):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._loop.add_signal_handler(signal.SIGHUP, self.reload)
         await super().startup(sockets)
-        self._life = asyncio.create_task(self._live())
+        self._life = asyncio.create_task(self._run_lifecycle())
 
-    async def _live(self) -> None:
+    async def _run_lifecycle(self) -> None:
         try:
             loading = asyncio.create_task(self._load())
             stop = asyncio.create_task(self._stop.wait())
             await asyncio.wait({loading, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not loading.done():  # told to stop while loading: there is nothing to finish
-                end_now(0 if self.stopped_by == signal.SIGTERM else 130)
+                kill_processes(0 if self.stopped_by == signal.SIGTERM else 130)
             await loading
             watching = asyncio.create_task(self._watch())
             await asyncio.wait({watching, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +141,9 @@ class Server(uvicorn.Server):
         while not self.llm.errored:
             await asyncio.sleep(WATCH_SECONDS)
         self.running.state = "dead"
-        deadline = threading.Timer(DEAD_SECONDS, end_now, (1,))  # whatever hangs, a supervisor gets to restart us
+        deadline = threading.Timer(
+            DEAD_SECONDS, kill_processes, (1,)
+        )  # whatever hangs, a supervisor gets to restart us
         deadline.daemon = True
         deadline.start()
         log.error("the engine died")
@@ -151,8 +153,8 @@ class Server(uvicorn.Server):
     async def _drain(self, watching: asyncio.Task) -> None:
         running = self.running
         running.state = "draining"
-        log.info(f"draining: {len(running.requests)} to finish within {self.drain_seconds:g} s")
-        end = time.monotonic() + self.drain_seconds
+        log.info(f"draining: {len(running.requests)} to finish within {self.shutdown_timeout:g} s")
+        end = time.monotonic() + self.shutdown_timeout
         while running.requests and time.monotonic() < end and not watching.done():
             await asyncio.sleep(0.05)
         await self._end_all()

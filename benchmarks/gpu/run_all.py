@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 import correctness  # noqa: E402
 import report  # noqa: E402
-from subjects import MODELS, ROOT, write_pairs, write_rows  # noqa: E402
+from models_and_data import MODELS, ROOT, write_pairs, write_rows  # noqa: E402
 
 CASE_SECONDS = 100  # that a case which began in time may take
 SIZES = {
@@ -158,7 +158,7 @@ def child(file: Path, *words: object, until: float = float("inf")) -> list[dict]
 
 def built(name: str, folder: Path) -> int:
     """Build in a process of its own: this one holds no memory of the device."""
-    code = f"from pathlib import Path; from subjects import build; print(build({name!r}, Path({str(folder)!r})))"
+    code = f"from pathlib import Path; from models_and_data import build; print(build({name!r}, Path({str(folder)!r})))"
     env_path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'benchmarks' / 'gpu')!r}]; "
     done = subprocess.run([sys.executable, "-c", env_path + code], capture_output=True, text=True)
     if done.returncode:

@@ -49,7 +49,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE]
 
 
-def last_complete(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
+def latest_checkpoint(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest `checkpoint-N` of a run whose files are just what was written, and why each newer one is not it.
 
     A kill can leave a half-written checkpoint behind, and files get lost or damaged later; resuming from one would
@@ -99,7 +99,7 @@ def callbacks(
     from transformers import TrainerCallback
 
     class Monitor(TrainerCallback):
-        samples_of = -1  # the step whose samples were shown last
+        last_sampled_step = -1  # the step whose samples were shown last
         skipped = 0  # steps in a row whose gradient was not finite
 
         def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -156,8 +156,8 @@ def callbacks(
                 raise _diverged(args, state, "the gradient is not finite")
 
         def on_evaluate(self, args, state, control, **kwargs):
-            if samples and self.samples_of != state.global_step:
-                self.samples_of = state.global_step
+            if samples and self.last_sampled_step != state.global_step:
+                self.last_sampled_step = state.global_step
                 shown = samples()
                 with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
                     for prompt, answer in shown:
@@ -191,7 +191,7 @@ def callbacks(
                 parts += [f"{row['tokens_per_second']:,} tok/s"]
                 if "peak_memory_bytes" in row:
                     parts += [f"peak {checkpoint.gib(row['peak_memory_bytes'])}"]
-                parts += [f"ETA {_clock(row['eta_seconds'])}"]
+                parts += [f"ETA {format_duration(row['eta_seconds'])}"]
             else:
                 wanted = [f"eval_{name}" for name in fields]
                 parts += [f"{_short(name)} {row[name]:.4g}" for name in wanted if name in row]
@@ -225,7 +225,7 @@ def callbacks(
 
 def _diverged(args, state, what: str) -> CheckFailed:
     """Training cannot go on. What was learned until then is not what anyone wants, but its checkpoints are kept."""
-    last, _ = last_complete(args.output_dir)
+    last, _ = latest_checkpoint(args.output_dir)
     kept = f"{last} is the last sound checkpoint" if last else "there is no checkpoint yet"
     return CheckFailed(
         f"training diverged in step {state.global_step + 1}: {what}; the step was not taken and no adapter is saved "
@@ -333,7 +333,7 @@ def _short(name: str) -> str:
     return name.replace("rewards/", "").replace("logps/", "logp ")
 
 
-def _clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sllm import checkpoint
 from sllm.cli import InputError, table
-from sllm.lora import arguments, targets
+from sllm.train import arguments, targets
 
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # an 8-bit scale for 64 weights, and a 32-bit one for 256 such scales
 # Bytes of optimizer state for each trained weight; AdamW in fp32 otherwise.
@@ -24,7 +24,7 @@ DPO_BYTES = 12
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryEstimate:
     parameters: int
     targets: list[str]  # what peft and unsloth take as `target_modules`
     adapted: list[str]  # the path of every layer that they stand for
@@ -41,12 +41,14 @@ class Plan:
         return self.weights + self.adapter + self.activations + self.logits
 
 
-def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str, adapter: str | None = None) -> Plan:
-    """Plan of a run from the base's config alone.
+def estimate(
+    args, *, base: str, tokens_per_batch: int, num_adapters: int, backend: str, adapter: str | None = None
+) -> MemoryEstimate:
+    """MemoryEstimate of a run from the base's config alone.
 
     Args:
         tokens_per_batch: tokens of one forward pass, padding included.
-        copies: adapters held in memory (2 for DPO with its reference).
+        num_adapters: adapters held in memory (2 for DPO with its reference).
         adapter: the folder of the adapter that is trained further; None: a fresh one.
         backend: peft or unsloth; they hold quantised models and logits differently.
     Raises:
@@ -55,7 +57,7 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str, a
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sllm.lora.with_peft import resolve_dtype
+    from sllm.train.with_peft import resolve_dtype
 
     config = model_config(base)
     with torch.device("meta"):
@@ -68,10 +70,12 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str, a
     trained = args.lora_r * sum(sum(modules[path].weight.shape) for path in adapted)
     state = _optimizer_bytes(arguments.optimizer(args))
     weights = weight_bytes(model, args.bits, width, backend)
-    adapter_bytes = trained * (8 + state + 4 * (copies - 1))  # fp32 weights and gradients; a reference has no gradient
+    adapter_bytes = trained * (
+        8 + state + 4 * (num_adapters - 1)
+    )  # fp32 weights and gradients; a reference has no gradient
     available = _available_memory(torch)
     room = available - weights - adapter_bytes
-    return Plan(
+    return MemoryEstimate(
         parameters=sum(weight.numel() for weight in model.parameters()),
         targets=names,
         adapted=adapted,
@@ -79,8 +83,8 @@ def make(args, *, base: str, tokens_per_batch: int, copies: int, backend: str, a
         weights=weights,
         adapter=adapter_bytes,
         activations=tokens_per_batch * _activation_numbers(text, arguments.gradient_checkpointing(args)) * width,
-        logits=logits_bytes(tokens_per_batch, text.vocab_size, backend, copies=copies, room=room),
-        disk=trained * (4 + (4 * copies + state) * (args.save_total_limit + 1)),
+        logits=logits_bytes(tokens_per_batch, text.vocab_size, backend, num_adapters=num_adapters, room=room),
+        disk=trained * (4 + (4 * num_adapters + state) * (args.save_total_limit + 1)),
         available=available,
     )
 
@@ -104,13 +108,13 @@ def weight_bytes(model, bits: int, width: int, backend: str) -> int:
     return round(quantised * (NF4_BITS if bits == 4 else 8) / 8) + rest
 
 
-def logits_bytes(tokens: int, vocabulary: int, backend: str, *, copies: int, room: int) -> int:
+def logits_bytes(tokens: int, vocabulary: int, backend: str, *, num_adapters: int, room: int) -> int:
     """What the loss holds at its peak: DPO works on the logits of all tokens, SFT on those of a chunk.
 
     Args:
         room: memory left beside weights and adapter; unsloth sizes its chunks by it.
     """
-    if copies > 1:
+    if num_adapters > 1:
         return tokens * vocabulary * DPO_BYTES
     if backend == "unsloth":
         return min(tokens * vocabulary * FUSED_BYTES, FUSED_LIMIT, max(room // 2, 0))
@@ -150,7 +154,7 @@ def model_config(base: str):
         ) from None
 
 
-def show(plan: Plan, rows: list[tuple[str, str]]) -> str:
+def format_table(plan: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
     """The plan as a table: what will be trained, then what it needs."""
     fits = "fits" if plan.memory <= plan.available else "MORE THAN THERE IS"
     return table(

@@ -6,13 +6,13 @@ import pytest
 
 from sllm import chat
 from sllm.cli import InputError
-from sllm.data import curate, encode, formats
+from sllm.data import formats, splits, tokenize
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_base):
     found = chat.load_tokenizer(str(tiny_base))
-    chat.install_template(found)
+    chat.set_chat_template(found)
     return found
 
 
@@ -33,7 +33,7 @@ LONG = "물 " * 300  # over 300 tokens
 
 
 @pytest.mark.parametrize(
-    ("kind", "columns_of", "make"), [("sft", encode.sft_columns, row), ("preference", encode.dpo_columns, pair)]
+    ("kind", "columns_of", "make"), [("sft", tokenize.sft_columns, row), ("preference", tokenize.dpo_columns, pair)]
 )
 class TestBothSorts:
     def test_a_bad_row_is_named_with_its_line_or_skipped(self, tokenizer, tmp_path, kind, columns_of, make):
@@ -51,7 +51,7 @@ class TestBothSorts:
 
         skipped = formats.Skipped(True)
         rows = formats.load_rows(path, kind, skipped=skipped)
-        rows, held_out = curate.hold_out(rows, 5, seed=1)
+        rows, held_out = splits.hold_out(rows, 5, seed=1)
         columns, stats = columns_of(tokenizer, rows, 200, skipped=skipped)
         held_columns, held_stats = columns_of(tokenizer, held_out, 200, skipped=skipped)
         key = next(iter(columns))
@@ -79,7 +79,7 @@ class TestBothSorts:
         (entry,) = skipped.rows
         assert entry["line"] == 40 and entry["reason"].startswith("no room for its answer: ")
         _, stats = columns_of(tokenizer, formats.load_rows(path, kind), 200)  # counted and named without the flag too
-        (line,) = encode.cut_summary(stats)
+        (line,) = tokenize.cut_summary(stats)
         assert f"1 of 40 rows are cut at 200 tokens, 1 with nothing left to learn: {path}:40 (long) has" in line
         with pytest.raises(InputError, match=r"20 of 20 rows lose their whole .*:\d+ \(\d+\) has \d+\)"):
             rows = write(tmp_path / "all.jsonl", *(make(str(n), f"{LONG}{n}") for n in range(20)))
@@ -89,14 +89,14 @@ class TestBothSorts:
         made = [make(str(n), "물은?", "답 " * (150 + n)) for n in range(25)]
         rows = formats.load_rows(write(tmp_path / "rows.jsonl", *made, make("short")), kind)
         _, stats = columns_of(tokenizer, rows, 100)
-        assert stats["truncated"] == stats["cut_rows"] == 25 and len(stats["worst_cut"]) == encode.SHOWN
+        assert stats["truncated"] == stats["cut_rows"] == 25 and len(stats["worst_cut"]) == tokenize.SHOWN
         assert stats["worst_cut"][0] == {"row": f"{tmp_path}/rows.jsonl:25 (24)", "tokens": stats["longest"]}
-        (line,) = encode.cut_summary(stats)
+        (line,) = tokenize.cut_summary(stats)
         assert line.startswith(f"warning: 25 of 26 rows are cut at 100 tokens: {tmp_path}/rows.jsonl:25 (24) has ")
         assert ", 22 more; --max_seq_length " in line
         length = int(line.split("--max_seq_length ")[1].split(" ")[0])
         again = columns_of(tokenizer, rows, length)[1]
-        assert again["cut_rows"] == 0 and encode.cut_summary(again) == []
+        assert again["cut_rows"] == 0 and tokenize.cut_summary(again) == []
 
     def test_rows_that_were_not_read_from_a_file(self, tokenizer, tmp_path, kind, columns_of, make):
         name = {"sft": "alpaca", "preference": "preference"}[kind]
@@ -114,20 +114,20 @@ def test_the_length_to_choose():
     stats = {"cut_rows": 1, "rows": 20, "max_length": 512, "longest": 1240, "dropped": 0}
     stats["worst_cut"] = [{"row": "rows.jsonl:3 (a)", "tokens": 1240}]
     said = "warning: 1 of 20 rows are cut at 512 tokens: rows.jsonl:3 (a) has 1,240 tokens; "
-    assert encode.cut_summary(stats) == [said + "--max_seq_length 2048 holds all"]
-    assert encode.cut_summary(stats, most=4096) == [said + "--max_seq_length 2048 holds all"]
-    assert encode.cut_summary(stats, most=1500) == [said + "the model holds 1,500: --max_seq_length 1500 holds all"]
-    assert encode.cut_summary(stats, most=1024) == [said + "the model holds 1,024: split or shorten these rows"]
+    assert tokenize.cut_summary(stats) == [said + "--max_seq_length 2048 holds all"]
+    assert tokenize.cut_summary(stats, most=4096) == [said + "--max_seq_length 2048 holds all"]
+    assert tokenize.cut_summary(stats, most=1500) == [said + "the model holds 1,500: --max_seq_length 1500 holds all"]
+    assert tokenize.cut_summary(stats, most=1024) == [said + "the model holds 1,024: split or shorten these rows"]
 
 
 def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tmp_path, monkeypatch):
-    """However chat.encode leaves them out: masked within the sequence, or as sequences without a supervised token."""
+    """Masked within the sequence, or as sequences without a supervised token: both ways of chat.build_examples."""
     turns = [*row("a")["messages"], *row("a", "또?", "그래")["messages"]]
     turns[3]["weight"] = 0
     rows = formats.load_rows(write(tmp_path / "rows.jsonl", {"messages": turns}), "sft")
     assert rows[0]["messages"][3]["weight"] == 0
     plain = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-    (first,), (whole,) = chat.encode(tokenizer, plain[:2]), chat.encode(tokenizer, plain)
+    (first,), (whole,) = chat.build_examples(tokenizer, plain[:2]), chat.build_examples(tokenizer, plain)
     mask = first.completion_mask + [0] * (len(whole.input_ids) - len(first.input_ids))
     for examples in (
         [chat.Example(whole.input_ids, mask)],
@@ -135,8 +135,8 @@ def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tm
         [first, chat.Example(whole.input_ids, [0] * len(mask))],
     ):
         monkeypatch.setattr(chat, "encode", lambda *_, found=examples: found)
-        columns, stats = encode.sft_columns(tokenizer, rows, 512)
+        columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
         assert stats["supervised_tokens"] == sum(first.completion_mask) and stats["dropped"] == 0
         assert stats["sequences"] == 1
     with pytest.raises(InputError, match="an answer has the weight 0, and --train_on_inputs learns every turn"):
-        encode.sft_columns(tokenizer, rows, 512, train_on_inputs=True)
+        tokenize.sft_columns(tokenizer, rows, 512, train_on_inputs=True)

@@ -16,9 +16,9 @@ import torch
 
 from sllm import finite
 from sllm.cli import InputError
-from sllm.lora.adapter import Delta, read
-from sllm.lora.layout import Group, Layout
-from sllm.lora.shards import Stored, read_json, shortened, write_file
+from sllm.merge.adapter import Delta, read
+from sllm.merge.layout import Group, Layout
+from sllm.merge.safetensors_io import TensorRef, read_json, shortened, write_file
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Regroup:
     layout: Layout
     group: Group
     deltas: dict[str, Delta] = field(default_factory=dict)  # by parameter
-    replaced: dict[str, Stored] = field(default_factory=dict)
+    replaced: dict[str, TensorRef] = field(default_factory=dict)
     done: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
 
     def take(self, name: str) -> torch.Tensor:
@@ -45,11 +45,11 @@ class Regroup:
 
 
 @dataclass(frozen=True)
-class Piece:
+class MergedTensor:
     """One tensor of the merged model: where its values come from and what is added to them."""
 
     name: str
-    source: Stored
+    source: TensorRef
     delta: Delta | None
     dtype: torch.dtype
     regroup: Regroup | None = None
@@ -68,13 +68,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
-    files: dict[str, list[Piece]]  # file name → tensors, in the order they are written
+class MergePlan:
+    files: dict[str, list[MergedTensor]]  # file name → tensors, in the order they are written
     dtype: torch.dtype
     untied: bool  # the output layer gets a weight of its own
 
     @property
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[MergedTensor]:
         return [piece for pieces in self.files.values() for piece in pieces]
 
     @property
@@ -99,7 +99,7 @@ class Plan:
 # ── planning and writing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_shard: float | None = None) -> Plan:
+def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_shard: float | None = None) -> MergePlan:
     """Which tensor goes where, checked in full before a byte is written.
 
     Args:
@@ -124,16 +124,16 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
     _require_fit(base, adapter, layout, shapes)
     regroups = _regroups(layout, deltas, replaced)
-    deltas = {layout.homes.get(name, name): delta for name, delta in deltas.items()}
-    replaced = {layout.homes.get(name, name): stored for name, stored in replaced.items()}
+    deltas = {layout.tensor_names.get(name, name): delta for name, delta in deltas.items()}
+    replaced = {layout.tensor_names.get(name, name): stored for name, stored in replaced.items()}
 
-    files: dict[str, list[Piece]] = {}
+    files: dict[str, list[MergedTensor]] = {}
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):
         # a tensor of whole numbers (a buffer) stays as it is
         target = dtype if stored.dtype.is_floating_point else stored.dtype
-        piece = Piece(name, replaced.get(name, stored), deltas.get(name), target, regroups.get(name))
+        piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), target, regroups.get(name))
         files.setdefault(stored.path.name, []).append(piece)
-    return Plan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
+    return MergePlan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
 
 def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -142,7 +142,7 @@ def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[in
     for name, shape in shapes.items():
         if name in layout.groups:
             there = layout.groups[name].parameters[name]
-        elif home := layout.homes.get(name, name if name in layout.stored else None):
+        elif home := layout.tensor_names.get(name, name if name in layout.stored else None):
             there = layout.stored[home].shape
         else:
             missing.append(f"the adapter changes {name}, which base {base} does not have")
@@ -156,7 +156,7 @@ def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[in
         raise InputError([*shortened(missing), *shortened(unequal), *hint, *shortened(fixed)])
 
 
-def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, Stored]) -> dict[str, Regroup]:
+def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, TensorRef]) -> dict[str, Regroup]:
     """By name on disk: what is changed by way of a parameter that is made of several tensors. Taken from the dicts."""
     found: dict[Group, Regroup] = {}
     for kind, changes in (("deltas", deltas), ("replaced", replaced)):
@@ -174,23 +174,23 @@ def _untie(layout: Layout, settings: dict, deltas: dict, replaced: dict) -> bool
     embedding's values; `layout` gets its entry. A base that has both tensors on disk stays as it is.
     """
     if not layout.tied:
-        return layout.head in layout.homes and layout.embedding in layout.homes
+        return layout.head in layout.tensor_names and layout.embedding in layout.tensor_names
     changed = {name for name in (layout.head, layout.embedding) if name in deltas or name in replaced}
     if settings.get("ensure_weight_tying") and layout.embedding in changed:  # peft trained one weight for both
         deltas.pop(layout.head, None)
         replaced.pop(layout.head, None)
         return False
     if changed:
-        home = layout.homes.get(layout.embedding) or layout.homes[layout.head]
+        home = layout.tensor_names.get(layout.embedding) or layout.tensor_names[layout.head]
         for name in (layout.head, layout.embedding):
-            if name not in layout.homes:
-                layout.homes[name] = layout.name_on_disk(name)
-                layout.stored[layout.homes[name]] = layout.stored[home]
+            if name not in layout.tensor_names:
+                layout.tensor_names[name] = layout.name_on_disk(name)
+                layout.stored[layout.tensor_names[name]] = layout.stored[home]
     return bool(changed)
 
 
-def _reshard(files: dict[str, list[Piece]], limit: float) -> dict[str, list[Piece]]:
-    shards: list[list[Piece]] = [[]]
+def _reshard(files: dict[str, list[MergedTensor]], limit: float) -> dict[str, list[MergedTensor]]:
+    shards: list[list[MergedTensor]] = [[]]
     for piece in (piece for pieces in files.values() for piece in pieces):
         if shards[-1] and sum(p.size for p in shards[-1]) + piece.size > limit:
             shards.append([])
@@ -200,7 +200,7 @@ def _reshard(files: dict[str, list[Piece]], limit: float) -> dict[str, list[Piec
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def write(plan: Plan, folder: str | Path) -> None:
+def write(plan: MergePlan, folder: str | Path) -> None:
     """Write the shards and their index, one line a shard.
 
     Raises:
@@ -222,7 +222,7 @@ def write(plan: Plan, folder: str | Path) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _blocks(piece: Piece) -> Iterator[torch.Tensor]:
+def _blocks(piece: MergedTensor) -> Iterator[torch.Tensor]:
     """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
     whole = piece.regroup.take(piece.name) if piece.regroup else None
     left, right = piece.delta.factors() if piece.delta else (None, None)
@@ -239,7 +239,7 @@ def _blocks(piece: Piece) -> Iterator[torch.Tensor]:
         yield block
 
 
-def _not_finite(piece: Piece, largest: float) -> str:
+def _not_finite(piece: MergedTensor, largest: float) -> str:
     kind = str(piece.dtype).removeprefix("torch.")
     if math.isfinite(largest):
         return f"{piece.name}: a merged weight of {largest:.4g} does not fit {kind}; merge with --dtype bfloat16"

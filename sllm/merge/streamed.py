@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sllm.lora.layout import Layout
+from sllm.merge.layout import Layout
 
 
-class Streamed:
+class StreamedModel:
     """A causal language model in fp32 whose weights stay on disk; peft's own layers on top where there is an adapter.
 
     Raises:
@@ -29,7 +29,7 @@ class Streamed:
         self.layout = Layout(folder)
         self.stored = self.layout.stored
         self.device, self.dtype, self.lora, self.adapted = device, None, {}, True
-        model = self._hollow(self.layout.model)
+        model = self._make_placeholders(self.layout.model)
         if adapter:
             from peft import PeftModel
 
@@ -37,13 +37,15 @@ class Streamed:
             # low_cpu_mem_usage: the adapter's weights are assigned as they are read, not copied over random ones
             model = PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device=str(device))
             # parameters that the adapter replaces in their own layer: biases, which peft does not put back
-            self.own = {place: self.homes[p] for place, p in places.items() if place[0]._parameters[place[1]] is not p}
+            self.own = {
+                place: self.tensor_names[p] for place, p in places.items() if place[0]._parameters[place[1]] is not p
+            }
         else:
             self.own = {}
         self.model = model.eval()
         self._bypass_parameter_wrappers()
         for module in model.modules():
-            weights = {key: self.homes[p] for key, p in module._parameters.items() if p in self.homes}
+            weights = {key: self.tensor_names[p] for key, p in module._parameters.items() if p in self.tensor_names}
             weights |= {key: name for (owner, key), name in self.own.items() if owner is module}
             if weights:
                 self._stream(module, weights)
@@ -75,29 +77,29 @@ class Streamed:
             if isinstance(module, LoraLayer) and not hasattr(module, "parameter_name"):
                 module.enable_adapters(False)
                 layer = module.get_base_layer()
-                if layer.weight in self.homes:
+                if layer.weight in self.tensor_names:
                     self.lora[layer, "weight"] = module
                 else:  # an embedding, which peft saves whole beside its factors
                     layer.weight.data += module.get_delta_weight(module.active_adapter[0])
         for name, parameter in self.model.named_parameters():
-            if parameter not in self.homes and "lora_" not in name:  # a layer that the adapter replaces whole
+            if parameter not in self.tensor_names and "lora_" not in name:  # a layer that the adapter replaces whole
                 parameter.data = parameter.data.to(dtype).float()
 
-    def _hollow(self, model: nn.Module) -> nn.Module:
+    def _make_placeholders(self, model: nn.Module) -> nn.Module:
         """Put in place of every parameter one zero, stretched to its shape: the device, dtype and shape that peft looks
-        for, and no memory. `homes` has the parameter's name of each; tied parameters stay one object. Buffers that are
-        saved with a model are read."""
-        known = self.layout.homes.keys() | self.layout.groups.keys()
+        for, and no memory. `tensor_names` has the parameter's name of each; tied parameters stay one object. Buffers
+        that are saved with a model are read."""
+        known = self.layout.tensor_names.keys() | self.layout.groups.keys()
         names = {p: name for name, p in model.named_parameters(remove_duplicate=False) if name in known}
         zero = torch.zeros((), device=self.device)
         hollow = {p: nn.Parameter(zero.expand(p.shape), requires_grad=False) for p in names}
         for path, module in model.named_modules():
             module._parameters.update({key: hollow[p] for key, p in module._parameters.items() if p is not None})
             for key, buffer in module._buffers.items():
-                home = self.layout.homes.get(f"{path}.{key}")
+                home = self.layout.tensor_names.get(f"{path}.{key}")
                 if buffer is not None:
                     module._buffers[key] = (self.stored[home].read().to(buffer) if home else buffer).to(self.device)
-        self.homes = {hollow[p]: name for p, name in names.items()}
+        self.tensor_names = {hollow[p]: name for p, name in names.items()}
         return model
 
     def _bypass_parameter_wrappers(self) -> None:
@@ -116,8 +118,8 @@ class Streamed:
 
     def _fetch(self, name: str, first: int = 0, last: int | None = None, delta: torch.Tensor | None = None):
         """Rows of a parameter, in fp32, with the adapter's `delta` (of the whole parameter) and rounding, if any."""
-        if name in self.layout.homes:
-            block = self.stored[self.layout.homes[name]].read(first, last).to(self.device).float()
+        if name in self.layout.tensor_names:
+            block = self.stored[self.layout.tensor_names[name]].read(first, last).to(self.device).float()
         else:
             group, model = self.layout.groups[name], self.layout.model
             made = group.parameters_of(model, lambda source: self.stored[source].read())
@@ -135,7 +137,7 @@ class Streamed:
     def _stream(self, module: nn.Module, weights: dict[str, str]) -> None:
         """Make `module` read its weights when it computes: plain linear layers by blocks of rows, plain embeddings
         by the rows that are looked up, anything else (norms, experts) whole, for the time of its forward."""
-        plain = self.layout.homes.get(weights.get("weight")) if ("weight" in weights) else None
+        plain = self.layout.tensor_names.get(weights.get("weight")) if ("weight" in weights) else None
         plain = plain if (module, "weight") not in self.own else None
 
         def linear(x: torch.Tensor) -> torch.Tensor:

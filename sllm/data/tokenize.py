@@ -63,7 +63,7 @@ def sft_columns(
         try:
             if train_on_inputs and any(message.get("weight") == 0 for message in row["messages"]):
                 raise ValueError("an answer has the weight 0, and --train_on_inputs learns every turn; choose one")
-            examples = chat.encode(tokenizer, row["messages"])
+            examples = chat.build_examples(tokenizer, row["messages"])
             if not all(_learns_its_end(example, row["messages"], end) for example in examples):
                 raise ValueError("its end-of-turn token would not be learned (guarantee 2)")
         except (ValueError, InputError) as error:

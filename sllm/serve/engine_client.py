@@ -1,4 +1,4 @@
-"""vLLM's async engine, in a process of its own, and what every answer of the server passes: `Client`."""
+"""vLLM's async engine, in a process of its own, and what every answer of the server passes: `EngineClient`."""
 
 import asyncio
 import math
@@ -16,7 +16,7 @@ HEARTBEAT_SECONDS = 2.0
 STALLED_SECONDS = 20.0  # without a heartbeat of the engine; a step on a CPU may take some
 
 
-class Client:
+class EngineClient:
     """The engine as one served model: what vLLM's handlers take for the engine, and the lean path asks.
 
     Its promises hold for every endpoint: the adapter is this model's, the engine gets exactly the rendered ids, an
@@ -100,7 +100,7 @@ class Heartbeat:
         return time.monotonic() - self.last > STALLED_SECONDS
 
 
-def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: float, max_running: int, **kwargs):
+def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: float, max_num_seqs: int, **kwargs):
     """Start the engine's process and wait until it has loaded the model (half a minute on two cores).
 
     Args:
@@ -113,7 +113,7 @@ def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: floa
     """
     settings = engine.options(model, **kwargs)
     if engine.on_cpu():  # a prompt that arrives with others waits less
-        settings["scheduler_cls"] = "sllm.serve.cpu_schedule.Scheduler"
+        settings["scheduler_cls"] = "sllm.serve.cpu_scheduler.Scheduler"
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -125,7 +125,7 @@ def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: floa
     try:
         with startup.errors_of(model):
             arguments = AsyncEngineArgs(
-                max_num_seqs=max_running,
+                max_num_seqs=max_num_seqs,
                 max_logprobs=engine.LOGPROBS,
                 seed=seed,
                 gpu_memory_utilization=gpu_memory_utilization,
@@ -137,7 +137,7 @@ def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: floa
             llm = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    llm.logger_manager = llm.logger_manager and _Later(llm.logger_manager)
+    llm.logger_manager = llm.logger_manager and DeferredStatLogger(llm.logger_manager)
     _end_together()
     return llm
 
@@ -153,7 +153,7 @@ def _end_together() -> None:
 _watchers: list[subprocess.Popen] = []  # kept, or the pipes would close
 
 
-class _Later:
+class DeferredStatLogger:
     """vLLM's metrics, counted after the pieces of a step were sent and not before."""
 
     def __init__(self, manager):

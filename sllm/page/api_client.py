@@ -14,9 +14,9 @@ from httpx_sse import SSEError, aconnect_sse
 
 KINDS = ("merged", "dpo", "sft", "base")  # the last stage first: that is the model to greet people with
 ARENA = "arena"  # the choice of two models at once, beside the models
-KEEP_SECONDS = 5.0
+MODEL_CACHE_SECONDS = 5.0
 RETRIED = ("down", "closed", "loading", "full")
-TURNS = 3  # that a request is tried again before the page gives up
+MAX_RETRIES = 3  # that a request is tried again before the page gives up
 LONGEST_WAIT = 10.0
 
 
@@ -29,14 +29,14 @@ class Problem(Exception):
 
     def wait(self, turn: int) -> float | None:
         """Seconds before trying again, or None: that would change nothing, or the server asks for too much patience."""
-        if self.kind not in RETRIED or turn >= TURNS:
+        if self.kind not in RETRIED or turn >= MAX_RETRIES:
             return None
         seconds = self.retry_after if self.retry_after is not None else 2.0**turn
         return seconds if seconds <= LONGEST_WAIT else None
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelInfo:
     """One entry of /v1/models. `kind`: one of KINDS where the server says so; `template_hash`: of its chat template."""
 
     id: str
@@ -45,7 +45,7 @@ class Model:
 
 
 @dataclass
-class Piece:
+class Chunk:
     """Some of an answer: text, why it ended, and, of a task, the verdict and the messages that it was asked with."""
 
     text: str = ""
@@ -54,7 +54,7 @@ class Piece:
     messages: list[dict] | None = None
 
 
-class Server:
+class ApiClient:
     """
     Args:
         base_url: with the /v1.
@@ -70,23 +70,25 @@ class Server:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=False,
         )
-        self._models: tuple[float, list[Model]] = (0.0, [])
+        self._models: tuple[float, list[ModelInfo]] = (0.0, [])
         self._tasks: list[dict] = []
 
     async def close(self) -> None:
         await self.client.aclose()
 
-    async def models(self, *, patient: bool = False) -> list[Model]:
+    async def models(self, *, patient: bool = False) -> list[ModelInfo]:
         """As the server lists them; asked at most every few seconds. Problem where it cannot be asked.
 
         Args:
             patient: a server that is down or loading is taken to have what it listed last: the answer will wait for it.
         """
         asked, models = self._models
-        if time.monotonic() - asked > KEEP_SECONDS or not models:
+        if time.monotonic() - asked > MODEL_CACHE_SECONDS or not models:
             try:
                 data = (await self._get("models"))["data"]
-                models = [Model(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+                models = [
+                    ModelInfo(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data
+                ]
             except Problem as problem:
                 if patient and models and problem.wait(0) is not None:
                     return models
@@ -99,7 +101,7 @@ class Server:
         return models
 
     @property
-    def last_models(self) -> list[Model]:
+    def last_models(self) -> list[ModelInfo]:
         """As the server listed them last; empty before it was asked."""
         return self._models[1]
 
@@ -130,7 +132,7 @@ class Server:
         except ValueError:
             raise Problem("bug", f"{path} is no JSON") from None
 
-    async def answer(self, path: str, body: dict) -> AsyncIterator[Piece]:
+    async def answer(self, path: str, body: dict) -> AsyncIterator[Chunk]:
         """Pieces of an answer as they come. Leaving the iteration closes the connection, at which the server aborts.
 
         Args:
@@ -160,13 +162,13 @@ def storable(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _read(data: str) -> Piece:
+def _read(data: str) -> Chunk:
     try:
         chunk = json.loads(data)
         if error := chunk.get("error"):
             status = error.get("code") if isinstance(error.get("code"), int) else 500
             raise _refusal(status, data.encode(), httpx.Headers())
-        piece = Piece(conformance=chunk.get("conformance"), messages=chunk.get("messages"))
+        piece = Chunk(conformance=chunk.get("conformance"), messages=chunk.get("messages"))
         for choice in chunk.get("choices") or []:
             piece.text += storable((choice.get("delta") or {}).get("content") or "")
             piece.finish_reason = choice.get("finish_reason") or piece.finish_reason

@@ -2,12 +2,14 @@
 
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
-FEW = 16  # sequences that wait or run; with more there is always work, and the largest batch is the best
-LEAST = 128  # prompt tokens in a step, where as many wait: what a step costs by itself is then a small part of it
+MAX_SEQUENCES = 16  # sequences that wait or run; with more there is always work, and the largest batch is the best
+MIN_PROMPT_TOKENS = (
+    128  # prompt tokens in a step, where as many wait: what a step costs by itself is then a small part of it
+)
 
 
 class Scheduler(VllmScheduler):
-    """While at most `FEW` sequences wait or run, a step takes in half of those that wait.
+    """While at most `MAX_SEQUENCES` sequences wait or run, a step takes in half of those that wait.
 
     vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, whoever came together then
     waits for the last prompt, has every token together and ends together, and the engine has nothing to do until the
@@ -26,11 +28,11 @@ class Scheduler(VllmScheduler):
     def _taken_in(self) -> int:
         """How many of those that wait this step may take in; whole prompts, so that none is read for nothing."""
         waiting = len(self.skipped_waiting) + len(self.waiting)
-        if waiting + len(self.running) > FEW:
+        if waiting + len(self.running) > MAX_SEQUENCES:
             return waiting
         tokens = 0
         for count, request in enumerate([*self.skipped_waiting, *self.waiting], 1):  # in vLLM's order
             tokens += request.num_tokens - request.num_computed_tokens
-            if count >= waiting / 2 and tokens >= LEAST:
+            if count >= waiting / 2 and tokens >= MIN_PROMPT_TOKENS:
                 return count
         return waiting

@@ -172,7 +172,7 @@ def _write(file, content: bytes) -> None:
 
 
 def fields(
-    tokenizer, group: list[sampling.Answer], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
+    tokenizer, group: list[sampling.Generation], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
 ) -> dict:
     """What a line says of a row's answers: of the first one, and with several of them a list of each; see
     vllm_inference.py."""

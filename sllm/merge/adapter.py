@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from sllm.cli import InputError
-from sllm.lora.layout import Layout
-from sllm.lora.shards import Stored, read_json, shortened, tensors_of
+from sllm.merge.layout import Layout
+from sllm.merge.safetensors_io import TensorRef, read_json, shortened, tensors_of
 
 _FACTOR = re.compile(r"(.+)\.lora_(?:(embedding)_)?([AB])(?:\.weight)?")
 # What the arithmetic below knows. Anything else that is switched on in adapter_config.json changes what the
@@ -20,7 +20,7 @@ _KNOWN_SETTINGS = set(
     "init_lora_weights layers_to_transform layers_pattern rank_pattern alpha_pattern megatron_core qalora_group_size "
     "eva_config ensure_weight_tying".split()
 )
-_KNOWN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the rest change the base's weights too
+SUPPORTED_INITS = (True, False, None, "gaussian", "eva", "orthogonal")  # the rest change the base's weights too
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Delta:
     """What LoRA adds to a parameter: scale · left @ right, (rows, rank) @ (rank, columns); or, to one that stacks
     experts, that for each of them."""
 
-    a: Stored  # (rank, in), or (experts · rank, in)
-    b: Stored  # (out, rank), or (out, rank · experts)
+    a: TensorRef  # (rank, in), or (experts · rank, in)
+    b: TensorRef  # (out, rank), or (out, rank · experts)
     scale: float
     transposed: bool  # embeddings, and layers that store (in, out)
     experts: int = 0  # 0: not a stack
@@ -53,7 +53,7 @@ class Delta:
         return (left @ right).mul_(self.scale)
 
 
-def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str, Stored], dict]:
+def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str, TensorRef], dict]:
     """An adapter, by the parameters of the model that it changes.
 
     Returns:
@@ -65,8 +65,8 @@ def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str
     """
     folder = Path(folder)
     config = read_config(folder)
-    halves: dict[tuple[str, bool], dict[str, Stored]] = {}
-    replaced: dict[str, Stored] = {}
+    halves: dict[tuple[str, bool], dict[str, TensorRef]] = {}
+    replaced: dict[str, TensorRef] = {}
     problems = []
     for key, stored in tensors_of(folder, "adapter_model").items():
         name = key.removeprefix("base_model.model.")
@@ -103,7 +103,7 @@ def read_config(folder: Path) -> dict:
     problems = [f"{folder}: {name} is on in adapter_config.json and cannot be merged into weights" for name in extra]
     if config.get("peft_type") != "LORA":
         problems.append(f"{folder} is a {config.get('peft_type')} adapter; only LORA is merged")
-    if config.get("init_lora_weights", True) not in _KNOWN_STARTS:
+    if config.get("init_lora_weights", True) not in SUPPORTED_INITS:
         problems.append(
             f"{folder}: init_lora_weights={config['init_lora_weights']} changed the base's weights as well; save the "
             "adapter with peft's path_initial_model_for_weight_conversion first"
@@ -113,7 +113,7 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def _change(path: str, a: Stored, b: Stored, config: dict, layout: Layout, embedding: bool) -> tuple[str, Delta]:
+def _change(path: str, a: TensorRef, b: TensorRef, config: dict, layout: Layout, embedding: bool) -> tuple[str, Delta]:
     """(parameter, what is added to it) of a pair of factors that peft saved under `path`."""
     from peft.utils.other import get_pattern_key
     from transformers.pytorch_utils import Conv1D

@@ -4,7 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from sllm import checkpoint, cli, monitor
+from sllm import checkpoint, cli
+from sllm.train import callbacks
 
 ARGUMENTS = checkpoint.UNFINISHED  # what an unfinished run was started with
 _INPUTS = ("trainset_path", "validation_path", "model_id")
@@ -20,11 +21,11 @@ def check_output(args) -> Path:
         raise cli.InputError(f"{args.output_dir} is missing, so there is nothing to resume; leave out --resume")
     out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if args.resume:
-        last, passed_over = monitor.last_complete(out)
+        last, passed_over = callbacks.latest_checkpoint(out)
         if last is None:
             why = "".join(f"; {path.name}: {reason}" for path, reason in passed_over.items())
             raise cli.InputError(f"{out} has no complete checkpoint to resume from{why}; start over with --overwrite")
-        _check_same_run(args, out, monitor.read_marker(last))
+        _check_same_run(args, out, callbacks.read_marker(last))
     return out
 
 
@@ -86,7 +87,7 @@ def started_with(args) -> dict:
 
 def _command(out: Path) -> str | None:
     """What resumes this run; None without a complete checkpoint."""
-    return cli.command_line(drop=["--overwrite"], add=["--resume"]) if monitor.last_complete(out)[0] else None
+    return cli.command_line(drop=["--overwrite"], add=["--resume"]) if callbacks.latest_checkpoint(out)[0] else None
 
 
 def prepare_output(args) -> str | None:
@@ -98,7 +99,7 @@ def prepare_output(args) -> str | None:
     if not args.resume:
         return None
     (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that now goes on
-    last, passed_over = monitor.last_complete(out)
+    last, passed_over = callbacks.latest_checkpoint(out)
     for path, reason in passed_over.items():
         print(f"passed over: {path}: {reason}")
         shutil.rmtree(path)

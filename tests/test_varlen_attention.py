@@ -28,12 +28,12 @@ def batch() -> dict:
 
 @pytest.mark.parametrize("kind", ["full", "sliding"])
 def test_logits_and_gradients_are_those_of_the_masked_sequence(kind):
-    from sllm.lora import flat_attention
+    from sllm.train import varlen_attention
 
     results = []
     for by_row in (False, True):
         lm = model(kind)
-        assert not by_row or (flat_attention.use(lm) and lm.config._attn_implementation == flat_attention.NAME)
+        assert not by_row or (varlen_attention.use(lm) and lm.config._attn_implementation == varlen_attention.NAME)
         logits = lm(**batch()).logits
         logits.square().mean().backward()
         results.append((logits.detach(), lm.model.layers[0].self_attn.k_proj.weight.grad.clone()))
@@ -47,13 +47,13 @@ def test_logits_and_gradients_are_those_of_the_masked_sequence(kind):
 
 
 def test_padded_batches_and_generation_are_left_to_sdpa():
-    from sllm.lora import flat_attention
+    from sllm.train import varlen_attention
 
     ids = torch.randint(0, 50, (2, 9))
     mask = torch.ones_like(ids)
     mask[0, :4] = 0
     plain, ours = model("full"), model("full")
-    flat_attention.use(ours)
+    varlen_attention.use(ours)
     assert torch.equal(
         plain(input_ids=ids, attention_mask=mask).logits, ours(input_ids=ids, attention_mask=mask).logits
     )
@@ -62,6 +62,6 @@ def test_padded_batches_and_generation_are_left_to_sdpa():
 
 
 def test_other_attention_is_left_alone():
-    from sllm.lora import flat_attention
+    from sllm.train import varlen_attention
 
-    assert not flat_attention.use(model("full", "eager"))
+    assert not varlen_attention.use(model("full", "eager"))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sllm.cli import InputError
-from sllm.lora.shards import read_json, shortened, tensors_of
+from sllm.merge.safetensors_io import read_json, shortened, tensors_of
 
 # transformers' table and arithmetic of conversions; peft builds on the same functions (utils/
 # transformers_weight_conversion.py), so they do not change without notice.
@@ -48,7 +48,7 @@ class Layout:
     Attributes:
         model: on the meta device, but for its buffers.
         stored: the tensors on disk by their names there.
-        homes: parameter (or saved buffer) → name on disk, where that is one tensor as it is.
+        tensor_names: parameter (or saved buffer) → name on disk, where that is one tensor as it is.
         groups: parameter → the group that it is made with, for all others.
     Raises:
         InputError: no model can be built, or its parameters are not what the files hold.
@@ -58,14 +58,16 @@ class Layout:
         self.folder = Path(folder)
         self.stored = tensors_of(folder)
         self.model = _build(self.folder)
-        self.homes: dict[str, str] = {}
+        self.tensor_names: dict[str, str] = {}
         self.groups: dict[str, Group] = {}
         unknown = self._match()
         self._require_complete(unknown)
         ends = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         self.embedding, self.head = (_path(self.model, module) for module in ends)
         self.tied = None not in ends and ends[0].weight is ends[1].weight
-        if self.tied and self.head in self.homes and self.embedding in self.homes:  # each has a tensor of its own
+        if (
+            self.tied and self.head in self.tensor_names and self.embedding in self.tensor_names
+        ):  # each has a tensor of its own
             ends[1].weight = nn.Parameter(torch.empty_like(ends[0].weight), requires_grad=False)
             self.tied = False
 
@@ -80,7 +82,7 @@ class Layout:
 
     def why_not_changeable(self, parameter: str) -> str | None:
         """The reason why a change of `parameter` could not be written to the base's tensors; None: it can."""
-        if parameter in self.homes or (self.tied and parameter in (self.head, self.embedding)):
+        if parameter in self.tensor_names or (self.tied and parameter in (self.head, self.embedding)):
             return None  # of a tied pair the merge writes both, where the adapter changes one
         group = self.groups.get(parameter)
         if group is None:
@@ -95,7 +97,7 @@ class Layout:
         return None
 
     def _match(self) -> set[str]:
-        """Fill `homes` and `groups` as transformers' loader does; returns the names on disk that belong nowhere."""
+        """Fill `tensor_names` and `groups` as transformers' loader does; returns the names on disk without one."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
 
@@ -113,7 +115,7 @@ class Layout:
             if parameter not in places:
                 unknown.add(name)
             elif pattern is None:
-                self.homes[parameter] = name
+                self.tensor_names[parameter] = name
             else:
                 group = groups.setdefault(parameter, Group(by_pattern[pattern]))
                 group.first = parameter
@@ -135,7 +137,7 @@ class Layout:
         self.groups |= dict.fromkeys(made, group)
 
     def _require_complete(self, unknown: set[str]) -> None:
-        shapes = {name: self.stored[home].shape for name, home in self.homes.items()}
+        shapes = {name: self.stored[home].shape for name, home in self.tensor_names.items()}
         shapes |= {name: shape for group in self.groups.values() for name, shape in group.parameters.items()}
         aliases: dict[nn.Parameter, list[str]] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
@@ -146,7 +148,7 @@ class Layout:
             if not there:
                 problems.append(f"{self.folder} has no tensor {names[0]}, which config.json asks for")
             problems += [
-                f"{self.folder}: {self.homes.get(name, name)} is {list(shapes[name])} on disk and "
+                f"{self.folder}: {self.tensor_names.get(name, name)} is {list(shapes[name])} on disk and "
                 f"{list(parameter.shape)} by its config.json"
                 for name in there
                 if shapes[name] != tuple(parameter.shape)
