@@ -118,7 +118,7 @@ def make_adapter(folder: Path, base: Path, linear: dict, layers: int, tokenizer:
 def write(folder: Path, stem: str, tensors: dict[str, tuple[int, ...]], limit: float) -> None:
     import torch
 
-    from sllm.merge import safetensors_io
+    from sllm.weights import safetensors_io
 
     torch.manual_seed(0)
 

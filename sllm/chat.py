@@ -87,6 +87,11 @@ def set_chat_template(tokenizer, name: str = "auto") -> str:
     return chosen
 
 
+def describe_template(tokenizer, name: str) -> str:
+    """`chatml; a turn ends with <|im_end|>`."""
+    return f"{name}; a turn ends with {end_of_turn(tokenizer)[0]}"
+
+
 def substitute_missing_eos(template: str, tokenizer) -> str:
     """Replace an end-of-turn token that this vocabulary lacks by the tokenizer's EOS."""
     vocabulary = tokenizer.get_vocab()
@@ -211,6 +216,11 @@ def probe(tokenizer) -> dict:
     except InputError:  # a template without a system turn
         messages = PROBE_MESSAGES[1:]
     return {"messages": messages, "token_ids": prompt_ids(tokenizer, messages)}
+
+
+def identity(tokenizer) -> dict:
+    """How this tokenizer renders a conversation, for run.json."""
+    return {"probe": probe(tokenizer), "chat_template_hash": template_hash(tokenizer)}
 
 
 def check_probe(tokenizer, run: dict | None, folder: str | Path) -> None:

@@ -20,8 +20,8 @@ import train_LoRA_SFT
 import vllm_inference
 from sllm import chat
 from sllm.cli import InputError
-from sllm.merge import layout
 from sllm.serve import engine, sampling
+from sllm.weights import layout
 
 pytestmark = pytest.mark.torch
 
@@ -165,12 +165,12 @@ def quick(monkeypatch):
     import vllm.model_executor.models.registry as registry
 
     from sllm.merge import parity
-    from sllm.train import callbacks
+    from sllm.train import callbacks, metrics
 
     before = dict(os.environ)
     engine.set_environment()
-    monkeypatch.setattr(callbacks, "plot", lambda *args: None)
-    monkeypatch.setattr(callbacks, "answer_samples", lambda *args: lambda: [])
+    monkeypatch.setattr(metrics, "plot", lambda *args: None)
+    monkeypatch.setattr(callbacks, "samples", lambda *args: lambda: [])
     monkeypatch.setattr(parity, "check", functools.partial(parity.check, tokens=4))
     monkeypatch.setattr(registry, "_run_in_subprocess", lambda look: look())
     yield

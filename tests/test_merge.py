@@ -14,7 +14,7 @@ from conftest import ROOT, assert_refused, run_script, succeed
 import merged_weights
 from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.merge import safetensors_io
+from sllm.weights import safetensors_io
 
 pytestmark = pytest.mark.torch
 

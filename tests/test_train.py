@@ -17,7 +17,7 @@ from conftest import DPO, ROOT, SFT, assert_refused, in_process, succeed
 
 from sllm import accept, checkpoint
 from sllm.cli import InputError
-from sllm.train import arguments, backend, callbacks
+from sllm.train import arguments, backend, checkpoints, metrics
 
 pytestmark = pytest.mark.torch
 
@@ -33,7 +33,7 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     assert run["metrics"]["loss_after"] < run["metrics"]["loss_before"]
     assert run["data"]["train"]["rows"] == 20 and run["data"]["valid"]["rows"] == 3
     assert run["data"]["train"]["sha256"] and run["parents"][0]["stage"] == "base" and run["probe"]["token_ids"]
-    steps = callbacks.read_metrics(sft_folder)
+    steps = metrics.read_metrics(sft_folder)
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, 9))
     assert [row["step"] for row in steps if "eval_loss" in row] == [4, 8]
     assert all(row["tokens_per_second"] > 0 for row in steps if "loss" in row)
@@ -65,7 +65,7 @@ def test_dpo_prefers_the_chosen(dpo_folder, sft_folder):
     assert run["metrics"]["reference_difference"] <= 1e-3
     assert run["metrics"]["reward_accuracy"] >= 0.9 and run["metrics"]["reward_margin"] > 0
     assert run["parents"] == [checkpoint.describe(sft_folder)] and run["base_model"].endswith("tiny_base")
-    logged = [row for row in callbacks.read_metrics(dpo_folder) if "loss" in row]
+    logged = [row for row in metrics.read_metrics(dpo_folder) if "loss" in row]
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"} <= set(logged[0])
     assert run["probe"] == checkpoint.read_run(sft_folder)["probe"]
 
@@ -239,7 +239,7 @@ def test_backends_have_the_same_functions():
     import ast
 
     def functions(name):
-        tree = ast.parse((ROOT / "sllm" / "lora" / f"{name}.py").read_text(encoding="utf-8"))
+        tree = ast.parse((ROOT / "sllm" / "train" / f"{name}.py").read_text(encoding="utf-8"))
         return {node.name: ast.unparse(node.args) for node in tree.body if isinstance(node, ast.FunctionDef)}
 
     peft, unsloth = functions("with_peft"), functions("with_unsloth")
@@ -253,7 +253,7 @@ def test_backends_have_the_same_functions():
 
 
 def curve(folder) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in callbacks.read_metrics(folder) if "loss" in row}
+    return {row["step"]: row["loss"] for row in metrics.read_metrics(folder) if "loss" in row}
 
 
 def run_until(words: list, step: int, number: int) -> int:
@@ -310,7 +310,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
             break
     _, errors = process.communicate()
     assert process.returncode == 130 and "--resume" in errors, errors
-    assert callbacks.latest_checkpoint(out) and not (out / "run.json").exists()
+    assert checkpoints.latest_checkpoint(out) and not (out / "run.json").exists()
     other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
     assert_refused(script(*other), "--seed was 42, now 7")
     assert succeed(*words, "--output_dir", out, "--resume")["steps"] == 6

@@ -9,7 +9,7 @@ from conftest import DPO, SFT, assert_refused, in_process
 
 from sllm import checkpoint
 from sllm.cli import CheckFailed, InputError
-from sllm.train import arguments, callbacks, resume, session
+from sllm.train import arguments, checkpoints, metrics, resume, trainers
 
 pytestmark = pytest.mark.torch
 
@@ -27,7 +27,7 @@ def copied(folder, copy, **change):
 
 
 def losses(folder) -> dict[int, float]:
-    return {row["step"]: row["loss"] for row in callbacks.read_metrics(folder) if "loss" in row}
+    return {row["step"]: row["loss"] for row in metrics.read_metrics(folder) if "loss" in row}
 
 
 # ── divergence ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -54,7 +54,7 @@ def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpo
     with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last sound.*--learning_rate"):
         in_process(SFT, *flags, *accumulate, "--output_dir", out)
     assert not (out / "run.json").exists() and not (out / "adapter_model.safetensors").exists()
-    last, passed_over = callbacks.latest_checkpoint(out)
+    last, passed_over = checkpoints.latest_checkpoint(out)
     assert last.name == "checkpoint-2" and not passed_over
     from safetensors.torch import load_file
 
@@ -105,7 +105,7 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
             SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--val_set_size", "7", "--max_steps", "1",
             "--learning_rate", "1e-12", "--batch_size", size, "--output_dir", out, *flags,
         )  # fmt: skip
-        found[out.name] = [row["eval_loss"] for row in callbacks.read_metrics(out) if "eval_loss" in row][-1]
+        found[out.name] = [row["eval_loss"] for row in metrics.read_metrics(out) if "eval_loss" in row][-1]
 
     tokenizer = chat.load_tokenizer(str(tiny_base))
     chat.set_chat_template(tokenizer)
@@ -135,7 +135,7 @@ def test_the_adapter_of_a_quantised_model_stays_in_float32_and_moves(
 
     from sllm.train import with_peft
 
-    load, train, kinds = with_peft.load_model, session.train, []
+    load, run, kinds = with_peft.load_model, trainers.run, []
 
     def quantised(*args, **kwargs):
         model = load(*args, **kwargs)
@@ -144,10 +144,10 @@ def test_the_adapter_of_a_quantised_model_stays_in_float32_and_moves(
 
     def watched(trainer, resume_from):
         kinds.extend({p.dtype for p in trainer.model.parameters() if p.requires_grad})
-        return train(trainer, resume_from)
+        return run(trainer, resume_from)
 
     monkeypatch.setattr(with_peft, "load_model", quantised)
-    monkeypatch.setattr(session, "train", watched)
+    monkeypatch.setattr(trainers, "run", watched)
     rows = few_rows if command is SFT else few_pairs
     in_process(
         command, "--trainset_path", rows, "--model_id", sft_folder, "--learning_rate", "5e-7", "--max_steps", "3",
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(finished, tmp_
     folder = tmp_path / "sft"
     shutil.copytree(finished[0], folder)
     damage(folder / "checkpoint-6" / name, how)
-    last, passed_over = callbacks.latest_checkpoint(folder)
+    last, passed_over = checkpoints.latest_checkpoint(folder)
     assert last.name == "checkpoint-4"
     assert [path.name for path in passed_over] == ["checkpoint-6"] and all(passed_over.values())
 
@@ -248,7 +248,7 @@ def test_quantised_runs_resume_with_the_flags_they_were_started_with(tiny_base, 
         for again in ([], ["--resume"]):
             args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *again])
             arguments.resolve(args)
-            recorded.append(resume.started_with(args))
+            recorded.append(resume.resume_fingerprint(args))
         assert recorded[0] == recorded[1]
         assert recorded[0]["bits"] == (4 if flags in (["--load_in_4bit"], ["--bits", "4"]) else 16)
     args = train_LoRA_SFT.build_parser().parse_args([*words, "--load_in_4bit", "--bits", "8"])
@@ -287,7 +287,7 @@ def test_all_of_the_steps_can_be_warm_up(tiny_base, few_rows, tmp_path):
         SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--warmup_ratio", "1", "--max_steps", "4",
         "--lr_scheduler_type", "linear", "--output_dir", tmp_path / "x",
     )  # fmt: skip
-    rates = [row["learning_rate"] for row in callbacks.read_metrics(tmp_path / "x") if "loss" in row]
+    rates = [row["learning_rate"] for row in metrics.read_metrics(tmp_path / "x") if "loss" in row]
     assert rates == pytest.approx([0, 0.003 / 4, 0.003 / 2, 0.003 * 3 / 4])
 
 
@@ -297,7 +297,7 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_base, few_rows, tmp_path):
         "--warmup_ratio", "0", "--save_steps", "1", "--max_steps", "12", "--early_stopping_patience", "2",
         "--output_dir", tmp_path / "x",
     )  # fmt: skip
-    evaluated = [row["eval_loss"] for row in callbacks.read_metrics(tmp_path / "x") if "eval_loss" in row]
+    evaluated = [row["eval_loss"] for row in metrics.read_metrics(tmp_path / "x") if "eval_loss" in row]
     assert result["steps"] == len(evaluated) < 12 and min(evaluated) == result["best_eval_loss"] < min(evaluated[-2:])
     with pytest.raises(InputError, match="--early_stopping_patience needs rows to evaluate on"):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--early_stopping_patience", "2", "--output_dir", tmp_path / "y")  # fmt: skip # noqa: E501
@@ -311,7 +311,7 @@ def test_gradients_are_clipped_to_what_was_asked(tiny_base, few_rows, tmp_path):
             "--optim", "sgd", "--weight_decay", "0", "--max_grad_norm", clip, "--output_dir", tmp_path / clip,
         )  # fmt: skip
         curves.append(losses(tmp_path / clip))
-        rows = [row for row in callbacks.read_metrics(tmp_path / clip) if "loss" in row]
+        rows = [row for row in metrics.read_metrics(tmp_path / clip) if "loss" in row]
         assert all(row["grad_norm"] > 0.1 for row in rows)  # as it was before it was clipped
     import torch
     from safetensors.torch import load_file
@@ -389,13 +389,13 @@ def test_offered_names_are_ones_that_the_libraries_take():
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
     from transformers.training_args import OptimizerNames
 
-    from sllm import cli
+    from sllm.train import flags
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    for name in cli.SCHEDULES:
+    for name in flags.SCHEDULES:
         get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=4)
-    assert set(cli.OPTIMIZERS) - {"auto"} <= {name.value for name in OptimizerNames}
-    assert set(cli.REPORTERS) - {"none"} <= INTEGRATION_TO_CALLBACK.keys()
+    assert set(flags.OPTIMIZERS) - {"auto"} <= {name.value for name in OptimizerNames}
+    assert set(flags.REPORTERS) - {"none"} <= INTEGRATION_TO_CALLBACK.keys()
 
 
 def test_every_offered_loss_trains(sft_folder, few_pairs, tmp_path):
@@ -415,8 +415,8 @@ def test_every_offered_loss_trains(sft_folder, few_pairs, tmp_path):
 def test_readers_of_checkpoints_are_the_markers(finished):
     """Every file of a checkpoint is in its marker."""
     folder = finished[0] / "checkpoint-6"
-    marker = callbacks.read_marker(folder)
-    assert set(marker["files"]) == {path.name for path in folder.iterdir()} - {callbacks.COMPLETE}
+    marker = checkpoints.read_marker(folder)
+    assert set(marker["files"]) == {path.name for path in folder.iterdir()} - {checkpoints.COMPLETE}
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"} <= set(marker["files"])
     assert marker["arguments"]["max_steps"] == 6
 
@@ -483,24 +483,20 @@ def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
 
 
 def test_a_checkpoint_whose_marker_is_no_file_is_passed_over(tmp_path):
-    from sllm.train import callbacks
-
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        callbacks.mark_complete(tmp_path / f"checkpoint-{step}", {})
+        checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", {})
     (tmp_path / "checkpoint-4" / "complete").unlink()
     (tmp_path / "checkpoint-4" / "complete").mkdir()
-    last, passed_over = callbacks.latest_checkpoint(tmp_path)
+    last, passed_over = checkpoints.latest_checkpoint(tmp_path)
     assert last.name == "checkpoint-2"
     assert passed_over == {tmp_path / "checkpoint-4": "its complete file is damaged"}
 
 
 def test_damaged_lines_of_metrics_are_left_out(tmp_path):
-    from sllm.train import callbacks
-
     lines = [b'{"step": 1, "loss": 2.0}', b'{"st\xb4p": 2}', b"[3]", b'{"loss": 1.0}', b'{"step": 5}', b'{"step": 6']
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    assert [row["step"] for row in callbacks.read_metrics(tmp_path)] == [1, 5]
+    assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 5]
 
 
 def test_a_run_is_resumed_where_its_inputs_lie_now():

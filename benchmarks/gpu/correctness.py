@@ -259,10 +259,10 @@ def _truth(base: Path, rows: Path) -> tuple[list, int]:
 
 def _apart(one: Path, other: Path) -> float:
     """The largest difference of two runs' losses at the same step, of the loss; infinite where steps are missing."""
-    from sllm.train import callbacks
+    from sllm.train import metrics
 
     curves = [
-        {row["step"]: row["loss"] for row in callbacks.read_metrics(path) if "loss" in row} for path in (one, other)
+        {row["step"]: row["loss"] for row in metrics.read_metrics(path) if "loss" in row} for path in (one, other)
     ]
     if not curves[0] or curves[0].keys() != curves[1].keys():
         return float("inf")
@@ -285,9 +285,9 @@ def _adapter(folder: Path) -> tuple[str, float]:
 
 def _root_is_best(folder: Path) -> str:
     """Is the adapter in the folder's root, byte for byte, that of the checkpoint with the lowest eval_loss?"""
-    from sllm.train import callbacks
+    from sllm.train import metrics
 
-    losses = {row["step"]: row["eval_loss"] for row in callbacks.read_metrics(folder) if "eval_loss" in row}
+    losses = {row["step"]: row["eval_loss"] for row in metrics.read_metrics(folder) if "eval_loss" in row}
     best = folder / f"checkpoint-{min(losses, key=losses.get)}"
     files = [place / "adapter_model.safetensors" for place in (folder, best)]
     if not files[1].exists():

@@ -33,7 +33,7 @@ def main(file: str, script: str, *flags: str) -> None:
 
     sys.argv = [script, *flags]
     module = importlib.import_module(script.removesuffix(".py"))
-    own = callbacks.callbacks
+    own = callbacks.build
 
     def with_recorder(*arguments, **named) -> list:
         from transformers import TrainerCallback
@@ -53,7 +53,7 @@ def main(file: str, script: str, *flags: str) -> None:
 
         return [*own(*arguments, **named), Recorder()]
 
-    callbacks.callbacks = with_recorder
+    callbacks.build = with_recorder
     cli.run(module.main, module.build_parser())
 
 

@@ -168,7 +168,7 @@ def built(name: str, folder: Path) -> int:
 
 def available() -> list[str]:
     """The backends that train here, the one under test first and the one it is compared with last."""
-    code = "from sllm.lora import backend; print(backend.choose('auto').name)"
+    code = "from sllm.train import backend; print(backend.choose('auto').name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     if done.stdout.split()[-1] == "unsloth":
         return ["unsloth", "peft"]

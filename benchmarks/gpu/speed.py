@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sllm.train import callbacks  # noqa: E402
+from sllm.train import metrics, trainers  # noqa: E402
 
-PROBE = callbacks.probe
+PROBE = trainers.probe
 # case: script, and its flags
 CASES = {
     "sft padded": ("train_LoRA_SFT", ["--no-padding_free"]),
@@ -80,7 +80,7 @@ def measure(args, case: str) -> dict:
         args.gradient_accum_steps, "--lora_r", args.lora_r, "--max_steps", args.warm_up + args.steps, "--save_steps",
         10_000, "--report_to", "none", "--output_dir", out, "--overwrite", *own,
     ]  # fmt: skip
-    callbacks.probe = functools.partial(PROBE, count=8)  # 128 rows before and after would cost more than the steps
+    trainers.probe = functools.partial(PROBE, count=8)  # 128 rows before and after would cost more than the steps
     sys.argv = [f"{script}.py", *map(str, flags)]
     module = importlib.import_module(script)
     gc.collect()
@@ -88,7 +88,7 @@ def measure(args, case: str) -> dict:
         torch.cuda.empty_cache()
     left = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0  # of the case before
     module.main(module.build_parser().parse_args(sys.argv[1:]))
-    steps = [row for row in callbacks.read_metrics(out) if "tokens_per_second" in row]
+    steps = [row for row in metrics.read_metrics(out) if "tokens_per_second" in row]
     tokens = [row["num_tokens"] - (before["num_tokens"] if before else 0)
               for before, row in zip([None, *steps], steps, strict=False)]  # fmt: skip
     seconds = [count / max(row["tokens_per_second"], 1) for count, row in zip(tokens, steps, strict=True)]

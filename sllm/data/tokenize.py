@@ -42,7 +42,7 @@ class _Cuts:
 
 
 def sft_columns(
-    tokenizer, rows: list[dict], max_length: int, *, train_on_inputs: bool = False, skipped: Skipped | None = None
+    tokenizer, rows: list[dict], max_length: int, train_on_inputs: bool = False, *, skipped: Skipped | None = None
 ):
     """Training rows as `input_ids` and `labels`.
 

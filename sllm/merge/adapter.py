@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from sllm.cli import InputError
-from sllm.merge.layout import Layout
-from sllm.merge.safetensors_io import TensorRef, read_json, shortened, tensors_of
+from sllm.weights.layout import Layout
+from sllm.weights.safetensors_io import TensorRef, read_json, shortened, tensors_of
 
 _FACTOR = re.compile(r"(.+)\.lora_(?:(embedding)_)?([AB])(?:\.weight)?")
 # What the arithmetic below knows. Anything else that is switched on in adapter_config.json changes what the

@@ -7,7 +7,7 @@ from pathlib import Path
 from sllm import chat, checkpoint
 from sllm.cli import InputError
 from sllm.merge.merge import MergePlan
-from sllm.merge.safetensors_io import read_json
+from sllm.weights.safetensors_io import read_json
 
 CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (

@@ -17,8 +17,8 @@ import torch
 from sllm import finite
 from sllm.cli import InputError
 from sllm.merge.adapter import Delta, read
-from sllm.merge.layout import Group, Layout
-from sllm.merge.safetensors_io import TensorRef, read_json, shortened, write_file
+from sllm.weights.layout import Group, Layout
+from sllm.weights.safetensors_io import TensorRef, read_json, shortened, write_file
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sllm.merge.layout import Layout
+from sllm.weights.layout import Layout
 
 
 class StreamedModel:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sllm import cli
+from sllm.train import flags
 
 
 def resolve(args) -> None:
@@ -34,7 +35,7 @@ def resolve(args) -> None:
     if getattr(args, "packing", False) and (args.padding_free is False or args.group_by_length):
         problems.append("--packing fills whole sequences: not with --no-padding_free or --group_by_length")
     fixed = _adapter_settings(args.model_id)
-    for name, default in cli.LORA_DEFAULTS.items():
+    for name, default in flags.LORA_DEFAULTS.items():
         given = getattr(args, name)
         if fixed is None:
             setattr(args, name, default if given is None else given)
@@ -47,6 +48,13 @@ def resolve(args) -> None:
         setattr(args, name, fixed[name])
     if problems:
         raise cli.InputError(problems)
+
+
+def check_dpo(args) -> None:
+    if args.lora_dropout:
+        raise cli.InputError("--lora_dropout: DPO is trained without dropout (TRL switches it off); leave the flag out")
+    if "exo_pair" in args.loss_type and not args.label_smoothing:
+        raise cli.InputError("--loss_type exo_pair needs --label_smoothing above 0; its paper takes 0.001")
 
 
 def _adapter_settings(model_id: str) -> dict | None:
@@ -155,6 +163,28 @@ def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
     mean = sum(map(len, columns["input_ids"])) / len(columns["input_ids"])
     merged = max(m for m in range(1, accumulation + 1) if accumulation % m == 0 and (m == 1 or m * rows * mean <= 2048))
     return rows * merged, accumulation // merged
+
+
+def run_settings(args, out: Path, sequences: int, *, evaluate: bool) -> dict:
+    """The trainer's arguments that are no hyperparameters: what it logs, saves and evaluates, and how often."""
+    import torch
+
+    every = save_interval(args, sequences)
+    return {
+        "output_dir": str(out),
+        "logging_steps": args.logging_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would show a loss that is not finite as 0
+        "save_steps": every,
+        "save_total_limit": max(args.save_total_limit, 2),  # a kill while one is written leaves the other
+        "eval_strategy": "steps" if evaluate else "no",
+        "eval_steps": every if evaluate else None,
+        "load_best_model_at_end": evaluate,
+        "metric_for_best_model": "eval_loss" if evaluate else None,
+        "report_to": args.report_to,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
 
 
 def gradient_checkpointing(args) -> bool:

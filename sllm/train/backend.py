@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from sllm.cli import InputError
+from sllm.train import arguments
 
 DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/sys/module/nvidia/version"))
 DEVICE = Path("/dev/nvidia0")
@@ -21,8 +22,18 @@ class Choice:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
     def module(self) -> ModuleType:
-        return importlib.import_module(f"sllm.lora.with_{self.name}")
+        return importlib.import_module(f"sllm.train.with_{self.name}")
+
+
+def load(choice: Choice, args) -> ModuleType | None:
+    """The chosen backend's module; None where nothing will be trained (--preview, --dry_run), as importing it takes
+    time. Raises InputError for a quantisation or dtype that it does not have."""
+    arguments.resolve_quantization(args, choice)
+    return None if args.preview or args.dry_run else choice.module()
 
 
 def choose(name: str) -> Choice:
@@ -33,7 +44,7 @@ def choose(name: str) -> Choice:
             that torch cannot use, where training on the CPU is hardly what was meant (`peft` insists on it).
     """
     if name == "peft":
-        return Choice("peft", "asked for")
+        return Choice("peft", "requested")
     unusable = unusable_gpu()
     if unusable:
         raise InputError(f"{unusable}; or train with --backend peft, on the CPU where the GPU cannot be used")
@@ -41,7 +52,7 @@ def choose(name: str) -> Choice:
     if name == "unsloth":
         if missing:
             raise InputError(f"--backend unsloth: {missing}; use --backend peft")
-        return Choice("unsloth", "asked for")
+        return Choice("unsloth", "requested")
     return Choice("peft", missing) if missing else Choice("unsloth", "there is a CUDA GPU")
 
 

@@ -15,6 +15,28 @@ STORED_TOKENS = 512  # completion tokens that the check of stored references rea
 ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
+def packing_isolation_or_padding(args, trainer, columns: dict) -> dict:
+    """Check guarantee 6 where rows share a sequence; returns what run.json says of it.
+
+    Where padding-free batches are only the default, a model whose attention mixes the rows is trained on padded batches
+    instead.
+    """
+    if not (trainer.args.padding_free or args.packing):
+        return {}
+    shortest = sorted(range(len(columns["input_ids"])), key=lambda i: len(columns["input_ids"][i]))[:3]
+    rows = [{name: column[i] for name, column in columns.items()} for i in shortest]
+    try:
+        difference = packing_isolation(trainer, rows, packed=args.packing)
+    except InputError:
+        if args.packing or args.padding_free:
+            raise
+        trainer.args.padding_free = trainer.data_collator.padding_free = False
+        print("batches: padded, because this model's attention ignores position_ids")
+        return {}
+    print(f"packing isolation: max relative logit difference {difference:.1e}")
+    return {"packing_isolation": difference}
+
+
 def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
     """Guarantee 6: a row's logits are the same flattened beside others, as the trainer's collator does it, as alone.
 

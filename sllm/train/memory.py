@@ -42,9 +42,9 @@ class MemoryEstimate:
 
 
 def estimate(
-    args, *, base: str, tokens_per_batch: int, num_adapters: int, backend: str, adapter: str | None = None
+    args, base: str, adapter: str | None = None, *, tokens_per_batch: int, num_adapters: int, backend: str
 ) -> MemoryEstimate:
-    """MemoryEstimate of a run from the base's config alone.
+    """What a run needs, from the base's config alone.
 
     Args:
         tokens_per_batch: tokens of one forward pass, padding included.
@@ -70,9 +70,8 @@ def estimate(
     trained = args.lora_r * sum(sum(modules[path].weight.shape) for path in adapted)
     state = _optimizer_bytes(arguments.optimizer(args))
     weights = weight_bytes(model, args.bits, width, backend)
-    adapter_bytes = trained * (
-        8 + state + 4 * (num_adapters - 1)
-    )  # fp32 weights and gradients; a reference has no gradient
+    # weights and gradients in fp32; a reference has no gradient
+    adapter_bytes = trained * (8 + state + 4 * (num_adapters - 1))
     available = _available_memory(torch)
     room = available - weights - adapter_bytes
     return MemoryEstimate(
@@ -87,6 +86,14 @@ def estimate(
         disk=trained * (4 + (4 * num_adapters + state) * (args.save_total_limit + 1)),
         available=available,
     )
+
+
+def batch_tokens(batch_size: int, columns: dict, *, flat: bool, packed_to: int | None = None) -> int:
+    """Tokens of the largest forward pass of `batch_size` rows that these rows can make; packed rows are all full."""
+    if packed_to:
+        return batch_size * packed_to
+    lengths = sorted(map(len, columns["input_ids"]), reverse=True)[:batch_size]
+    return sum(lengths) if flat else lengths[0] * len(lengths)
 
 
 def weight_bytes(model, bits: int, width: int, backend: str) -> int:
@@ -154,21 +161,24 @@ def model_config(base: str):
         ) from None
 
 
-def format_table(plan: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
-    """The plan as a table: what will be trained, then what it needs."""
-    fits = "fits" if plan.memory <= plan.available else "MORE THAN THERE IS"
+def format_table(estimate: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
+    """What will be trained, then what it needs, as a table."""
+    fits = "fits" if estimate.memory <= estimate.available else "exceeds available memory"
     return table(
         ["plan", ""],
         [
             *rows,
-            ("model", f"{plan.parameters / 1e6:,.1f} M parameters, adapter {plan.adapter_parameters / 1e6:,.2f} M"),
-            ("adapter on", targets.said(plan.adapted)),
-            ("memory (estimate)", f"{checkpoint.gib(plan.memory)} of {checkpoint.gib(plan.available)}: {fits}"),
-            ("  weights", checkpoint.gib(plan.weights)),
-            ("  adapter + optimizer", checkpoint.gib(plan.adapter)),
-            ("  activations", checkpoint.gib(plan.activations)),
-            ("  logits", checkpoint.gib(plan.logits)),
-            ("disk", checkpoint.gib(plan.disk)),
+            (
+                "model",
+                f"{estimate.parameters / 1e6:,.1f} M parameters, adapter {estimate.adapter_parameters / 1e6:,.2f} M",
+            ),
+            ("adapter on", targets.summary(estimate.adapted)),
+            ("memory (estimate)", f"{checkpoint.gib(estimate.memory)} of {checkpoint.gib(estimate.available)}: {fits}"),
+            ("  weights", checkpoint.gib(estimate.weights)),
+            ("  adapter + optimizer", checkpoint.gib(estimate.adapter)),
+            ("  activations", checkpoint.gib(estimate.activations)),
+            ("  logits", checkpoint.gib(estimate.logits)),
+            ("disk", checkpoint.gib(estimate.disk)),
         ],
     )
 

@@ -5,27 +5,27 @@ import shutil
 from pathlib import Path
 
 from sllm import checkpoint, cli
-from sllm.train import callbacks
+from sllm.train import checkpoints
 
 ARGUMENTS = checkpoint.UNFINISHED  # what an unfinished run was started with
 _INPUTS = ("trainset_path", "validation_path", "model_id")
 
 
 def check_output(args) -> Path:
-    """The output folder may be written; with --resume there is something to go on from. Touches nothing."""
+    """The output folder may be written; with --resume it holds a checkpoint. Changes nothing."""
     if args.preview:
         return Path(args.output_dir)
     if args.resume and args.overwrite:
-        raise cli.InputError("--resume goes on with what is there and --overwrite removes it; choose one")
+        raise cli.InputError("--resume continues the run in --output_dir and --overwrite removes it; choose one")
     if args.resume and not Path(args.output_dir).is_dir():
         raise cli.InputError(f"{args.output_dir} is missing, so there is nothing to resume; leave out --resume")
     out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     if args.resume:
-        last, passed_over = callbacks.latest_checkpoint(out)
+        last, passed_over = checkpoints.latest_checkpoint(out)
         if last is None:
             why = "".join(f"; {path.name}: {reason}" for path, reason in passed_over.items())
             raise cli.InputError(f"{out} has no complete checkpoint to resume from{why}; start over with --overwrite")
-        _check_same_run(args, out, callbacks.read_marker(last))
+        _check_same_run(args, out, checkpoints.read_marker(last))
     return out
 
 
@@ -38,7 +38,7 @@ def require_apart(args, base: str) -> None:
 
 def _check_same_run(args, out: Path, marker: dict) -> None:
     """A resumed run has the arguments that it was started with; one that is finished has more steps to take."""
-    before, now = marker["arguments"], started_with(args)
+    before, now = marker["arguments"], resume_fingerprint(args)
     finished = checkpoint.read_run(out) is not None
     longer = ("max_steps", "train_epochs") if finished else ()
     changed = [
@@ -48,7 +48,7 @@ def _check_same_run(args, out: Path, marker: dict) -> None:
     ]
     if changed:
         raise cli.InputError(
-            f"{out} was started otherwise ({'; '.join(changed)}); resume with the same flags, or start over with "
+            f"{out} was started with other flags ({'; '.join(changed)}); use the same flags, or start over with "
             "--overwrite"
         )
     if finished and not _is_longer(before, now):
@@ -76,7 +76,7 @@ def _shown(value: object) -> str:
     return f"{value[0]} ({str(value[1])[:8]})" if isinstance(value, list) and len(value) == 2 else str(value)
 
 
-def started_with(args) -> dict:
+def resume_fingerprint(args) -> dict:
     """The arguments and the inputs' hashes: what has to be the same for a resumed run to be the same run."""
     free = {"overwrite", "resume", "preview", "dry_run", "report_to", "output_dir", "logging_steps", "save_total_limit"}
     decides = {name: value for name, value in vars(args).items() if name not in free}
@@ -87,21 +87,22 @@ def started_with(args) -> dict:
 
 def _command(out: Path) -> str | None:
     """What resumes this run; None without a complete checkpoint."""
-    return cli.command_line(drop=["--overwrite"], add=["--resume"]) if callbacks.latest_checkpoint(out)[0] else None
+    return cli.command_line(drop=["--overwrite"], add=["--resume"]) if checkpoints.latest_checkpoint(out)[0] else None
 
 
-def prepare_output(args) -> str | None:
-    """Make the output folder. Returns the checkpoint to resume from; newer ones that are not whole are removed."""
+def prepare_output(args) -> tuple[Path, str | None]:
+    """Make the output folder. Returns it and the checkpoint to resume from; newer ones that are not whole are
+    removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     cli.offer_resume(lambda: _command(out))
-    started = {"command": cli.command_line(drop=["--resume"]), **started_with(args)}
+    started = {"command": cli.command_line(drop=["--resume"]), **resume_fingerprint(args)}
     checkpoint.write_atomically(out / ARGUMENTS, json.dumps(started, ensure_ascii=False))
     if not args.resume:
-        return None
-    (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that now goes on
-    last, passed_over = callbacks.latest_checkpoint(out)
+        return out, None
+    (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that now continues
+    last, passed_over = checkpoints.latest_checkpoint(out)
     for path, reason in passed_over.items():
         print(f"passed over: {path}: {reason}")
         shutil.rmtree(path)
     print(f"resuming from {last}")
-    return str(last)
+    return out, str(last)

@@ -78,8 +78,8 @@ def of_adapter(folder: str | Path, model) -> list[str]:
     return [path for path, _ in model.named_modules() if path in found]
 
 
-def said(paths: list[str]) -> str:
-    """What is adapted, for people: `28 layers: q_proj ×4, k_proj ×4, …`."""
+def summary(paths: list[str]) -> str:
+    """Which layers are adapted, in one line: `28 layers: q_proj ×4, k_proj ×4, …`."""
     counts = Counter(path.rpartition(".")[2] for path in paths)
     return f"{len(paths)} layers: " + ", ".join(f"{name} ×{count}" for name, count in counts.items())
 

@@ -44,23 +44,11 @@ def load_model(
     return model
 
 
-def add_lora(
-    model, *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
-    max_seq_length: int, gradient_checkpointing: bool,
-):  # fmt: skip
-    """A fresh adapter on every linear layer named in `target_modules`, computed in fp32."""
+def add_lora(model, config, *, seed: int, max_seq_length: int, gradient_checkpointing: bool):
+    """A fresh adapter, computed in fp32. `config`: peft.LoraConfig."""
     import peft
 
     torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        use_rslora=use_rslora,
-        target_modules=list(target_modules),
-        bias="none",
-    )
     model = peft.get_peft_model(model, config)
     if gradient_checkpointing:
         model.enable_input_require_grads()
@@ -68,7 +56,7 @@ def add_lora(
 
 
 def for_inference(model):
-    """Switch to generation; None of it is needed here, unsloth has kernels to swap."""
+    """Switch to generation."""
     model.eval()
 
 

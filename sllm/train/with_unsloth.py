@@ -33,18 +33,15 @@ def load_arguments(
     }
 
 
-def lora_arguments(
-    *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
-    max_seq_length: int, gradient_checkpointing: bool,
-) -> dict:  # fmt: skip
-    """Arguments of `FastLanguageModel.get_peft_model`."""
+def lora_arguments(config, *, seed: int, max_seq_length: int, gradient_checkpointing: bool) -> dict:
+    """Arguments of `FastLanguageModel.get_peft_model`. `config`: peft.LoraConfig."""
     return {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "use_rslora": use_rslora,
-        "target_modules": list(target_modules),
-        "bias": "none",
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": sorted(config.target_modules),
+        "bias": config.bias,
         "random_state": seed,
         "max_seq_length": max_seq_length,
         "use_gradient_checkpointing": "unsloth" if gradient_checkpointing else False,
@@ -92,24 +89,12 @@ def _naming(adapter: str, base: str, folder: str) -> str:
     return folder
 
 
-def add_lora(
-    model, *, rank: int, alpha: int, dropout: float, use_rslora: bool, target_modules: list[str], seed: int,
-    max_seq_length: int, gradient_checkpointing: bool,
-):  # fmt: skip
-    """A fresh adapter on every linear layer named in `target_modules`."""
-    return FastLanguageModel.get_peft_model(
-        model,
-        **lora_arguments(
-            rank=rank,
-            alpha=alpha,
-            dropout=dropout,
-            use_rslora=use_rslora,
-            target_modules=target_modules,
-            seed=seed,
-            max_seq_length=max_seq_length,
-            gradient_checkpointing=gradient_checkpointing,
-        ),
+def add_lora(model, config, *, seed: int, max_seq_length: int, gradient_checkpointing: bool):
+    """A fresh adapter. `config`: peft.LoraConfig."""
+    arguments = lora_arguments(
+        config, seed=seed, max_seq_length=max_seq_length, gradient_checkpointing=gradient_checkpointing
     )
+    return FastLanguageModel.get_peft_model(model, **arguments)
 
 
 def for_inference(model):

@@ -4,6 +4,7 @@ Run by `make test-unsloth` in an environment of its own, with UNSLOTH_ALLOW_CPU=
 GPU. It also leaves TRL unpatched, so the patch is applied here by hand.
 """
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -14,7 +15,9 @@ import patched
 import pytest
 from conftest import ROOT
 
-from sllm.train import with_unsloth
+from sllm.train import arguments, with_unsloth  # imports unsloth before peft and trl, as a run does
+
+from peft import LoraConfig  # isort: skip
 
 
 @pytest.fixture
@@ -28,10 +31,8 @@ def accepted(function) -> set[str]:
     return {name for name, p in inspect.signature(function).parameters.items() if p.kind in kinds}
 
 
-LORA = {
-    "rank": 64, "alpha": 128, "dropout": 0.0, "use_rslora": False, "target_modules": ["q_proj"], "seed": 42,
-    "max_seq_length": 8192, "gradient_checkpointing": True,
-}  # fmt: skip
+CONFIG = LoraConfig(task_type="CAUSAL_LM", r=64, lora_alpha=128, use_rslora=True, target_modules=["q_proj", "v_proj"])
+LORA = {"seed": 42, "max_seq_length": 8192, "gradient_checkpointing": True}
 
 
 def test_from_pretrained():
@@ -51,7 +52,7 @@ def test_from_pretrained():
 def test_get_peft_model():
     from unsloth import FastLanguageModel
 
-    given = with_unsloth.lora_arguments(**LORA)
+    given = with_unsloth.lora_arguments(CONFIG, **LORA)
     inspect.signature(FastLanguageModel.get_peft_model).bind("model", **given)
     assert set(given) <= accepted(FastLanguageModel.get_peft_model)
 
@@ -74,13 +75,18 @@ def test_save_pretrained_merged():
 
 
 def config_arguments(script: str, name: str) -> set[str]:
-    """Keyword names of the `SFTConfig(...)` or `DPOConfig(...)` call that stands in a script."""
+    """Keyword names of the `SFTConfig(...)` or `DPOConfig(...)` call that stands in a script, and of the settings that
+    `arguments` adds to it."""
     calls = [
         node
         for node in ast.walk(ast.parse((ROOT / script).read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
     ]
-    return {keyword.arg for keyword in calls[0].keywords if keyword.arg} | {"bf16", "fp16"}  # ** precision
+    args = argparse.Namespace(
+        logging_steps=1, save_steps=1, save_total_limit=1, report_to=["none"], batch_size=1, gradient_accum_steps=1
+    )
+    added = arguments.run_settings(args, Path("out"), 1, evaluate=True)
+    return {keyword.arg for keyword in calls[0].keywords if keyword.arg} | {"bf16", "fp16"} | added.keys()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +103,7 @@ def test_trainer_arguments_reach_the_patched_classes(patched_trl, script, config
 
 
 def test_pairs_bypass_the_trainers_own_rendering(patched_trl):
-    """train_LoRA_DPO.py overrides this method; should it be renamed, pairs would be rendered a second time."""
+    """DPOTrainer of sllm.train.trainers overrides this method; if it is renamed, pairs are rendered twice."""
     assert hasattr(patched_trl.DPOTrainer, "_prepare_dataset")
     assert "_prepare_dataset" in inspect.getsource(inspect.getmodule(patched_trl.DPOTrainer))
 
@@ -133,9 +139,9 @@ def test_our_load_and_lora_calls_build_these_arguments(monkeypatch, tmp_path):
         train=True,
         gradient_checkpointing=True,
     )
-    with_unsloth.add_lora(loaded, **LORA)
+    with_unsloth.add_lora(loaded, CONFIG, **LORA)
     assert seen["named"] == str(base.resolve()) and seen["load"]["dtype"] is None  # where the base is now
-    assert seen["lora"] == with_unsloth.lora_arguments(**LORA)
+    assert seen["lora"] == with_unsloth.lora_arguments(CONFIG, **LORA)
 
 
 @pytest.mark.parametrize("script", ["train_LoRA_SFT.py", "train_LoRA_DPO.py"])

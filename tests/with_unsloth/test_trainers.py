@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from sllm import chat
 from sllm.data import formats, tokenize
-from sllm.train import callbacks, checks, evaluation
+from sllm.train import checks, metrics
+from sllm.train.callbacks import Progress, StopOnSignal
 
 LENGTH = 512
 
@@ -43,6 +44,8 @@ def columns(tokenizer):
 
 
 def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut: bool = True, eval_size: int = 8):
+    from sllm.train import trainers  # after TRL is patched
+
     dataset = datasets.Dataset.from_dict(columns)
     if cut:
         dataset._unsloth_truncated_to = LENGTH  # as train_LoRA_SFT.py says it
@@ -52,8 +55,12 @@ def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut:
         bf16=False, fp16=False, use_cpu=True, optim="adamw_torch", disable_tqdm=True, save_strategy="no",
         gradient_checkpointing=False, per_device_eval_batch_size=eval_size,
     )  # fmt: skip
-    return evaluation.per_token(patched_trl.SFTTrainer)(
-        model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=callbacks.callbacks(out)
+    return trainers.SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=[Progress(out), StopOnSignal()],
     )
 
 
@@ -89,15 +96,13 @@ def test_an_epoch_counts_every_real_token(patched_trl, model, tokenizer, columns
     """unsloth's trainer logs no num_tokens; the monitor counts them itself."""
     trainer = sft_trainer(patched_trl, model, tokenizer, columns, tmp_path, flat=False)
     trainer.train()
-    rows = [row for row in callbacks.read_metrics(tmp_path) if "loss" in row]
+    rows = [row for row in metrics.read_metrics(tmp_path) if "loss" in row]
     assert rows[-1]["num_tokens"] == sum(map(len, columns["input_ids"]))
     assert all(row["tokens_per_second"] > 0 for row in rows)
 
 
 def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tokenizer, tmp_path):
-    class PairTrainer(patched_trl.DPOTrainer):
-        def _prepare_dataset(self, dataset, *args, **kwargs):
-            return dataset
+    from sllm.train import trainers  # after TRL is patched
 
     pairs = formats.load_rows(str(ROOT / "sample_data" / "preference_pairs.jsonl"), "preference")[:4]
     columns, _ = tokenize.dpo_columns(tokenizer, pairs, LENGTH)
@@ -106,10 +111,10 @@ def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tok
         bf16=False, fp16=False, use_cpu=True, optim="adamw_torch", disable_tqdm=True, save_strategy="no",
         gradient_checkpointing=False, logging_steps=1,
     )  # fmt: skip
-    trainer = PairTrainer(
+    trainer = trainers.DPOTrainer(
         model=model, args=config, train_dataset=datasets.Dataset.from_dict(columns), processing_class=tokenizer,
-        callbacks=callbacks.callbacks(tmp_path),
+        callbacks=[Progress(tmp_path), StopOnSignal()],
     )  # fmt: skip
     assert checks.dpo_reference(trainer) <= 1e-3
     trainer.train()
-    assert [row["step"] for row in callbacks.read_metrics(tmp_path) if "loss" in row] == [1, 2]
+    assert [row["step"] for row in metrics.read_metrics(tmp_path) if "loss" in row] == [1, 2]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sllm.cli import InputError
-from sllm.merge.safetensors_io import read_json, shortened, tensors_of
+from sllm.weights.safetensors_io import read_json, shortened, tensors_of
 
 # transformers' table and arithmetic of conversions; peft builds on the same functions (utils/
 # transformers_weight_conversion.py), so they do not change without notice.

@@ -1,0 +1,35 @@
+"""The rows of a training run: read, split, remarked on and recorded."""
+
+from pathlib import Path
+
+from sllm import checkpoint, cli
+from sllm.data import formats, splits, tokenize
+from sllm.data.rows import Row, Skipped
+
+
+def load(args, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
+    """(training rows, rows to evaluate on) of --trainset_path, and of `validation` or --val_set_size.
+
+    Args:
+        kind: sft or preference.
+        skipped: counts the rows that cannot be used.
+    Raises:
+        InputError: every row that cannot be used, unless they may be skipped.
+    """
+    rows, valid_rows = cli.collect_errors(
+        lambda: formats.load_rows(args.trainset_path, kind, skipped=skipped),
+        lambda: formats.load_rows(validation, kind, skipped=skipped) if validation else [],
+    )
+    return (rows, valid_rows) if valid_rows else splits.hold_out(rows, args.val_set_size, args.seed)
+
+
+def notes(rows: list[Row], stats: dict, skipped: Skipped, context: int | None) -> list[str]:
+    """Lines to print: keys that are not used, rows that are truncated or skipped. `context`: the model's, in tokens."""
+    return [*formats.notes(rows), *tokenize.cut_summary(stats, most=context), *skipped.lines()]
+
+
+def record(path: str, stats: dict, valid_stats: dict | None, skipped: Skipped) -> dict:
+    """What run.json says of the rows: where they are, their hash and statistics."""
+    source = Path(path)
+    train = {"path": str(source.resolve()), "sha256": checkpoint.folder_hash(source), **stats}
+    return {"train": train, "valid": valid_stats, "skipped_rows": len(skipped.rows)}

@@ -1,0 +1,152 @@
+"""TRL's trainers with what it takes to keep this project's promises, and how a run is started and saved.
+
+Imports trl, so unsloth has to be imported before this module. Each workaround names the library's code that it is for;
+a test fails when that code no longer needs it (tests/test_train_workarounds.py).
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import trl
+from transformers import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from sllm import checkpoint, cli
+from sllm.train.callbacks import PROBE, StopOnSignal
+from sllm.train.checkpoints import latest_checkpoint
+
+
+class _Trainer:
+    """What both trainers need. A mixin in front of TRL's class."""
+
+    def __init__(self, model, args, **kwargs):
+        # Where several GPUs are visible transformers splits each batch over all of them (DataParallel), which changes
+        # the batch size and the peak memory.
+        args._n_gpu = min(args.n_gpu, 1)
+        with adapter_in_float32(model):
+            super().__init__(model=model, args=args, **kwargs)
+        self.remove_callback(PrinterCallback)  # our progress line replaces it
+
+
+class SFTTrainer(_Trainer, trl.SFTTrainer):
+    """TRL's trainer with an evaluation loss that is the mean over all supervised tokens of the set.
+
+    transformers takes the mean of each batch and then the mean of the batches, so that a short answer's tokens count
+    more than a long one's, and the figure (which chooses the best checkpoint) changes with --batch_size.
+    """
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        tokens = (inputs["labels"][..., 1:] != -100).sum()  # as the model's own loss shifts them
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        self._loss_sum += (loss.double() * tokens).item()
+        self._token_count += tokens.item()
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self._loss_sum, self._token_count = 0.0, 0
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics[f"{metric_key_prefix}_loss"] = self._loss_sum / self._token_count
+        return output
+
+
+class DPOTrainer(_Trainer, trl.DPOTrainer):
+    """TRL's trainer on pairs that are tokenized already: sllm.chat's ids are the ones that are served."""
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """transformers finds the reference's subfolder and loads nothing else: the adapter in training, too."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+        self.model.set_adapter("default")
+
+
+@contextmanager
+def adapter_in_float32(model):
+    """Build a trainer in it: the adapter's weights stay as they are, in float32.
+
+    TRL (1.14, `SFTTrainer.__init__` and `DPOTrainer.__init__`) casts those of a quantised model to bfloat16, where the
+    small steps of AdamW round to nothing: at DPO's learning rate of 5e-7 nearly no weight ever moves.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter.detach().float().clone() for parameter in trained]
+    yield
+    for parameter, weight in zip(trained, weights, strict=True):
+        parameter.data = weight
+    odd = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
+    if odd:
+        raise RuntimeError(f"the adapter's weights are {', '.join(odd)}, and would not train in it")
+
+
+def set_up_logging(out: Path) -> None:
+    """TensorBoard's files go to `out`/runs. Leave out TRL's warning that rows of a flattened batch may see each
+    other, which checks.packing_isolation measures, and loading bars where there is no terminal to draw them on."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "runs"))  # the default is the working directory
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+
+
+def run(trainer, resume_from: str | None) -> float:
+    """Run the trainer; returns its seconds. A signal ends it with a checkpoint and cli.Interrupted."""
+    hint = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    try:
+        seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
+    except KeyboardInterrupt:  # the second one, before the step of the first had ended
+        raise (cli.Interrupted(hint) if latest_checkpoint(trainer.args.output_dir) else KeyboardInterrupt) from None
+    if was_stopped(trainer):
+        raise cli.Interrupted(hint)
+    return seconds
+
+
+def was_stopped(trainer) -> bool:
+    """Did a signal end the run before its last step?"""
+    callbacks = trainer.callback_handler.callbacks
+    requested = any(isinstance(callback, StopOnSignal) and callback.stop_requested for callback in callbacks)
+    return requested and trainer.state.global_step < trainer.state.max_steps
+
+
+def probe(trainer, count: int = 128) -> dict[str, float]:
+    """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …).
+
+    Raises:
+        CheckFailed: the loss is not finite.
+    """
+    rows = trainer.train_dataset.select(range(min(count, len(trainer.train_dataset))))
+    # Reference scores that were computed beforehand are computed again by evaluate(), which would double the columns.
+    rows = rows.remove_columns([name for name in rows.column_names if name.startswith("ref_")])
+    trainer.evaluate(rows, metric_key_prefix=PROBE)
+    logged = trainer.state.log_history[-1]  # TRL adds its own metrics to the log only
+    metrics = {name.removeprefix(f"{PROBE}_").removeprefix("eval_"): value for name, value in logged.items()}
+    if not math.isfinite(metrics["loss"]):
+        raise cli.CheckFailed(
+            f"the loss on the training rows is {metrics['loss']}: the model has weights that are not finite, or "
+            "overflows in its dtype; check the base model, or try --dtype bfloat16 or float32. Nothing was saved"
+        )
+    return metrics
+
+
+def save_adapter(trainer, base: str, out: Path) -> None:
+    """The adapter (the best one, where there was a validation set) and its tokenizer in the folder's root."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    broken = [name for name, p in model.named_parameters() if p.requires_grad and not p.isfinite().all()]
+    if broken:
+        raise cli.CheckFailed(
+            f"{len(broken)} of the adapter's weights are not finite ({broken[0]}, …); nothing is saved, checkpoints "
+            f"in {out} are left"
+        )
+    model.save_pretrained(out, selected_adapters=["default"])
+    trainer.processing_class.padding_side = "right"
+    trainer.processing_class.save_pretrained(out)
+    if Path(base).exists():  # absolute, so that the adapter finds its base from any working directory
+        path = out / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str(Path(base).resolve())
+        checkpoint.write_atomically(path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
