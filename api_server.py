@@ -21,6 +21,7 @@ SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty rep
 
 def build_parser():
     from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS
+    from sllm.serve.model_info import LORA_RANKS
     from sllm.serve.sampling import MAX_SEED
 
     p = cli.parser(__doc__, __file__)
@@ -81,7 +82,12 @@ def build_parser():
     group.add_argument("--max_loras", type=cli.whole(0, 1024), default=0, help="adapters; 0: those of --lora_modules, "
                        "and 8 where there is an admin key")  # fmt: skip
     group.add_argument(
-        "--max_lora_rank", type=cli.whole(0, 512), default=0, help="0: that of --lora_modules, at least 64"
+        "--max_lora_rank",
+        type=int,
+        choices=(0, *LORA_RANKS),
+        default=0,
+        metavar="N",
+        help="0: that of --lora_modules, and at least 64 where there is an admin key",
     )
     group = p.add_argument_group("access control")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
@@ -132,8 +138,8 @@ def main(args) -> dict | None:
     engine.set_environment(args.tensor_parallel_size, server=True)
     access_options, base, adapters = inputs(args)
 
+    from sllm.serve import access_log, admission, engine_client, lifecycle, model_info, models
     from sllm.serve import app as web
-    from sllm.serve import engine_client, lifecycle, log, model_info, models, running
 
     # ── the models ──
     context = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
@@ -149,7 +155,7 @@ def main(args) -> dict | None:
     sock = lifecycle.bind(args.host, args.port)
     address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{sock.getsockname()[1]}"
     describe(args, served, base, context, defaults, access_options, address)
-    capacity = running.Capacity(args.max_num_seqs * args.data_parallel_size, args.max_waiting)
+    capacity = admission.Capacity(args.max_num_seqs * args.data_parallel_size, args.max_waiting)
     app, lean = web.create(registry, capacity, lambda: server.state)
     whole, requests = web.with_middleware(
         app,
@@ -183,7 +189,7 @@ def main(args) -> dict | None:
             **room,
         )
 
-    listener = log.start()
+    listener = access_log.start()
     server = lifecycle.Server(
         whole, registry, requests, load=load, shutdown_timeout=args.shutdown_timeout,
         ready=lambda: say("ready", f"{address}/v1  ({address}/docs)"),
@@ -244,6 +250,8 @@ def inputs(args):
         else:
             adapters[name] = folder
             attempt(checkpoint.require_model, folder, base_model=base)
+    if args.max_loras and not adapters and not admin:
+        problems.append("--max_loras: no adapter can come without --lora_modules or an --admin_key")
     if args.max_loras and args.max_loras < len(adapters):
         problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
     attempt(engine.check_precision, args.dtype, args.quantization, args.kv_cache_dtype)
@@ -261,7 +269,7 @@ def from_environment(given: list[str], name: str) -> list[str]:
 
 
 def reload_keys(keys) -> None:
-    from sllm.serve.log import log
+    from sllm.serve.access_log import log
 
     try:
         keys.read()

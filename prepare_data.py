@@ -83,7 +83,7 @@ def read(path: str, seen: dict[str, str], *, skip_bad: bool = False) -> tuple[di
         try:
             file["format"] = formats.detect([row for _, row in found], path)
         except ValueError as error:
-            return file, formats.listed(path, [*faults, (0, str(error))])
+            return file, formats.format_problems(path, [*faults, (0, str(error))])
     for line, row in found:
         try:
             converted = formats.convert(row, file["format"])
@@ -97,7 +97,7 @@ def read(path: str, seen: dict[str, str], *, skip_bad: bool = False) -> tuple[di
     file["rejects"].sort(key=lambda reject: reject["line"])
     if faults:  # the file has to be corrected anyway: name its refused rows along with them
         faults += [(reject["line"], reject["reason"]) for reject in file["rejects"]]
-    return file, formats.listed(path, faults)
+    return file, formats.format_problems(path, faults)
 
 
 def check_with_model(args, files: list[dict]) -> dict:
@@ -124,7 +124,7 @@ def refused(file: dict, strict: bool) -> list[str]:
 
     if not file["rejects"] or file["rows"] and not strict:
         return []
-    return formats.listed(file["path"], [(reject["line"], reject["reason"]) for reject in file["rejects"]])
+    return formats.format_problems(file["path"], [(reject["line"], reject["reason"]) for reject in file["rejects"]])
 
 
 def main(args) -> dict:

@@ -215,6 +215,7 @@ def main(args) -> dict:
 
 def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adapter: str | None, json_schema):
     """Yield (row, its --n answers) for every row in `asked`, in whatever order they are done."""
+    from sllm import generation
     from sllm.serve import engine, sampling
 
     if not asked:
@@ -238,7 +239,7 @@ def answer(args, llm, prompts, room, asked: list[int], *, stops: list[int], adap
     settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
     settings |= {"n": args.n} if args.n > 1 else {}
     say("in force", " · ".join(f"{name} {value}" for name, value in settings.items()))
-    yield from ((asked[at], group) for at, group in sampling.grouped(found, args.n))
+    yield from ((asked[at], group) for at, group in generation.grouped(found, args.n))
 
 
 def inputs(args):

@@ -77,7 +77,7 @@ def main(args) -> dict:
 
 def steady(args, rows: list[dict]) -> dict:
     """Tokens/s of each turn, {"ours": […], "bare": […]}; the order within a turn alternates."""
-    from sllm import outputs
+    from sllm import generation, outputs
     from sllm.serve import engine, model_info, sampling
 
     engine.set_environment()
@@ -100,7 +100,7 @@ def steady(args, rows: list[dict]) -> dict:
     stops = model_info.stop_token_ids(tokenizer, args.model_id)
 
     def line_of(index, answer):
-        written = {"output": sampling.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}
+        written = {"output": generation.text(tokenizer, answer, stops), "completion_tokens": len(answer.token_ids)}
         return rows[index] | written | {"finish_reason": answer.finish_reason, "prompt_tokens": len(prompts[index])}
 
     def ours():

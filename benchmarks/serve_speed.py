@@ -47,6 +47,7 @@ def start(name: str, port: int, model: str, log, folder: Path = ROOT) -> subproc
         flags = f"--model {model} --served-model-name m --port {port} --max-num-seqs 256 --max-model-len 2048"
         flags += f" --dtype float32 --enforce-eager --generation-config vllm --kv-cache-memory-bytes {kv_bytes(model)}"
         flags += " --no-enable-log-requests --disable-uvicorn-access-log"
+        flags += f" --chat-template {ROOT / 'templates' / 'chat' / 'chatml.jinja'}"  # which api_server.py chooses
         words = ["-m", "vllm.entrypoints.openai.api_server", *flags.split()]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
     return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log)

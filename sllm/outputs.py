@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
-from sllm.serve import sampling
+from sllm.generation import Generation, logprobs_of, text
 
 FROM_ROW = ("id", "task", "messages", "reference")  # what an answered line shares with its row
 SKIPPED = "skipped"  # finish_reason of a row that was not asked
@@ -172,11 +172,11 @@ def _write(file, content: bytes) -> None:
 
 
 def fields(
-    tokenizer, group: list[sampling.Generation], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
+    tokenizer, group: list[Generation], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
 ) -> dict:
     """What a line says of a row's answers: of the first one, and with several of them a list of each; see
     vllm_inference.py."""
-    first, outputs = group[0], [sampling.text(tokenizer, answer, stops) for answer in group]
+    first, outputs = group[0], [text(tokenizer, answer, stops) for answer in group]
     found = {
         "output": outputs[0],
         "finish_reason": first.finish_reason,
@@ -188,7 +188,7 @@ def fields(
         found["finish_reasons"] = [answer.finish_reason for answer in group]
         found["completion_token_counts"] = [len(answer.token_ids) for answer in group]
     if logprobs is not None:
-        each = [sampling.logprobs(tokenizer, answer, logprobs) for answer in group]
+        each = [logprobs_of(tokenizer, answer, logprobs) for answer in group]
         found |= {"logprobs": each[0]} | ({"outputs_logprobs": each} if len(group) > 1 else {})
     return found
 

@@ -17,7 +17,7 @@ import pytest
 
 import api_server
 import vllm_inference
-from sllm import checkpoint, cli, outputs
+from sllm import checkpoint, cli, generation, outputs
 from sllm.cli import InputError
 from sllm.serve import engine, model_info, sampling, startup
 
@@ -445,10 +445,10 @@ def test_every_answer_has_a_seed_of_its_own_whatever_else_is_asked_for():
 
 def test_samples_of_a_row_come_together_in_their_order():
     def one(index):
-        return sampling.Generation([index], "stop", None)
+        return generation.Generation([index], "stop", None)
 
     finished = [(index, one(index)) for index in (3, 0, 5, 4, 1, 2)]
-    assert [(row, [a.token_ids[0] for a in group]) for row, group in sampling.grouped(finished, 3)] == [
+    assert [(row, [a.token_ids[0] for a in group]) for row, group in generation.grouped(finished, 3)] == [
         (1, [3, 4, 5]),
         (0, [0, 1, 2]),
     ]
@@ -466,12 +466,12 @@ def test_log_probabilities_stay_json_and_end_with_the_ending_token():
         return SimpleNamespace(logprob=logprob, rank=rank)
 
     likely = [{0: one(-0.5, 1), 1: one(-1.25, 2)}, {2: one(-math.inf, 9), 1: one(-0.1, 1), 0: one(-0.7, 2)}]
-    answer = sampling.Generation([0, 2], "stop", None, likely)
-    found = sampling.logprobs(Letters(), answer, 2)
+    answer = generation.Generation([0, 2], "stop", None, likely)
+    found = generation.logprobs_of(Letters(), answer, 2)
     assert [entry["token_id"] for entry in found] == [0, 2] and found[1]["logprob"] == -9999.0
     assert [entry["token"] for entry in found[1]["top_logprobs"]] == ["b", "a"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert sampling.logprobs(Letters(), answer, 0)[0]["top_logprobs"] == []
+    assert generation.logprobs_of(Letters(), answer, 0)[0]["top_logprobs"] == []
     line = outputs.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
     assert line["output"] == "a" == line["outputs"][1] and line["completion_token_counts"] == [2, 2]
     assert len(line["logprobs"]) == line["completion_tokens"] == 2 and len(line["outputs_logprobs"]) == 2
@@ -586,7 +586,7 @@ def test_answers_of_other_weights_are_not_gone_on_with(there, tiny_base, tmp_pat
     """One bit of the weights is another; names and sizes are the same. The engine is a stand-in."""
 
     def generate(llm, prompts, params, adapter=None):
-        return ((index, sampling.Generation([100], "length", None)) for index in range(len(prompts)))
+        return ((index, generation.Generation([100], "length", None)) for index in range(len(prompts)))
 
     monkeypatch.setattr(engine, "set_environment", lambda *_, **__: None)
     monkeypatch.setattr(engine, "load", lambda *_, **__: None)

@@ -18,9 +18,9 @@ import merged_weights
 import train_LoRA_DPO
 import train_LoRA_SFT
 import vllm_inference
-from sllm import chat
+from sllm import chat, generation
 from sllm.cli import InputError
-from sllm.serve import engine, sampling
+from sllm.serve import engine
 from sllm.weights import layout
 
 pytestmark = pytest.mark.torch
@@ -135,7 +135,7 @@ def greedy(folder: Path, tokenizer, adapter: Path | None = None) -> list[str]:
                 do_sample=False, max_new_tokens=ANSWER_TOKENS, eos_token_id=stops, pad_token_id=0,
             )  # fmt: skip
         new = out[0, len(ids) :].tolist()
-        answers.append(sampling.text(tokenizer, sampling.Generation(new, "", None), stops))
+        answers.append(generation.text(tokenizer, generation.Generation(new, "", None), stops))
     return answers
 
 

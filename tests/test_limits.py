@@ -11,9 +11,9 @@ import pytest
 from conftest import assert_refused, run_script
 
 from sllm import cli
-from sllm.serve import access, running
+from sllm.serve import access, admission
+from sllm.serve.access_log import Record
 from sllm.serve.errors import ApiError
-from sllm.serve.log import Record
 
 
 def test_keys_have_names_and_wrong_ones_have_none():
@@ -89,7 +89,7 @@ def test_origins_are_what_browsers_send():
 
 
 def test_capacity_is_given_back_when_a_request_ends():
-    capacity = running.Capacity(2, 1)
+    capacity = admission.Capacity(2, 1)
     first, second = Record("a", "POST", "/"), Record("b", "POST", "/")
     capacity.take(first, 2)
     with pytest.raises(ApiError) as full:

@@ -52,14 +52,14 @@ def raw(server, data: bytes, seconds: float = 30) -> bytes:
 
 
 def test_every_route_there_is(tiny_base):
+    from sllm.serve import admission, models
     from sllm.serve import app as web
-    from sllm.serve import models, running
 
     served = models.read_model("base", str(tiny_base), str(tiny_base), "auto", parent=None)
     registry = models.Models(
         str(tiny_base), [served], defaults={}, context=8, max_loras=0, max_lora_rank=0, chat_template="auto", parsers={}
     )
-    app, _ = web.create(registry, running.Capacity(1, 1), lambda: "ready")
+    app, _ = web.create(registry, admission.Capacity(1, 1), lambda: "ready")
     found = {
         f"{method} {route.path}"
         for route in app.routes

@@ -134,7 +134,7 @@ def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tm
         [first],
         [first, chat.Example(whole.input_ids, [0] * len(mask))],
     ):
-        monkeypatch.setattr(chat, "encode", lambda *_, found=examples: found)
+        monkeypatch.setattr(chat, "build_examples", lambda *_, found=examples: found)
         columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
         assert stats["supervised_tokens"] == sum(first.completion_mask) and stats["dropped"] == 0
         assert stats["sequences"] == 1

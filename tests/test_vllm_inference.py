@@ -214,11 +214,11 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     import os, signal, sys
     sys.argv = {[str(word) for word in flags(made, output, "--overwrite")]!r}
     import vllm_inference
-    from sllm import cli
+    from sllm import cli, generation
     from sllm.serve import engine, sampling
     def generate(llm, prompts, params, adapter=None):
         for index in (1, 0):
-            yield index, sampling.Generation([100, 101], "length", None)
+            yield index, generation.Generation([100, 101], "length", None)
         os.kill(os.getpid(), signal.SIGINT)
     engine.load = lambda *args, **flags: None
     sampling.sampling_params = lambda *args, **flags: None
@@ -449,14 +449,14 @@ def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp
 
 
 def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
-    from sllm.serve import sampling
+    from sllm import generation
 
     tokenizer = chat.load_tokenizer(str(made["merged"]))
     end = chat.end_of_turn(tokenizer)[1]
     ids = tokenizer("맑은 뷁", add_special_tokens=False)["input_ids"]  # 뷁 is three byte tokens
     assert tokenizer.decode(ids[:-1]).endswith("\ufffd")
-    assert sampling.text(tokenizer, sampling.Generation(ids[:-1], "length", None), [end]) == "맑은 "
-    assert sampling.text(tokenizer, sampling.Generation([*ids, end], "stop", None), [end]) == "맑은 뷁"
+    assert generation.text(tokenizer, generation.Generation(ids[:-1], "length", None), [end]) == "맑은 "
+    assert generation.text(tokenizer, generation.Generation([*ids, end], "stop", None), [end]) == "맑은 뷁"
 
 
 # ── bad input: exit 2, one line each, nothing written, vLLM not even imported ──────────────────────────────

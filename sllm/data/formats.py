@@ -12,12 +12,12 @@ from pathlib import Path
 from sllm import checkpoint
 from sllm.cli import InputError
 from sllm.data.converters import FORMATS, convert, detect, format_of
-from sllm.data.json_reader import examine, jsonl, listed, read_file, scan
+from sllm.data.json_reader import examine, format_problems, jsonl, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
 
 __all__ = [
     "FORMATS", "MAX_LOST_SHARE", "Row", "Skipped", "convert", "detect", "examine", "format_of", "ignored_keys",
-    "ignored_note", "jsonl", "listed", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
+    "ignored_note", "jsonl", "format_problems", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
 ]  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
         try:
             sort = detect([row for _, row in found.rows], name)
         except ValueError as error:
-            raise InputError(listed(path, [*found.faults, *found.bad, (0, str(error))])) from None
+            raise InputError(format_problems(path, [*found.faults, *found.bad, (0, str(error))])) from None
         if kind != "prompts" and (sort == "preference") != (kind == "preference"):
             if sort == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in found.rows):
                 raise InputError(
@@ -66,7 +66,7 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
             except ValueError as error:
                 refused.append((line, str(error)))
     if found.faults:
-        raise InputError(listed(path, found.faults + found.bad + refused))
+        raise InputError(format_problems(path, found.faults + found.bad + refused))
     for line, reason in sorted(found.bad + refused):
         skipped.add_line(name, line, reason)
     skipped.check()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sllm import checkpoint, tasks
 from sllm.cli import InputError
-from sllm.data.json_reader import SHOWN, jsonl, listed
+from sllm.data.json_reader import SHOWN, format_problems, jsonl
 
 MAX_LOST_SHARE = 0.05  # of a file's rows, whether they are skipped or lose their whole answer to truncation
 FILE = "skipped_rows.jsonl"
@@ -155,5 +155,5 @@ class Skipped:
 def _named(file: str | None, entries: list[dict]) -> list[str]:
     texts = [f"row {e['id']}: {e['reason']}" if e["id"] is not None else e["reason"] for e in entries]
     if file is not None:
-        return listed(file, [(e["line"] or 0, text) for e, text in zip(entries, texts, strict=True)])
+        return format_problems(file, [(e["line"] or 0, text) for e, text in zip(entries, texts, strict=True)])
     return texts[:SHOWN] + ([f"… and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])

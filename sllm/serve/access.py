@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -106,13 +105,6 @@ def check_origin(origin: str) -> str:
     if origin != "*" and not whole:
         raise InputError(f"--allowed_origins {origin} is not an origin such as https://chat.example.com")
     return origin.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Access:

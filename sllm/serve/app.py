@@ -12,27 +12,29 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse, Response
 
-from sllm.serve import access, errors, tasks_api, wire
+from sllm.serve import access, errors, sse, tasks_api
+from sllm.serve.access_log import RequestLog
+from sllm.serve.admission import Capacity
 from sllm.serve.body import Body
 from sllm.serve.errors import ApiError, Reshape
 from sllm.serve.handlers import ByModel
-from sllm.serve.lean import LeanPath
-from sllm.serve.log import RequestLog
+from sllm.serve.in_flight import InFlight
+from sllm.serve.lean_path import LeanPath
 from sllm.serve.models import Models
-from sllm.serve.running import Capacity, Running
 
 ABOUT = """
 OpenAI-compatible server for Korean models tuned with this project, on vLLM. Point any OpenAI client at `/v1`.
 `/v1/tasks` answers the 23 task types that the models are trained for: send the fields of a task, get the answer and
 whether it keeps the task's rules.
 """
-# The endpoints of vLLM's that are served; everything else that it has (profiling, dev, RLHF, sleep, scaling, RPC,
-# /invocations, batches, rendering) is not. A test lists every route.
+# Paths that `InFlight` guards. A test lists every route that is served: vLLM's others (profiling, dev, RLHF, sleep,
+# scaling, RPC, /invocations, batches, rendering) are not.
 GENERATING = (
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/tasks/",
     "/tokenize", "/detokenize",
 )  # fmt: skip
-CLOSED = ("/v1/chat/completions/batch",)
+# vLLM's store of responses is off, so there is nothing to retrieve or to cancel.
+CLOSED = ("/v1/chat/completions/batch", "/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")
 
 
 _CHAT = [
@@ -63,7 +65,7 @@ class UnloadAdapter(BaseModel):
 
 
 def json_response(value: dict, status: int = 200) -> Response:
-    return Response(wire.body(value), status, media_type="application/json")
+    return Response(sse.body(value), status, media_type="application/json")
 
 
 def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
@@ -146,14 +148,13 @@ def _handle_errors(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(errors.validation_error)
     app.exception_handler(EngineDeadError)(errors.engine_died)
     app.exception_handler(EngineGenerateError)(errors.engine_refused)
-    for kind in errors.UNREADABLE:
-        app.exception_handler(kind)(errors.unreadable)
-    app.exception_handler(Exception)(errors.bug)
+    for kind in (KeyError, AttributeError, IndexError, AssertionError, Exception):
+        app.exception_handler(kind)(errors.bug)
 
 
 def with_middleware(app: FastAPI, lean, *, running_options: dict, access_options: dict, body_options: dict):
-    """(the whole app, its `Running`), the outermost layer last."""
-    running = Running(lean, paths=GENERATING, **running_options)
+    """(the whole app, its `InFlight`), the outermost layer last."""
+    running = InFlight(lean, paths=GENERATING, **running_options)
     whole = Body(running, fields=known_fields(app), **body_options)
     whole = access.Access(whole, **access_options)
     whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})

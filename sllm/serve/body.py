@@ -4,21 +4,22 @@ fields nobody knows."""
 import asyncio
 import difflib
 import json
-import time
 
 import msgspec
 
+from sllm.serve.access_log import current
 from sllm.serve.errors import SHOWN, ApiError
-from sllm.serve.log import current
 
 SECONDS = 60  # for a whole body to arrive
 MAX_TEXT = 500_000  # characters of a text to tokenize: a second of a core
 # Values in one body, ids of tokens not counted: while they are validated nobody else is served.
 MAX_VALUES = 20_000
+MAX_WORD = 500  # characters of a stop text or a bad word; each is tokenized or searched for at every token
 # Longest lists of a body. What is checked at each token, and what one request may ask.
-LONGEST = {"messages": 2048, "stop": 64, "stop_token_ids": 128} | dict.fromkeys(
-    ("input", "prompt", "bad_words", "tools"), 256
-)
+LONGEST = {
+    "messages": 2048, "input": 256, "prompt": 256, "tools": 256, "bad_words": 256, "stop": 64, "stop_token_ids": 128,
+    "tokens": 200_000, "allowed_token_ids": 300_000,
+}  # fmt: skip
 
 
 class Body:
@@ -57,20 +58,21 @@ class Body:
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if length.isdigit() and int(length) > self.max_bytes:
             raise self._too_large()
-        size, parts, end = 0, [], time.monotonic() + SECONDS
-        while True:
-            try:
-                message = await asyncio.wait_for(receive(), end - time.monotonic())
-            except TimeoutError:
-                raise ApiError(408, f"the body did not arrive within {SECONDS} s") from None
-            if message["type"] == "http.disconnect":
-                raise ApiError(400, "the client left before its request was complete")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self.max_bytes:
-                raise self._too_large()
-            if not message.get("more_body"):
-                return b"".join(parts)
+        size, parts = 0, []
+        try:
+            async with asyncio.timeout(SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the client left before its request was complete")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.max_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise ApiError(408, f"the body did not arrive within {SECONDS} s") from None
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.max_bytes / 2**20:g} MB (--max_body_mb)")
@@ -124,6 +126,12 @@ def check_size(value) -> None:
             items = value.get(name)
             if isinstance(items, list) and len(items) > most and not (name == "prompt" and _are_ids(items)):
                 raise ApiError(400, f"{name} has {len(items):,} items; at most {most:,}", param=name, code="too_many")
+        for name in ("stop", "bad_words"):
+            words = value.get(name)
+            for word in words if isinstance(words, list) else [words]:
+                if isinstance(word, str) and len(word) > MAX_WORD:
+                    message = f"{name} has a text of {len(word):,} characters, at most {MAX_WORD}"
+                    raise ApiError(400, message, param=name, code="too_long")
     count, todo = 0, [value]
     while todo:
         one = todo.pop()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from sllm.checkpoint import gib
 from sllm.cli import InputError
+from sllm.generation import Generation
 from sllm.serve import model_info, startup
-from sllm.serve.sampling import Generation
 
 BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
 MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
@@ -31,6 +31,7 @@ CPU_QUANTIZATIONS = ("fp8_per_channel", "fp8_per_block")
 CPU_KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e4m3", "fp8_e5m2")
 # Compact JSON: where any white space is allowed, small models write line breaks until their tokens run out.
 STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+RETIRING_ADAPTERS = 2  # versions of adapters that are replaced and still answer, beside those that are served
 LOGPROBS = 20  # most for one token; vLLM's own default
 
 
@@ -202,7 +203,12 @@ def options(
         rank = max([max_lora_rank, *(model_info.lora_rank(adapter) for adapter in adapters)])
         most = max(max_loras, len(adapters))
         # in memory beside those in a batch: versions that are being replaced and still answer
-        settings |= {"enable_lora": True, "max_loras": most, "max_cpu_loras": most + 2, "max_lora_rank": rank}
+        settings |= {
+            "enable_lora": True,
+            "max_loras": most,
+            "max_cpu_loras": most + RETIRING_ADAPTERS,
+            "max_lora_rank": rank,
+        }
     if on_cpu():
         settings["worker_cls"] = "sllm.serve.cpu_worker.Worker"
         if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from multiprocessing import resource_tracker
 
 from sllm.serve import engine, grammar, startup
-from sllm.serve.log import current
+from sllm.serve.access_log import current
 
 HEARTBEAT_SECONDS = 2.0
+OVERDUE_SECONDS = 300.0  # then the server exits: a supervisor restarts it
 STALLED_SECONDS = 20.0  # without a heartbeat of the engine; a step on a CPU may take some
 
 
@@ -38,6 +39,8 @@ class EngineClient:
     async def generate(self, prompt, sampling_params, request_id: str, *, lora_request=None, **kwargs) -> AsyncIterator:
         """Yield vLLM's `RequestOutput`s. Leaving the iteration early aborts the request in the engine."""
         params, ids = sampling_params, prompt["prompt_token_ids"]
+        if any(type(token) is not int for token in ids):  # the engine's process would end on it
+            raise ValueError("a prompt's token ids are integers")
         if params.structured_outputs is not None:
             await grammar.check(params.structured_outputs, self)
         if not params.ignore_eos:
@@ -45,6 +48,8 @@ class EngineClient:
             params.stop_token_ids.extend(missing)
             params.all_stop_token_ids.update(missing)
         record = current.get()
+        if record is not None and record.in_beam_search:  # counted there
+            record = None
         if record is not None:
             record.model = self.served.name
             record.prompt_tokens += len(ids)
@@ -98,6 +103,10 @@ class Heartbeat:
     @property
     def stalled(self) -> bool:
         return time.monotonic() - self.last > STALLED_SECONDS
+
+    @property
+    def overdue(self) -> bool:
+        return time.monotonic() - self.last > OVERDUE_SECONDS
 
 
 def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: float, max_num_seqs: int, **kwargs):

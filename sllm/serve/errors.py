@@ -26,6 +26,7 @@ _FLAGS = (  # that vLLM's messages name → ours
     ("--enable-auto-tool-choice and --tool-call-parser", "--tool_call_parser"),
     ("--tool-call-parser", "--tool_call_parser"),
 )
+ANTHROPIC = "/v1/messages"
 SHOWN = 8  # errors of one request that are written out
 
 
@@ -47,23 +48,17 @@ class ApiError(HTTPException):
     def body(self) -> dict:
         return shape(self.status_code, self.detail, self.param, self.code)
 
-    def response(self) -> Response:
-        return Response(_json(self.body()), self.status_code, self.headers, media_type="application/json")
+    def response(self, path: str = "") -> Response:
+        """`path`: of the request; Anthropic's clients have a shape of their own."""
+        body = _json(self.body())
+        body = reshaped(body, self.status_code, anthropic=True) if path.startswith(ANTHROPIC) else body
+        return Response(body, self.status_code, self.headers, media_type="application/json")
 
 
 def shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = code or HTTPStatus(status).phrase.lower().replace(" ", "_")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def at_capacity(retry_after: int) -> ApiError:
-    return ApiError(
-        429,
-        f"server at capacity; try again in {retry_after} s",
-        code="server_busy",
-        headers={"Retry-After": str(retry_after)},
-    )
 
 
 def internal(error: Exception, request_id: str) -> ApiError:
@@ -116,18 +111,31 @@ class Reshape:
                 else:
                     start = message
             elif start is None:
+                if message.get("body", b"").startswith(b'data: {"error"'):  # in a stream that has begun
+                    event, end, rest = message["body"].removeprefix(b"data: ").partition(b"\n\n")
+                    event = reshaped(event, _status(event), anthropic=False)
+                    message = message | {"body": b"data: " + event + end + rest}
                 await send(message)
             else:
                 parts.append(message.get("body", b""))
                 if not message.get("more_body"):
-                    body = reshaped(
-                        b"".join(parts), start["status"], anthropic=scope["path"].startswith("/v1/messages")
-                    )
+                    body = reshaped(b"".join(parts), start["status"], anthropic=scope["path"].startswith(ANTHROPIC))
                     others = [header for header in start["headers"] if header[0].lower() != b"content-length"]
+                    error = scope["state"]["record"].error  # one of ours, that passed through vLLM's route
+                    for name, value in ((error and error.headers) or {}).items():
+                        others.append((name.lower().encode(), value.encode()))
                     await send(start | {"headers": [*others, (b"content-length", str(len(body)).encode())]})
                     await send({"type": "http.response.body", "body": body})
 
         await self.app(scope, receive, reply)
+
+
+def _status(body: bytes) -> int:
+    """The status that vLLM writes as the code of an error."""
+    try:
+        return HTTPStatus(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return 500
 
 
 def reshaped(body: bytes, status: int, *, anthropic: bool) -> bytes:
@@ -156,9 +164,14 @@ def reshaped(body: bytes, status: int, *, anthropic: bool) -> bytes:
 
 def _one_line(message: str) -> str:
     """vLLM passes on what pydantic says, over many lines, with links."""
-    message = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", message)  # xgrammar names a line of its source
-    lines = [line.split(" [type=")[0].strip() for line in message.splitlines() if "For further information" not in line]
+    lines = without_source(message).splitlines()
+    lines = [line.split(" [type=")[0].strip() for line in lines if "For further information" not in line]
     return ": ".join(line for line in lines[:SHOWN] if line)[:1000]
+
+
+def without_source(message: str) -> str:
+    """xgrammar names a line of its source."""
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", message)
 
 
 def _is_json(message) -> bool:
@@ -183,34 +196,40 @@ async def http_error(request: Request, error: HTTPException) -> Response:
     return ApiError(error.status_code, message, headers=error.headers).response()
 
 
+def engine_dead() -> ApiError:
+    return ApiError(503, "the engine has exited; the server restarts", code="engine_dead")
+
+
 async def engine_died(request: Request, error: Exception) -> Response:
-    return ApiError(503, "the engine has exited; the server restarts", code="engine_dead").response()
+    return engine_dead().response()
 
 
-# What vLLM's code raises most on parts of a request that it has not foreseen; others come to `bug`.
-UNREADABLE = (KeyError, AttributeError, IndexError, AssertionError, RuntimeError)
+async def engine_refused(request: Request, error: Exception) -> Response:
+    """A request that cannot be handed to the engine, such as a number of more than 64 bits; any other is a bug."""
+    if isinstance(error.__cause__, OverflowError):
+        return ApiError(400, f"the engine cannot take this request: {error.__cause__}"[:300]).response()
+    return await bug(request, error)
 
 
-async def unreadable(request: Request, error: Exception) -> Response:
-    """A bug, unless nothing has reached the engine yet: then it is the request that vLLM cannot read."""
+async def bug(request: Request, error: Exception) -> Response:
+    """A request that vLLM's code cannot read, or a bug."""
     record = request.scope["state"]["record"]
-    if record.prompt_tokens:
+    if record.prompt_tokens or not _is_unreadable(error):
         return internal(error, record.id).response()
     logging.getLogger("sllm.serve").warning(
         "vLLM cannot read a request", exc_info=error, extra={"fields": {"request_id": record.id}}
     )
-    message = f"the request cannot be used: {type(error).__name__}: {error}".splitlines()[0][:300]
-    return ApiError(400, message, code="invalid_request").response()
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return ApiError(400, f"the request cannot be used: {reason}").response()
 
 
-async def engine_refused(request: Request, error: Exception) -> Response:
-    """One request could not be handed to the engine, such as a number of more than 64 bits; others go on."""
-    cause = error.__cause__ or error
-    logging.getLogger("sllm.serve").warning("the engine refuses a request", exc_info=cause)
-    return ApiError(400, f"the engine cannot take this request: {cause}"[:300], code="invalid_request").response()
-
-
-async def bug(request: Request, error: Exception) -> Response:
-    if request.method == "POST" and not request.url.path.startswith("/v1/tasks"):
-        return await unreadable(request, error)
-    return internal(error, request.scope["state"]["record"].id).response()
+def _is_unreadable(error: Exception) -> bool:
+    """Did vLLM, or the template, trip over a part of the request that it has not foreseen? It then raises what Python
+    raises on missing keys and wrong types, in code of its own."""
+    if not isinstance(error, KeyError | AttributeError | IndexError | AssertionError | TypeError | ValueError):
+        return False
+    at = error.__traceback__
+    while at.tb_next is not None:
+        at = at.tb_next
+    package = at.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in ("vllm", "jinja2", "pydantic", "openai", "json")

@@ -2,44 +2,47 @@
 that is too complex ends the answer with an error that says nothing, and a large one holds up everybody."""
 
 import asyncio
-import json
-import re
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
-from sllm.serve.errors import ApiError
+from sllm.serve.errors import without_source
 
 MAX_CHARACTERS = 64_000
 KEPT = 256
-_pool = ThreadPoolExecutor(1, "grammar")
-_checked: OrderedDict[str, None] = OrderedDict()  # constraints without a problem, the last ones
+_pool = ThreadPoolExecutor(2, "grammar")
+_checked: dict[tuple, None] = {}  # constraints without a problem, the last ones
 
 
 async def check(constraint, client) -> None:
-    """ApiError (400) for what the engine cannot follow.
+    """VLLMValidationError for what the engine cannot follow.
 
     Args:
         constraint: vLLM's StructuredOutputsParams.
         client: the `EngineClient` that is to follow it.
     """
-    kinds = (constraint.json, constraint.regex, constraint.choice, constraint.grammar, constraint.structural_tag)
-    text = next((one if isinstance(one, str) else json.dumps(one) for one in kinds if one), "")
-    if len(text) > MAX_CHARACTERS:
-        raise refused(f"{len(text):,} characters, at most {MAX_CHARACTERS:,}")
-    name = repr(constraint)
-    if name in _checked:
+    from vllm.v1.structured_output.request import get_structured_output_key
+
+    try:
+        key = get_structured_output_key(constraint)
+    except (ValueError, TypeError) as error:
+        raise refused(str(error)) from None
+    if len(key[1]) > MAX_CHARACTERS:
+        raise refused(f"{len(key[1]):,} characters, at most {MAX_CHARACTERS:,}")
+    if key in _checked:
         return
     problem = await asyncio.get_running_loop().run_in_executor(_pool, _problem, constraint, client)
     if problem:
         raise refused(problem)
-    _checked[name] = None
+    _checked[key] = None
     if len(_checked) > KEPT:
-        _checked.popitem(last=False)
+        del _checked[next(iter(_checked))]
 
 
-def refused(reason: str) -> ApiError:
-    return ApiError(400, f"the output format cannot be enforced: {reason[:300]}", param="structured_outputs")
+def refused(reason: str) -> Exception:
+    """vLLM's own error: its handlers make a 400 of it, in a stream that has begun too."""
+    from vllm.exceptions import VLLMValidationError
+
+    message = f"the output format cannot be enforced: {reason[:300]}"
+    return VLLMValidationError(message, parameter="structured_outputs")
 
 
 def _problem(constraint, client) -> str | None:
@@ -48,35 +51,29 @@ def _problem(constraint, client) -> str | None:
 
     backend = client.vllm_config.structured_outputs_config.backend
     try:
-        problem = (_of_guidance if backend == "guidance" else _of_xgrammar)(constraint, client.served.tokenizer)
+        problem = (_of_guidance if backend == "guidance" else _of_xgrammar)(constraint, client.served)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RuntimeError, VLLMError) as error:
         problem = str(error) or type(error).__name__
-    problem = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", problem or "").strip()  # a line of xgrammar's source
+    problem = without_source(problem or "").strip()
     return problem.splitlines()[0] if problem else None
 
 
-def _of_guidance(constraint, tokenizer) -> str:
+def _of_guidance(constraint, served) -> str:
     from llguidance import LLMatcher
     from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
     from vllm.v1.structured_output.request import get_structured_output_key
 
     kind, spec = get_structured_output_key(constraint)
-    matcher = LLMatcher(_vocabulary(tokenizer), serialize_guidance_grammar(kind, spec, True, False), log_level=0)
+    vocabulary = served.grammar_vocabulary
+    matcher = LLMatcher(vocabulary, serialize_guidance_grammar(kind, spec, True, False), log_level=0)
     # Each property of an object counts from its opening brace on, where too many of them end the matcher.
     if constraint.json and not matcher.get_error():
-        matcher.try_consume_tokens(_vocabulary(tokenizer).tokenize_str("{"))
+        matcher.try_consume_tokens(vocabulary.tokenize_str("{"))
     return matcher.get_error()
 
 
-def _of_xgrammar(constraint, tokenizer) -> None:
+def _of_xgrammar(constraint, served) -> None:
     from vllm import SamplingParams
     from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
     validate_xgrammar_grammar(SamplingParams(structured_outputs=constraint))
-
-
-@cache
-def _vocabulary(tokenizer):
-    from llguidance import hf
-
-    return hf.from_tokenizer(tokenizer, len(tokenizer))

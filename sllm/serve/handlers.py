@@ -20,10 +20,22 @@ from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.renderers.online_renderer import OnlineRenderer
 
-from sllm.serve import grammar, wire
+from sllm.serve import grammar, logprobs
+from sllm.serve.access_log import current
 from sllm.serve.errors import ApiError
-from sllm.serve.log import current
 from sllm.serve.models import ServedModel
+
+# Fields that are neither honoured nor harmless here, with the values that ask for nothing.
+UNSUPPORTED = {
+    "kv_transfer_params": "moves caches between engines", "ec_transfer_params": "moves caches between engines",
+    "prompt_embeds": "passes by the tokenizer", "mm_processor_kwargs": "these models read text only",
+    "priority": "requests are served first come, first served",
+}  # fmt: skip
+NOT_IN_BEAM_SEARCH = {  # vLLM's beam search drops them without a word; field → the values that ask for nothing
+    "stop": (), "stop_token_ids": (), "bad_words": (), "logit_bias": (), "structured_outputs": (), "tools": (),
+    "min_tokens": (0,), "presence_penalty": (0,), "frequency_penalty": (0,), "repetition_penalty": (1,),
+    "top_p": (1,), "top_k": (0, -1), "min_p": (0,),
+}  # fmt: skip
 
 
 class _Handler:
@@ -35,12 +47,15 @@ class _Handler:
     async def prepared(self, request):
         """The request with its defaults. ApiError for an output format that cannot be enforced: here a stream has not
         begun, and still is a 400."""
+        refuse_unsupported(request)
         if getattr(request, "messages", None) and getattr(request, "add_special_tokens", False):
             message = "the chat template writes the special tokens; add_special_tokens would write BOS twice"
             raise ApiError(400, message, param="add_special_tokens")
         if hasattr(request, "extract_structured_outputs"):
             constraint = request.extract_structured_outputs()
             if constraint is not None:
+                if getattr(request, "use_beam_search", False):
+                    raise ApiError(400, "beam search cannot follow an output format", param="use_beam_search")
                 await grammar.check(constraint, self.served.client)
         return self.fill(request)
 
@@ -52,17 +67,45 @@ class _Handler:
         return request
 
     async def beam_search(self, *args, **kwargs):
-        """vLLM ends a beam at the tokenizer's EOS alone: here that is the token that ends this model's turns."""
+        """vLLM ends a beam at the tokenizer's EOS alone: here that is the token that ends this model's turns. A beam
+        that holds another one of them is cut there, as in offline inference."""
+        stops, tokenizer, record = self.served.stop_token_ids, self.renderer.get_tokenizer(), current.get()
+        record.model, record.in_beam_search = self.served.name, True
         ending = copy.copy(self)
-        ending.renderer = _EndOfTurn(self.renderer.get_tokenizer(), self.served.stop_token_ids[0])
+        ending.renderer = _EndOfTurn(tokenizer, stops[0])
         async for output in super(_Handler, ending).beam_search(*args, **kwargs):
+            record.prompt_tokens += len(output.prompt_token_ids)
             for piece in output.outputs:
+                ends = [at for at, token in enumerate(piece.token_ids) if token in stops]
+                if ends and not _ignores_eos(args, kwargs):
+                    piece.token_ids, piece.finish_reason = piece.token_ids[: ends[0]], "stop"
+                    piece.text = tokenizer.decode(piece.token_ids, skip_special_tokens=True)
                 piece.text = piece.text.replace("\ufffd", "")
+                record.completion_tokens += len(piece.token_ids)
+                record.finish = piece.finish_reason
             yield output
 
 
+def refuse_unsupported(request) -> None:
+    """ApiError (400) for a field that would be dropped, or that this server does not let in."""
+    for name, why in UNSUPPORTED.items():
+        if getattr(request, name, None):
+            raise ApiError(400, f"{name} is not supported: {why}", param=name, code="unsupported_field")
+    if getattr(request, "use_beam_search", False):
+        for name, neutral in NOT_IN_BEAM_SEARCH.items():
+            value = getattr(request, name, None) if name in request.model_fields_set else None
+            if value and value not in neutral or value == 0 and name in ("top_p", "repetition_penalty"):
+                raise ApiError(400, f"beam search has no {name}", param=name, code="unsupported_field")
+
+
+def _ignores_eos(args, kwargs) -> bool:
+    from vllm.sampling_params import BeamSearchParams
+
+    return any(value.ignore_eos for value in [*args, *kwargs.values()] if isinstance(value, BeamSearchParams))
+
+
 class _EndOfTurn:
-    """A renderer, as far as a beam search asks it."""
+    """A renderer, as far as a beam search asks it; its own tokenizer, which says what ends a beam."""
 
     def __init__(self, tokenizer, token: int):
         self._tokenizer, self.eos_token_id = tokenizer, token
@@ -87,7 +130,7 @@ class Chat(_Handler, OpenAIServingChat):
             return super()._create_chat_logprobs(token_ids, top_logprobs, *args, **kwargs)
         top = kwargs.get("num_output_top_logprobs") or 0
         top = top if top >= 0 else len(self.served.tokenizer)
-        return ChatCompletionLogProbs(**wire.chat_logprobs(self.served.vocabulary, token_ids, top_logprobs, top))
+        return ChatCompletionLogProbs(**logprobs.chat_logprobs(self.served.vocabulary, token_ids, top_logprobs, top))
 
 
 class Messages(Chat, AnthropicServingMessages):
@@ -111,9 +154,11 @@ class Completion(_Handler, OpenAIServingCompletion):
             return super()._create_completion_logprobs(
                 token_ids, top_logprobs, num_output_top_logprobs, *args, **kwargs
             )
-        offset = wire.Offset(kwargs.get("initial_text_offset", 0))
+        offset = logprobs.Offset(kwargs.get("initial_text_offset", 0))
         return CompletionLogProbs(
-            **wire.text_logprobs(self.served.vocabulary, token_ids, top_logprobs, num_output_top_logprobs or 0, offset)
+            **logprobs.text_logprobs(
+                self.served.vocabulary, token_ids, top_logprobs, num_output_top_logprobs or 0, offset
+            )
         )
 
 
@@ -164,12 +209,8 @@ class ByModel:
 
     def __getattr__(self, name: str):
         async def call(request, *args, **kwargs):
-            if isinstance(request, str):  # the id of a stored response, which no model has
-                return await getattr(self._of(self._models.first), name)(request, *args, **kwargs)
-            served = self._models.find(request.model)
             record = current.get()
-            served.users += 1
-            record.models.append(served)
+            served = self._models.use(request.model, record)
             record.stream = getattr(request, "stream", None)
             if name in ("create_chat_completion", "create_completion", "create_responses", "create_messages"):
                 self._capacity.take(record, sequences(request))
@@ -179,6 +220,7 @@ class ByModel:
             try:
                 return await call(*args, **kwargs)
             except ApiError as error:  # vLLM's route would make a 500 of it
+                current.get().error = error  # whose headers `Reshape` writes
                 return create_error_response(error.detail, status_code=HTTPStatus(error.status_code))
 
         return call_and_return_errors if self._attribute == "anthropic_serving_messages" else call

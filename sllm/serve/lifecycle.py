@@ -18,12 +18,12 @@ from collections.abc import Callable
 import uvicorn
 
 from sllm.cli import InputError
+from sllm.serve.access_log import log
 from sllm.serve.connection import Connection
 from sllm.serve.engine_client import Heartbeat
 from sllm.serve.errors import ApiError
-from sllm.serve.log import log
+from sllm.serve.in_flight import InFlight
 from sllm.serve.models import Models
-from sllm.serve.running import Running
 from sllm.serve.warm_up import warm_up
 
 WATCH_SECONDS = 0.25
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app, models: Models, running: Running, *, load: Callable, ready: Callable, reload: Callable,
+        self, app, models: Models, running: InFlight, *, load: Callable, ready: Callable, reload: Callable,
         shutdown_timeout: float,
     ):  # fmt: skip
         config = uvicorn.Config(
@@ -137,8 +137,8 @@ class Server(uvicorn.Server):
         self.ready()
 
     async def _watch(self) -> None:
-        """Returns when the engine is dead."""
-        while not self.llm.errored:
+        """Returns when the engine is dead, or has not answered for so long that only a restart helps."""
+        while not self.llm.errored and not self.heartbeat.overdue:
             await asyncio.sleep(WATCH_SECONDS)
         self.running.state = "dead"
         deadline = threading.Timer(

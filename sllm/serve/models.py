@@ -3,13 +3,14 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sllm import chat, checkpoint, cli
 from sllm.cli import InputError
-from sllm.serve import engine, model_info, wire
-from sllm.serve.errors import ApiError
-from sllm.serve.log import log
+from sllm.serve import engine, logprobs, model_info
+from sllm.serve.access_log import log
+from sllm.serve.errors import ApiError, engine_dead
 
 SAMPLING_DEFAULTS = {"n": 1, "seed": None, "min_tokens": 0, "stop": None, "ignore_eos": False}  # not set by flags
 RETIRE_SECONDS = 0.1
@@ -36,7 +37,14 @@ class ServedModel:
     users: int = 0
 
     def __post_init__(self):
-        self.vocabulary = wire.Vocabulary(self.tokenizer)
+        self.vocabulary = logprobs.Vocabulary(self.tokenizer)
+
+    @cached_property
+    def grammar_vocabulary(self):
+        """llguidance's view of the tokenizer."""
+        from llguidance import hf
+
+        return hf.from_tokenizer(self.tokenizer, len(self.tokenizer))
 
 
 class Models:
@@ -74,6 +82,18 @@ class Models:
         known = ", ".join(self.by_name)
         message = f"The model `{name[:200]}` does not exist. Available: {known}"
         raise ApiError(404, message, param="model", code="model_not_found")
+
+    def use(self, name: str | None, record) -> ServedModel:
+        """`find` and `hold`."""
+        served = self.find(name)
+        self.hold(served, record)
+        return served
+
+    def hold(self, served: ServedModel, record) -> None:
+        """Count a request as one that uses this model, until its record is released."""
+        if not any(one is served for one in record.models):
+            served.users += 1
+            record.models.append(served)
 
     def settings(self, request) -> dict:
         """Effective sampling parameters of a plain request: its own, else the flags'."""
@@ -113,7 +133,12 @@ class Models:
             self._number += 1
             served.lora = engine.lora_request(served.adapter, f"{served.name}@{self._number}", self._number)
             await self._llm.add_lora(served.lora)
-        await asyncio.to_thread(self._build, served)  # copies tokenizers for a second or two, while others are served
+        try:
+            await asyncio.to_thread(self._build, served)  # copies tokenizers for a second or two
+        except Exception:
+            if served.lora:
+                await self._llm.remove_lora(served.lora.lora_int_id)
+            raise
 
     def _build(self, served: ServedModel) -> None:
         from sllm.serve.engine_client import EngineClient
@@ -128,6 +153,8 @@ class Models:
         Raises:
             ApiError: (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken.
         """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         async with self._lock:
             before = self.by_name.get(name)
             if before is not None and (not replace or before.adapter is None):
@@ -137,9 +164,13 @@ class Models:
                 raise ApiError(400, f"this server has room for {self.max_loras} adapters (--max_loras)")
             if not checkpoint.is_adapter(folder):
                 raise ApiError(404, f"{folder} has no adapter_config.json", param="lora_path", code="adapter_not_found")
+            while len(self._retiring) >= engine.RETIRING_ADAPTERS:  # the engine has room for no more versions
+                await asyncio.wait(self._retiring, return_when=asyncio.FIRST_COMPLETED)
             try:
                 served = await asyncio.to_thread(self._read, name, folder)
                 await self._connect(served)
+            except EngineDeadError:
+                raise engine_dead() from None
             except InputError as error:
                 raise ApiError(400, "; ".join(error.problems), param="lora_path", code="adapter_refused") from None
             except Exception as error:  # vLLM's own refusal comes from another process, as whatever it was there

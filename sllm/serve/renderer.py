@@ -7,7 +7,7 @@ from sllm.cli import InputError
 from sllm.serve.errors import ApiError
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-TEXT_PARTS = {"text", "input_text", "output_text", "refusal", "thinking", None}
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
 # What the endpoints say of a template's arguments where a request says nothing.
 DEFAULTS = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 
@@ -16,13 +16,22 @@ class Renderer(HfRenderer):
     """Plain conversations are rendered by `sllm.chat`, as in training (guarantee 1). Those with tools, template
     arguments or a turn to continue are rendered by vLLM, with the same tokenizer and template.
 
-    Contents are brought to NFC and refused where they hold a control token of this model, on both ways.
+    Contents are brought to NFC; every text that the template may write is refused where it holds a control token.
     """
 
     def render_messages(self, messages, params):
         messages = [dict(message) for message in messages]
         for message in messages:
-            self._prepare(message)
+            message["content"] = text_content(message.get("content"))
+            if message.get("tool_calls"):
+                message["tool_calls"] = _listed(message["tool_calls"])
+        kwargs = {name: value for name, value in params.chat_template_kwargs.items() if name != "chat_template"}
+        texts = list(_strings([*messages, kwargs]))
+        self._check_length(sum(map(len, texts)))
+        try:
+            chat.refuse_special_tokens(self.get_tokenizer(), [{"content": chat.nfc(text)} for text in texts])
+        except ValueError as error:
+            raise ApiError(400, str(error), param="messages") from None
         plain = plain_conversation(messages, params.chat_template_kwargs | {"template": params.chat_template})
         if plain is None:
             conversation, prompt = super().render_messages(messages, params)
@@ -45,33 +54,54 @@ class Renderer(HfRenderer):
         super().__init__(config, tokenizer)
         self._render_in_pool = make_async(self.render_messages, executor=self._executor)
 
-    def _prepare(self, message: dict) -> None:
-        content = message.get("content")
-        if content is not None and not isinstance(content, str):
-            try:
-                message["content"] = content = list(content)  # vLLM validates the parts when they are read
-            except ValueError as error:
-                reason = str(error).splitlines()[2:3] or [str(error)]
-                message = f"a content part is not a text ({reason[0].strip()[:200]}); these models read text only"
-                raise ApiError(400, message, param="messages") from None
-        texts = [content] if isinstance(content, str) else []
-        if isinstance(content, list):
-            message["content"] = content = [dict(part) if isinstance(part, dict) else part for part in content]
-            for part in content:
-                if isinstance(part, dict) and part.get("type") not in TEXT_PARTS:
-                    # before vLLM would fetch what the part names
-                    raise ApiError(
-                        400, f"these models read text only, not {part.get('type')!r}"[:200], param="messages"
-                    )
-                if isinstance(part, dict) and isinstance(part.get("text"), str):
-                    part["text"] = chat.nfc(part["text"])
-                    texts.append(part["text"])
-        elif isinstance(content, str):
-            message["content"] = chat.nfc(content)
-        try:
-            chat.refuse_special_tokens(self.get_tokenizer(), [{"content": text} for text in texts])
-        except ValueError as error:
-            raise ApiError(400, str(error), param="messages") from None
+    async def _tokenize_singleton_prompt_async(self, prompt, params):
+        if isinstance(prompt.get("prompt"), str):
+            prompt = prompt | {"prompt": chat.nfc(prompt["prompt"])}
+        return await super()._tokenize_singleton_prompt_async(prompt, params)
+
+    def _check_length(self, characters: int) -> None:
+        """Refuse what cannot fit before it is tokenized, as vLLM does for the prompts of completions."""
+        context = self.config.model_config.max_model_len
+        if characters > context * self.get_tokenizer().max_chars_per_token:
+            message = f"This model's maximum context length is {context} tokens; {characters:,} characters exceed it"
+            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+
+
+def text_content(content):
+    """A message's content as vLLM's parser takes it, in NFC, with text parts alone: anything else names what the
+    server would have to fetch.
+
+    Raises:
+        ApiError: (400) a part is not a text.
+    """
+    if content is None or isinstance(content, str):
+        return content and chat.nfc(content)
+    texts = []
+    for part in _listed(content):
+        kind = str(part.get("type")) if isinstance(part, dict) else ""
+        text = part if isinstance(part, str) else part.get(TEXT_PARTS[kind]) if kind in TEXT_PARTS else None
+        if not isinstance(text, str):
+            raise ApiError(400, f"these models read text only, not {kind or 'other parts'}"[:200], param="messages")
+        texts.append({"type": "text", "text": chat.nfc(text)})
+    return texts
+
+
+def _listed(parts) -> list:
+    """Parts that vLLM validates when they are read, which works once."""
+    try:
+        return list(parts)
+    except ValueError as error:
+        reason = (str(error).splitlines()[2:3] or [str(error)])[0].strip()[:200]
+        raise ApiError(400, f"a part is wrong ({reason}); these models read text only", param="messages") from None
+
+
+def _strings(value):
+    """Every text in nested lists and dictionaries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def plain_conversation(messages: list[dict], template_kwargs: dict) -> list[dict] | None:
@@ -82,16 +112,10 @@ def plain_conversation(messages: list[dict], template_kwargs: dict) -> list[dict
     plain = []
     for message in messages:
         content = message.get("content")
-        if isinstance(content, list):
-            content = _joined(content)
+        if isinstance(content, list):  # joined as vLLM joins them
+            content = "\n".join(part["text"] for part in content) if content else None
         others = [value for name, value in message.items() if name not in ("role", "content") and value]
         if message.get("role") not in ROLES or not isinstance(content, str) or others:
             return None
         plain.append({"role": ROLES[message["role"]], "content": content})
     return plain
-
-
-def _joined(parts: list) -> str | None:
-    """The text of a content in parts, joined as vLLM joins them; None where a part is not a text."""
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts]
-    return "\n".join(texts) if texts and all(isinstance(text, str) for text in texts) else None

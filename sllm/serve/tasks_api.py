@@ -9,16 +9,17 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from sllm import tasks
-from sllm.serve import wire
+from sllm.serve import sse
+from sllm.serve.completion_response import respond
 from sllm.serve.errors import ApiError
-from sllm.serve.lean import ASYNC_TOKENIZE_CHARS, Declined, LeanPath, Plain, vllm_error
+from sllm.serve.lean_path import ASYNC_TOKENIZE_CHARS, Declined, LeanPath, PlainRequest, vllm_error
 from sllm.tasks.table import FIELDS
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
 NAMES = ("context", "question", "choices", "title", "table", "text")
 
 
-class TaskRequest(Plain, forbid_unknown_fields=False):
+class TaskRequest(PlainRequest, forbid_unknown_fields=False):
     """The fields of the task (GET /v1/tasks says which), and the sampling fields of a chat."""
 
     context: str | None = None
@@ -35,7 +36,7 @@ def fields() -> set[str]:
 
 def attach(app: FastAPI, lean: LeanPath, models) -> None:
     entries = task_entries()
-    listed = wire.body({"object": "list", "data": entries})
+    listed = sse.body({"object": "list", "data": entries})
     body = {"content": {"application/json": {"schema": _schema(), "examples": task_examples(entries)}}}
 
     @app.get("/v1/tasks", tags=["tasks"])
@@ -58,19 +59,21 @@ async def _answer(task_id: str, request: Request, lean: LeanPath, models) -> Res
     try:
         asked = msgspec.convert(request.scope["sllm.json"], TaskRequest)
     except msgspec.ValidationError as error:
-        what, _, place = str(error).partition(" - at `$.")
+        _, _, place = str(error).partition(" - at `$.")
         raise ApiError(400, str(error), param=place.rstrip("`") or None, code="invalid_request") from None
     given = {name: getattr(asked, name) for name in NAMES if getattr(asked, name) is not None}
     try:
         messages = tasks.build_messages(task_id, given)
     except tasks.WrongFields as error:
         raise ApiError(400, str(error), param=error.field, code="task_fields") from None
-    served = models.find(asked.model)
+    served = models.use(asked.model, request.scope["state"]["record"])
+    if asked.stream_options is not None and not asked.stream:
+        raise ApiError(400, "stream_options needs stream: true", param="stream_options")
     if (asked.n or 1) > 1:
         raise ApiError(400, "a task has one answer", param="n")
     ids = await _ids(served, messages)
     try:
-        job = lean.sampled(asked, served, [ids])
+        job = lean.to_job(asked, served, [ids])
     except (ValueError, vllm_error()) as error:
         raise ApiError(400, str(error), code="invalid_request") from None
     except Declined:
@@ -97,13 +100,13 @@ async def _ids(served, messages: list[dict]) -> list[int]:
 
 
 class _Answer(Response):
-    """A response that the lean path writes."""
+    """A response that is written as the lean path's are."""
 
     def __init__(self, lean: LeanPath, job):
         self.lean, self.job, self.background, self.status_code = lean, job, None, 200
 
     async def __call__(self, scope, receive, send) -> None:
-        await self.lean.answer(self.job, scope, send)
+        await respond(self.job, scope, send, models=self.lean.models, capacity=self.lean.capacity)
 
 
 def task_entries() -> list[dict]:

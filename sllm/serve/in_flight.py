@@ -1,43 +1,15 @@
-"""How many requests run, for how long, and how they end: capacity, the time limit, clients that leave, the drain."""
+"""Requests in flight, and what ends them early: the time limit, clients that leave, the drain."""
 
 import asyncio
-import math
-import time
 from contextlib import suppress
 
-from sllm.serve import errors, log, wire
-from sllm.serve.errors import ApiError, at_capacity
-from sllm.serve.log import Record, current
+from sllm.serve import errors, sse
+from sllm.serve.access_log import Record, current
+from sllm.serve.admission import Capacity
+from sllm.serve.errors import ApiError
 
 
-class Capacity:
-    """Sequences that may run in the engine's batch and wait in its queue. More than that is refused at once: a queue
-    without an end is an outage that nobody is told of."""
-
-    def __init__(self, running: int, waiting: int):
-        self.running, self.total = running, running + waiting
-        self.taken = 0
-        self._seconds = 1.0  # that a request takes, a running mean
-        log.SEQUENCES.set_function(lambda: self.taken)
-
-    def take(self, record: Record, count: int) -> None:
-        """Reserve `count` sequences until the request ends. ApiError (429) where they do not fit."""
-        if count > self.total:
-            raise ApiError(400, f"{count} answers at once exceed this server's capacity ({self.total})", param="n")
-        if self.taken + count > self.total:
-            rounds = 1 + (self.taken - 1) // self.running
-            raise at_capacity(max(1, math.ceil(min(60, rounds * self._seconds / 2))))
-        self.taken += count
-        record.sequences += count
-
-    def give_back(self, record: Record) -> None:
-        if record.sequences:
-            self.taken -= record.sequences
-            self._seconds += 0.1 * (time.monotonic() - record.started - self._seconds)
-            record.sequences = 0
-
-
-class Running:
+class InFlight:
     """Middleware around the endpoints that generate. The app learns of everything that ends a request early (the
     client left, the time is over, the server stops) as a disconnect, on which vLLM's handlers and the lean path abort
     what runs in the engine.
@@ -52,14 +24,14 @@ class Running:
         self.app, self.paths, self.capacity, self.timeout = app, paths, capacity, timeout
         self.log_prompts = log_prompts
         self.state = "loading"  # ready, draining, dead
-        self.requests: dict[asyncio.Future, Request] = {}
+        self.requests: dict[asyncio.Future, InFlightRequest] = {}
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(self.paths):
             return await self.app(scope, receive, send)
         if self.state != "ready":
             raise ApiError(503, f"the server is {self.state}", code=self.state, headers={"Retry-After": "5"})
-        request = Request(scope["sllm.body"], receive, send, current.get())
+        request = InFlightRequest(scope["sllm.body"], receive, send, current.get())
         if self.log_prompts:
             request.record.prompt = scope["sllm.json"]
         loop = asyncio.get_running_loop()
@@ -92,7 +64,7 @@ class Running:
             request.end(error)
 
 
-class Request:
+class InFlightRequest:
     """The messages of one request, to and fro. `problem`: why it was ended early; the app's messages after that are
     dropped."""
 
@@ -133,6 +105,6 @@ class Request:
         if not self.started:
             raise self.problem
         self.record.status = self.problem.status_code
-        data = wire.error_event(self.problem.body()) + wire.DONE
+        data = sse.error_event(self.problem.body()) + sse.DONE
         with suppress(TimeoutError):  # a client that does not read does not get to read this either
             await asyncio.wait_for(self._send({"type": "http.response.body", "body": data}), 1)

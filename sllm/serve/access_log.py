@@ -1,4 +1,4 @@
-"""The log and the metrics: one JSON object a line on stderr, one line a request, Prometheus counters."""
+"""The log: one JSON object a line on stderr, one line a request. Counts the request in the metrics, too."""
 
 import json
 import logging
@@ -11,20 +11,11 @@ import uuid
 from contextvars import ContextVar
 from urllib.parse import quote
 
-from prometheus_client import Counter, Gauge, Histogram
-
-from sllm.serve import errors
+from sllm.serve import errors, metrics
 from sllm.serve.errors import ApiError
 
 QUIET_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-REQUESTS = Counter("sllm_requests_total", "Requests answered", ["path", "status"])
-TOKENS = Counter("sllm_tokens_total", "Tokens", ["model", "kind"])
-TTFT = Histogram("sllm_first_token_seconds", "Arrival of a streamed request to its first piece", ["model"])
-LATENCY = Histogram("sllm_request_seconds", "Arrival to the end of the answer", ["path"])
-IN_FLIGHT = Gauge("sllm_requests_in_flight", "Requests that have not been answered to their end")
-SEQUENCES = Gauge("sllm_sequences_in_flight", "Sequences that run or wait in the engine")
 
 log = logging.getLogger("sllm.serve")
 
@@ -32,17 +23,19 @@ log = logging.getLogger("sllm.serve")
 class Record:
     """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept.
 
-    `sequences`: capacity reserved for it. `models`: the served models that it uses.
+    `sequences`: capacity reserved for it. `models`: the served models that it uses. `error`: one of ours, on its way
+    through a route of vLLM's that keeps no headers.
     """
 
     __slots__ = (
         "id", "key", "method", "path", "route", "status", "model", "models", "stream", "prompt_tokens",
-        "completion_tokens", "first", "finish", "started", "prompt", "sequences", "ignored", "refused",
+        "completion_tokens", "first", "finish", "started", "prompt", "sequences", "ignored", "error", "in_beam_search",
     )  # fmt: skip
 
     def __init__(self, id: str, method: str, path: str):
         self.id, self.method, self.path, self.route = id, method, path, "other"
-        self.key = self.model = self.stream = self.first = self.finish = self.prompt = self.refused = None
+        self.key = self.model = self.stream = self.first = self.finish = self.prompt = self.error = None
+        self.in_beam_search = False
         self.status = self.prompt_tokens = self.completion_tokens = self.sequences = 0
         self.models, self.ignored = [], []
         self.started = time.monotonic()
@@ -91,16 +84,16 @@ class RequestLog:
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
-        IN_FLIGHT.inc()
+        metrics.IN_FLIGHT.inc()
         try:
             await self.app(scope, receive, reply)
         except ApiError as error:  # of another middleware: nothing was sent yet
-            await error.response()(scope, receive, reply)
+            await error.response(scope["path"])(scope, receive, reply)
         except Exception as error:
             if not record.status:
-                await errors.internal(error, record.id).response()(scope, receive, reply)
+                await errors.internal(error, record.id).response(scope["path"])(scope, receive, reply)
         finally:
-            IN_FLIGHT.dec()
+            metrics.IN_FLIGHT.dec()
             if record.path not in QUIET_PATHS or record.status not in (200, 503):
                 self._line(record)
 
@@ -110,18 +103,18 @@ class RequestLog:
     def _line(self, record: Record) -> None:
         seconds = time.monotonic() - record.started
         status = record.status or 500
-        REQUESTS.labels(record.route, status).inc()
-        LATENCY.labels(record.route).observe(seconds)
+        metrics.REQUESTS.labels(record.route, status).inc()
+        metrics.LATENCY.labels(record.route).observe(seconds)
         fields = {
             "request_id": record.id, "key": record.key, "method": record.method, "path": record.path[:200],
             "status": status, "total_ms": round(1000 * seconds, 1),
         }  # fmt: skip
         if record.model:
             first = None if record.first is None else record.first - record.started
-            TOKENS.labels(record.model, "prompt").inc(record.prompt_tokens)
-            TOKENS.labels(record.model, "completion").inc(record.completion_tokens)
+            metrics.TOKENS.labels(record.model, "prompt").inc(record.prompt_tokens)
+            metrics.TOKENS.labels(record.model, "completion").inc(record.completion_tokens)
             if first is not None:
-                TTFT.labels(record.model).observe(first)
+                metrics.TTFT.labels(record.model).observe(first)
             fields |= {
                 "model": record.model, "stream": bool(record.stream), "prompt_tokens": record.prompt_tokens,
                 "completion_tokens": record.completion_tokens,
@@ -130,7 +123,7 @@ class RequestLog:
         fields |= {
             name: value
             for name, value in (
-                ("ignored_fields", record.ignored), ("refused", record.refused), ("prompt", record.prompt)
+                ("ignored_fields", record.ignored), ("prompt", record.prompt)
             )
             if value
         }  # fmt: skip
@@ -154,7 +147,7 @@ def start() -> logging.handlers.QueueListener:
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(Json())
     listener = logging.handlers.QueueListener(lines, out)
-    handler = _Keep(lines)
+    handler = _QueueAsIs(lines)
     # what uvicorn says of a stream that was cut short; the line of the request says it better
     handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
     logging.captureWarnings(True)
@@ -170,6 +163,6 @@ def start() -> logging.handlers.QueueListener:
     return listener
 
 
-class _Keep(logging.handlers.QueueHandler):
+class _QueueAsIs(logging.handlers.QueueHandler):
     def prepare(self, entry):
         return entry  # the thread formats it, traceback and all
