@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sllm.cli import InputError
-from sllm.turns import answer_text, end_of_turn, refuse_lost_contents, refuse_special_tokens, render
+from sllm.turns import answer_text, end_of_turn, refuse_lost_contents, render
+from sllm.turns import refuse_special_tokens as refuse_composed_special_tokens
 
-__all__ = ["end_of_turn", "refuse_special_tokens", "render"]  # and all that is defined here
+__all__ = ["end_of_turn", "render"]  # and all that is defined here
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "chat"
 _SENTINEL = "가나다라"
 # Templates that write today's date (Llama 3.2) would render another prompt tomorrow than was trained on.
@@ -134,6 +135,12 @@ def nfc(text: str) -> str:
     """The text in composed form. Decomposed Hangul (macOS file names, some editors) looks the same, costs six times
     the tokens, and is not what a model has learned: training and serving compose it alike."""
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+
+
+def refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
+    """ValueError for a control token inside a content, as it is once composed: NFC turns some letters (K, the Kelvin
+    sign) into plain ones."""
+    refuse_composed_special_tokens(tokenizer, _nfc_messages(messages))
 
 
 def _nfc_messages(messages: list[dict]) -> list[dict]:

@@ -326,6 +326,16 @@ def test_every_special_token_counts_whatever_its_length(tokenizer):
     chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "a < s > b, <S>, <ss>, s>, [INST]"}])
 
 
+def test_special_tokens_count_once_they_are_composed(tokenizer):
+    """The Kelvin sign is a K in NFC: [MAS\u212a] is what the model would read as [MASK]."""
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[MASK]"]})
+    chat.set_chat_template(tokenizer)
+    messages = [{"role": "user", "content": "[MAS\u212a]"}]
+    assert tokenizer.convert_tokens_to_ids("[MASK]") in chat.prompt_ids(tokenizer, messages)
+    with pytest.raises(ValueError, match=r"special token \[MASK\]"):
+        chat.refuse_special_tokens(tokenizer, messages)
+
+
 def test_tokens_that_the_template_writes_count_and_plain_added_words_do_not(tokenizer):
     """Qwen's <|im_start|> was not always marked special; its <think> is an added token, and a content's own."""
     tokenizer.add_tokens(["<|열기|>", "<|닫기|>", "<think>", "</think>", "도우미", "<tool_call>"])

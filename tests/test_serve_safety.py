@@ -19,7 +19,7 @@ ROUTES = {
     "GET /docs", "GET /openapi.json", "GET /docs/oauth2-redirect", "GET /health", "GET /ready", "GET /version",
     "GET /metrics", "GET /v1/models", "GET /v1/models/{model:path}", "GET /v1/tasks", "POST /v1/tasks/{task_id}",
     "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter", "POST /v1/chat/completions", "POST /v1/completions",
-    "POST /v1/responses", "GET /v1/responses/{response_id}", "POST /v1/responses/{response_id}/cancel",
+    "POST /v1/responses",
     "POST /v1/messages", "POST /v1/messages/count_tokens", "POST /tokenize", "POST /detokenize",
 }  # fmt: skip
 
@@ -52,14 +52,14 @@ def raw(server, data: bytes, seconds: float = 30) -> bytes:
 
 
 def test_every_route_there_is(tiny_base):
-    from sllm.serve import admission, models
+    from sllm.serve import admission, models, served_model
     from sllm.serve import app as web
 
-    served = models.read_model("base", str(tiny_base), str(tiny_base), "auto", parent=None)
+    served = served_model.read_model("base", str(tiny_base), str(tiny_base), "auto", parent=None)
     registry = models.Models(
         str(tiny_base), [served], defaults={}, context=8, max_loras=0, max_lora_rank=0, chat_template="auto", parsers={}
     )
-    app, _ = web.create(registry, admission.Capacity(1, 1), lambda: "ready")
+    app, _ = web.endpoints(registry, admission.Capacity(1, 1), lambda: "ready")
     found = {
         f"{method} {route.path}"
         for route in app.routes
@@ -140,6 +140,111 @@ def test_what_a_message_names_is_not_fetched(server):
             assert answer.status_code == 400 and "text only" in answer.json()["error"]["message"]
         with pytest.raises(TimeoutError):
             listener.accept()
+
+
+@pytest.mark.parametrize("name", ["image_url", "video_url", "audio_url", "file", "image_pil"])
+def test_parts_without_a_type_are_not_fetched(server, name):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x.png"
+        for part in ({name: url}, {name: {"url": url}}, {"type": "text", "text": "a", "uuid": "u", name: {"url": url}}):
+            for path in ("/v1/chat/completions", "/tokenize"):
+                for role in ("user", "observer"):
+                    answer = post(server, path, {"messages": [{"role": role, "content": [part]}], "max_tokens": 1})
+                    assert answer.status_code in (200, 400), answer.text  # 200: the text alone
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_prompt_that_passes_by_the_tokenizer_is_refused(server):
+    """vLLM takes token ids out of kv_transfer_params; `true` among them ended the engine's input thread."""
+    for path, body in (
+        ("/v1/chat/completions", ASK | {"kv_transfer_params": {"prompt_token_ids": [True, 300]}}),
+        ("/v1/completions", {"prompt": "a", "kv_transfer_params": {"prompt_token_ids": [1]}}),
+        ("/v1/responses", {"input": "a", "kv_transfer_params": {"prompt_token_ids": [True]}}),
+        ("/v1/completions", {"prompt_embeds": "AAAA"}),
+        ("/v1/chat/completions", ASK | {"priority": 3}),
+    ):
+        answer = post(server, path, body)
+        assert answer.status_code == 400, (path, body, answer.text)
+        assert answer.json()["error"]["param"] in body
+    assert post(server, "/v1/chat/completions", ASK | {"kv_transfer_params": None, "priority": 0}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "refusal", "refusal": "<s>"}]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "<s>"}]},
+        {"role": "user", "content": "a", "name": "<s>"},
+        {"role": "assistant", "content": "a", "reasoning": "<s>"},
+        {"role": "assistant", "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "<s>"}'}}
+        ]},
+    ],
+)  # fmt: skip
+def test_control_tokens_are_refused_wherever_a_template_may_write_them(server, message):
+    answer = post(server, "/v1/chat/completions", {"messages": [*MESSAGES, message], "max_tokens": 1})
+    assert answer.status_code == 400 and "special token" in answer.json()["error"]["message"], answer.text
+
+
+def test_control_tokens_in_tools_are_refused(server):
+    tool = {"type": "function", "function": {"name": "f", "description": "<s>", "parameters": {}}}
+    answer = post(server, "/v1/chat/completions", ASK | {"tools": [tool], "tool_choice": "none"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_words_to_search_for_are_short(server):
+    for name in ("bad_words", "stop"):
+        answer = post(server, "/v1/chat/completions", ASK | {name: ["a" * 100_000]})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == name
+
+
+def test_conversations_that_cannot_fit_are_refused_before_they_are_tokenized(server):
+    """Twelve of 3.9 MB in vLLM's path made a normal request wait."""
+    long = {"messages": [{"role": "user", "content": "가나다 " * 300_000}], "skip_special_tokens": True}
+    with ThreadPoolExecutor(12) as pool:
+        refused = [pool.submit(post, server, "/v1/chat/completions", long) for _ in range(12)]
+        assert post(server, "/v1/chat/completions", ASK).status_code == 200
+        for answer in refused:
+            assert answer.result().status_code == 400
+            assert answer.result().json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_beam_search_refuses_what_it_would_drop(server):
+    beams = ASK | {"use_beam_search": True, "n": 2}
+    for name, value in (
+        ("stop", ["."]), ("bad_words", ["a"]), ("repetition_penalty", 1.2), ("min_tokens", 2), ("top_p", 0.5),
+        ("structured_outputs", {"choice": ["a", "b"]}), ("response_format", {"type": "json_object"}),
+    ):  # fmt: skip
+        assert post(server, "/v1/chat/completions", beams | {name: value}).status_code == 400, name
+    neutral = {"stop": [], "repetition_penalty": 1.0, "top_k": 0, "top_p": 1, "response_format": {"type": "text"}}
+    answer = post(server, "/v1/chat/completions", beams | neutral)
+    assert answer.status_code == 200 and len(answer.json()["choices"]) == 2
+    id = answer.headers["x-request-id"]
+    line = server.wait_for(lambda: next((line for line in server.log if line.get("request_id") == id), None))
+    assert line["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
+
+
+def test_a_busy_server_tells_anthropics_clients_when_to_return(tiny_base):
+    """In their shape, and with the header that vLLM's route drops."""
+    running = Running(
+        "--model_id", tiny_base, "--max_seq_length", 512, "--max_num_seqs", 1, "--max_waiting", 0, "--rate_limit_rpm", 9
+    )  # fmt: skip
+    try:
+        slow = {"max_tokens": 400, "messages": MESSAGES}
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(post, running, "/v1/messages", slow)
+            running.wait_for(lambda: running.metric("sllm_sequences_in_flight") >= 1, 20)
+            refused = post(running, "/v1/messages", slow)
+            first.result()
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        answers = [post(running, "/v1/messages", {"max_tokens": 1, "messages": MESSAGES}) for _ in range(12)]
+        limited = answers[-1]
+        assert limited.status_code == 429 and limited.headers["retry-after"] and limited.json()["type"] == "error"
+    finally:
+        assert running.stop() == 0
 
 
 def test_what_vllm_has_not_foreseen_is_a_400(server):

@@ -2,12 +2,15 @@
 
 import hashlib
 import hmac
+import os
 import time
 from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sllm import checkpoint, cli
 from sllm.cli import InputError
+from sllm.serve.access_log import log
 from sllm.serve.errors import ApiError
 
 QUIET_PATHS = ("/health", "/ready")  # of supervisors and load balancers, which have no key
@@ -48,6 +51,14 @@ class Keys:
         if len({name for name, _ in digests}) < len(digests):
             raise InputError("two API keys have the same name")
         self._digests = digests
+
+    def reload(self) -> None:
+        """`read`, for a server that runs."""
+        try:
+            self.read()
+            log.info("API keys read again", extra={"fields": {"keys": self.names}})
+        except InputError as error:
+            log.error(f"API keys stay as they are: {error}")
 
     @property
     def names(self) -> list[str]:
@@ -105,6 +116,40 @@ def check_origin(origin: str) -> str:
     if origin != "*" and not whole:
         raise InputError(f"--allowed_origins {origin} is not an origin such as https://chat.example.com")
     return origin.rstrip("/")
+
+
+def of_command_line(args) -> dict:
+    """Arguments of `Access`, from the flags and the environment.
+
+    Raises:
+        InputError: everything that is wrong with them.
+    """
+    keys, admin, *origins = cli.collect_errors(
+        lambda: Keys(_with_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file),
+        lambda: Keys(_with_environment(args.admin_key, "SLLM_ADMIN_KEY")),
+        *(lambda origin=origin: check_origin(origin) for origin in args.allowed_origins),
+    )
+    problems = []
+    loopback = cli.is_loopback(args.host)
+    if not keys and not args.allow_anonymous and not loopback:
+        problems.append(
+            f"--host {args.host} is reachable by other machines; require a key (SLLM_API_KEYS, --api_keys_file or "
+            "--api_key), or allow any with --allow_anonymous"
+        )
+    if args.max_loras and not (args.lora_modules or admin or checkpoint.is_adapter(args.model_id)):
+        problems.append("--max_loras: without --lora_modules or an --admin_key there are no adapters")
+    if problems:
+        raise InputError(problems)
+    hosts = {host.lower() for host in args.allowed_hosts} or None
+    if loopback:
+        hosts = (hosts or set()) | {*LOOPBACK, args.host.lower()}
+    return {
+        "hosts": hosts, "origins": origins, "keys": keys, "admin": admin, "rate": RateLimit(args.rate_limit_rpm)
+    }  # fmt: skip
+
+
+def _with_environment(given: list[str], name: str) -> list[str]:
+    return [*given, *(key.strip() for key in os.environ.get(name, "").split(",") if key.strip())]
 
 
 class Access:

@@ -6,13 +6,11 @@ from types import SimpleNamespace
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse, Response
 
-from sllm.serve import access, errors, sse, tasks_api
+from sllm.serve import access, errors, models_api, state_api, tasks_api
 from sllm.serve.access_log import RequestLog
 from sllm.serve.admission import Capacity
 from sllm.serve.body import Body
@@ -52,25 +50,30 @@ EXAMPLES = {  # of the documentation page, ready to send
 }
 
 
-class LoadAdapter(BaseModel):
-    """The fields of vLLM's endpoint of the same name."""
+def create(models: Models, state: Callable[[], str], *, in_flight: dict, access_control: dict, body: dict):
+    """(the whole app, its `InFlight`).
 
-    lora_name: str = Field(min_length=1, max_length=200)
-    lora_path: str = Field(min_length=1, description="a folder of the server's machine")
-    load_inplace: bool = Field(False, description="replace the adapter that has this name")
+    Args:
+        state: of the server, for /ready.
+        in_flight, access_control, body: arguments of the middleware `InFlight`, `Access` and `Body`.
+    """
+    app, lean = endpoints(models, in_flight["capacity"], state)
+    requests = InFlight(lean, paths=GENERATING, **in_flight)
+    whole = access.Access(Body(requests, fields=known_fields(app), **body), **access_control)
+    whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
+    if access_control["origins"]:
+        whole = CORSMiddleware(
+            whole,
+            access_control["origins"],
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "X-Ignored-Fields"],
+        )
+    return whole, requests
 
 
-class UnloadAdapter(BaseModel):
-    lora_name: str
-
-
-def json_response(value: dict, status: int = 200) -> Response:
-    return Response(sse.body(value), status, media_type="application/json")
-
-
-def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
-    """The app without its middleware, and the lean path in front of it. `state`: of the server, for /ready."""
-    from vllm import __version__
+def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
+    """The app without its middleware, and the lean path in front of it."""
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.openai.chat_completion import api_router as chat
     from vllm.entrypoints.openai.completion import api_router as completion
@@ -91,48 +94,8 @@ def create(models: Models, capacity: Capacity, state: Callable[[], str]) -> tupl
         setattr(app.state, attribute, ByModel(attribute, models, capacity))
     lean = LeanPath(Reshape(app), models=models, capacity=capacity)
 
-    @app.get("/v1/models", tags=["models"])
-    async def list_models():
-        return json_response({"object": "list", "data": models.cards()})
-
-    @app.get("/v1/models/{model:path}", tags=["models"])
-    async def one_model(model: str):
-        return json_response(models.card(models.find(model)))
-
-    @app.post("/v1/load_lora_adapter", tags=["models"])
-    async def load_lora_adapter(body: LoadAdapter):
-        """Load an adapter into the running server. Needs the admin key."""
-        served = await models.load(body.lora_name, body.lora_path, replace=body.load_inplace)
-        return json_response(models.card(served))
-
-    @app.post("/v1/unload_lora_adapter", tags=["models"])
-    async def unload_lora_adapter(body: UnloadAdapter):
-        """Take an adapter out of the running server; requests that use it are answered to their end."""
-        await models.unload(body.lora_name)
-        return json_response({"id": body.lora_name, "object": "model", "deleted": True})
-
-    @app.head("/health", include_in_schema=False)
-    @app.get("/health", tags=["state"])
-    async def health():
-        """200 while the process and its engine live; 503 once the engine has exited."""
-        return json_response({"status": "dead"}, 503) if state() == "dead" else json_response({"status": "ok"})
-
-    @app.head("/ready", include_in_schema=False)
-    @app.get("/ready", tags=["state"])
-    async def ready():
-        """200 when requests are answered at once; 503 while loading, draining or stalled, and once dead."""
-        return json_response({"status": state()}, 200 if state() == "ready" else 503)
-
-    @app.get("/version", tags=["state"])
-    async def version():
-        return json_response({"version": __version__})
-
-    @app.get("/metrics", tags=["state"], response_class=PlainTextResponse)
-    async def metrics():
-        """Prometheus: the server's (`sllm_…`) and the engine's (`vllm:…`)."""
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    tasks_api.attach(app, lean, models)
+    for router in (models_api.router(models), state_api.router(state), tasks_api.router(lean, models)):
+        app.include_router(router)
     _handle_errors(app)
     _document(app, models.first.name)
     return app, lean
@@ -150,23 +113,6 @@ def _handle_errors(app: FastAPI) -> None:
     app.exception_handler(EngineGenerateError)(errors.engine_refused)
     for kind in (KeyError, AttributeError, IndexError, AssertionError, Exception):
         app.exception_handler(kind)(errors.bug)
-
-
-def with_middleware(app: FastAPI, lean, *, running_options: dict, access_options: dict, body_options: dict):
-    """(the whole app, its `InFlight`), the outermost layer last."""
-    running = InFlight(lean, paths=GENERATING, **running_options)
-    whole = Body(running, fields=known_fields(app), **body_options)
-    whole = access.Access(whole, **access_options)
-    whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
-    if access_options["origins"]:
-        whole = CORSMiddleware(
-            whole,
-            access_options["origins"],
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "X-Ignored-Fields"],
-        )
-    return whole, running
 
 
 def known_fields(app: FastAPI) -> dict[str, set[str]]:

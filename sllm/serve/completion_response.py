@@ -8,7 +8,7 @@ from sllm import tasks
 from sllm.serve import logprobs, sse
 from sllm.serve.access_log import current
 from sllm.serve.errors import engine_dead
-from sllm.serve.models import ServedModel
+from sllm.serve.served_model import ServedModel
 
 
 @dataclass

@@ -23,7 +23,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from sllm.serve import grammar, logprobs
 from sllm.serve.access_log import current
 from sllm.serve.errors import ApiError
-from sllm.serve.models import ServedModel
+from sllm.serve.served_model import ServedModel
 
 # Fields that are neither honoured nor harmless here, with the values that ask for nothing.
 UNSUPPORTED = {

@@ -16,7 +16,7 @@ from sllm import chat
 from sllm.cli import InputError
 from sllm.serve.access_log import current
 from sllm.serve.completion_response import Job, respond
-from sllm.serve.models import ServedModel
+from sllm.serve.served_model import ServedModel
 
 ASYNC_TOKENIZE_CHARS = (
     20_000  # characters; longer prompts are tokenized in vLLM's threads, so that streams continue meanwhile
@@ -141,7 +141,6 @@ class LeanPath:
     def _chat_ids(self, served: ServedModel, messages: list[dict]) -> list[int]:
         if sum(len(message["content"]) for message in messages) > ASYNC_TOKENIZE_CHARS:
             raise Declined
-        messages = [message | {"content": chat.nfc(message["content"])} for message in messages]
         chat.refuse_special_tokens(served.tokenizer, messages)
         return chat.prompt_ids(served.tokenizer, messages)
 

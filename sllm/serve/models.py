@@ -2,49 +2,16 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
-from sllm import chat, checkpoint, cli
+from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.serve import engine, logprobs, model_info
+from sllm.serve import engine, model_info
 from sllm.serve.access_log import log
 from sllm.serve.errors import ApiError, engine_dead
+from sllm.serve.served_model import ServedModel, check_adapter, check_vocabulary, read_model
 
 SAMPLING_DEFAULTS = {"n": 1, "seed": None, "min_tokens": 0, "stop": None, "ignore_eos": False}  # not set by flags
 RETIRE_SECONDS = 0.1
-
-
-@dataclass
-class ServedModel:
-    """What one name of /v1/models stands for.
-
-    `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
-    there. `users`: requests that use it now.
-    """
-
-    name: str
-    kind: str
-    adapter: str | None
-    tokenizer: object
-    stop_token_ids: list[int]
-    chat_template: str
-    parent: str | None = None
-    lora: object = None
-    client: object = None
-    handlers: object = None
-    users: int = 0
-
-    def __post_init__(self):
-        self.vocabulary = logprobs.Vocabulary(self.tokenizer)
-
-    @cached_property
-    def grammar_vocabulary(self):
-        """llguidance's view of the tokenizer."""
-        from llguidance import hf
-
-        return hf.from_tokenizer(self.tokenizer, len(self.tokenizer))
 
 
 class Models:
@@ -214,45 +181,3 @@ class Models:
         served = read_model(name, folder, self.base, self.chat_template, parent=base.name)
         check_vocabulary(served, base, self.base)
         return served
-
-
-def check_adapter(folder: str, base: str) -> None:
-    """InputError for an adapter that vLLM cannot apply to this base, or that was trained on another one."""
-    model_info.check_adapter(folder, base)
-    checkpoint.require_base(folder, base)
-
-
-def check_vocabulary(served: ServedModel, base: ServedModel, path: str) -> None:
-    if served.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise InputError(f"adapter {served.adapter} has another vocabulary than {path}: it is of another base")
-
-
-def read_model(name: str, folder: str, base: str, template: str, *, parent: str | None) -> ServedModel:
-    """A model with the tokenizer and template of its own folder, whose prompt probe is checked."""
-    tokenizer = chat.load_tokenizer(folder)
-    chosen = chat.set_chat_template(tokenizer, template)
-    record = checkpoint.read_run(folder)
-    chat.check_probe(tokenizer, record, folder)
-    kind = record["stage"] if record else "adapter" if parent else "model"
-    stops = model_info.stop_token_ids(tokenizer, base)
-    return ServedModel(name, kind, folder if parent else None, tokenizer, stops, chosen, parent)
-
-
-def read_models(
-    model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str
-) -> list[ServedModel]:
-    """Every model of the command line; the one that --model_id names comes first."""
-    own = None if checkpoint.is_adapter(model_id) else name
-    base_name = own or (Path(base).resolve().name if Path(base).exists() else base)
-    if base_name in adapters:
-        raise InputError(f"the model and an adapter are both called {base_name}; choose --served_model_name")
-    served = cli.collect_errors(
-        lambda: read_model(base_name, base, base, template, parent=None),
-        *(
-            lambda n=n, folder=folder: read_model(n, folder, base, template, parent=base_name)
-            for n, folder in adapters.items()
-        ),
-    )
-    for other in served[1:]:
-        check_vocabulary(other, served[0], base)
-    return [*served[1:], served[0]] if checkpoint.is_adapter(model_id) else served

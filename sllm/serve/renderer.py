@@ -29,7 +29,7 @@ class Renderer(HfRenderer):
         texts = list(_strings([*messages, kwargs]))
         self._check_length(sum(map(len, texts)))
         try:
-            chat.refuse_special_tokens(self.get_tokenizer(), [{"content": chat.nfc(text)} for text in texts])
+            chat.refuse_special_tokens(self.get_tokenizer(), [{"content": text} for text in texts])
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from None
         plain = plain_conversation(messages, params.chat_template_kwargs | {"template": params.chat_template})

@@ -6,6 +6,8 @@ holds every shape against the openai client's.
 
 import json
 
+from starlette.responses import Response
+
 _text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -68,3 +70,7 @@ def error_event(error: dict) -> bytes:
 
 def body(value: dict) -> bytes:
     return _text(value).encode()
+
+
+def json_response(value: dict, status: int = 200) -> Response:
+    return Response(body(value), status, media_type="application/json")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from sllm import tasks
@@ -34,21 +34,24 @@ def fields() -> set[str]:
     return set(TaskRequest.__struct_fields__)
 
 
-def attach(app: FastAPI, lean: LeanPath, models) -> None:
+def router(lean: LeanPath, models) -> APIRouter:
+    routes = APIRouter(tags=["tasks"])
     entries = task_entries()
     listed = sse.body({"object": "list", "data": entries})
     body = {"content": {"application/json": {"schema": _schema(), "examples": task_examples(entries)}}}
 
-    @app.get("/v1/tasks", tags=["tasks"])
+    @routes.get("/v1/tasks")
     async def list_tasks():
         """The 23 task types: their fields, rules, and a real request of each to start from."""
         return Response(listed, media_type="application/json")
 
-    @app.post("/v1/tasks/{task_id}", tags=["tasks"], openapi_extra={"requestBody": body})
+    @routes.post("/v1/tasks/{task_id}", openapi_extra={"requestBody": body})
     async def answer_task(task_id: str, request: Request):
         """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
         verdict of the task's rules. Streams like a chat, with the verdict in a chunk of its own before `[DONE]`."""
         return await _answer(task_id, request, lean, models)
+
+    return routes
 
 
 async def _answer(task_id: str, request: Request, lean: LeanPath, models) -> Response:

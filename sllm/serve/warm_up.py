@@ -4,7 +4,8 @@ compile, grammars load and buffers grow on first use."""
 import asyncio
 
 from sllm import chat
-from sllm.serve.models import Models, ServedModel
+from sllm.serve.models import Models
+from sllm.serve.served_model import ServedModel
 
 
 async def warm_up(models: Models, many: int) -> None:

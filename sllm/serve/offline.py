@@ -1,0 +1,130 @@
+"""What vllm_inference.py does around the engine: its flags checked together, prompts tokenized, answers grouped."""
+
+from collections.abc import Callable, Iterator
+
+from sllm import chat, checkpoint, generation
+from sllm.cli import InputError
+from sllm.serve import engine, model_info, sampling
+from sllm.serve.flags import SAMPLING
+
+# What vLLM's beam search would ignore, and what without one nothing would read.
+NOT_IN_BEAM_SEARCH = [*SAMPLING, "stop", "n", "logprobs", "json_schema"]
+BEAMS = ["num_beams", "length_penalty"]
+
+
+def check_flags(args, default: Callable[[str], object]) -> None:
+    """InputError for flags that contradict each other. `default`: of a flag's name."""
+    problems = []
+    unused = NOT_IN_BEAM_SEARCH if args.use_beam_search else BEAMS
+    given = [f"--{name}" for name in unused if getattr(args, name) != default(name)]
+    if given:
+        when = "not with" if args.use_beam_search else "only with"
+        problems.append(f"{', '.join(given)}: {when} --use_beam_search, which takes no sampling; choose one way")
+    if args.n > 1 and not args.temperature:
+        problems.append(f"--n {args.n}: greedy answers are all the same; sample with --temperature 0.7")
+    if not all(args.stop or ["none"]):
+        problems.append("--stop: an empty text would end every answer at once; leave it out")
+    if args.json_schema and (args.ignore_eos or args.stop):
+        problems.append(
+            "--json_schema: not with --ignore_eos or --stop, which would cut the JSON or follow it with more"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def require_model(args) -> tuple[str, str | None]:
+    """(base, adapter or None) of --model_id and --adapter, checked."""
+    if not args.adapter and not args.model_id:
+        raise InputError("name a model: --model_id FOLDER, or --adapter FOLDER")
+    if args.adapter and not checkpoint.is_adapter(args.adapter):
+        raise InputError(f"--adapter {args.adapter} is not an adapter folder (adapter_config.json)")
+    if args.adapter and args.model_id and checkpoint.is_adapter(args.model_id):
+        raise InputError(f"--model_id {args.model_id} is an adapter itself; name its base, or leave out --adapter")
+    named = args.model_id if args.adapter else None
+    base, adapter = checkpoint.require_model(args.adapter or args.model_id, base_model=named)
+    if adapter:
+        model_info.check_adapter(adapter, base)
+    return base, adapter
+
+
+def settings(args, base: str, adapter: str | None, tokenizer, schema: dict | None, *, context: int, stops) -> dict:
+    """What decides the answers: recorded, and compared when a run is resumed."""
+    return {
+        "model": checkpoint.folder_hash(base) or base,
+        "adapter": checkpoint.folder_hash(adapter) if adapter else None,
+        "chat_template": chat.template_hash(tokenizer),
+        "dtype": engine.resolve_dtype(args.dtype, args.quantization),
+        "quantization": args.quantization,
+        "kv_cache_dtype": None if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
+        "max_seq_length": context,
+        "stop_token_ids": stops,
+        **{name: getattr(args, name) for name in ["max_tokens", "ignore_eos", "seed", *SAMPLING, "stop"]},
+        "n": args.n if args.n > 1 else None,
+        "logprobs": args.logprobs,
+        "json_schema": schema,
+        **({name: getattr(args, name) for name in BEAMS} if args.use_beam_search else {"num_beams": None}),
+    }
+
+
+def load(args, base: str, adapter: str | None, context: int, lengths: list[int]):
+    """The engine. `lengths`: tokens of prompt and answer together, of each answer."""
+    return engine.load(
+        base,
+        adapter=adapter,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
+        max_model_len=context,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        tensor_parallel_size=args.tensor_parallel_size,
+        seed=args.seed,
+        enforce_eager=args.enforce_eager,
+        kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * (args.num_beams if args.use_beam_search else 1),
+        num_beams=args.num_beams if args.use_beam_search else 0,
+    )
+
+
+def render(tokenizer, rows: list[dict], longest: int, skipped) -> list[list[int]]:
+    """Token ids of every row's prompt. `skipped` takes the rows that the template refuses (they have no ids), and those
+    that fill `longest` tokens and leave none for an answer; InputError where they may not be skipped."""
+    prompts = []
+    for row in rows:
+        try:
+            chat.refuse_special_tokens(tokenizer, row["messages"])
+            prompts.append(chat.prompt_ids(tokenizer, row["messages"]))
+            if len(prompts[-1]) >= longest:
+                fault = f"its prompt has {len(prompts[-1])} tokens, prompt and answer together may have {longest}"
+                skipped.add(row, f"{fault}; shorten it or see --max_seq_length")
+        except (InputError, ValueError) as error:
+            prompts.append([])
+            skipped.add(row, str(error))
+    skipped.check()
+    return prompts
+
+
+def answer(
+    args, llm, prompts, room, rows: list[int], *, stops: list[int], adapter: str | None, json_schema
+) -> Iterator[tuple[int, list[generation.Generation]]]:
+    """Yield (row, its --n answers) for every row in `rows`, in whatever order they are done."""
+    if not rows:
+        return
+    ids = [prompts[row] for row in rows for _ in range(args.n)]
+    if args.use_beam_search:
+        params = [sampling.beam_params(args, max_tokens=room[row]) for row in rows]
+        generated = engine.beam_search(llm, ids, params, stop_token_ids=stops, adapter=adapter)
+    else:
+        shared = {"stop_token_ids": stops, "json_schema": json_schema}
+        params = [
+            sampling.sampling_params(
+                args, max_tokens=room[row], seed=sampling.seed_of(args.seed, row, sample), **shared
+            )
+            for row in rows
+            for sample in range(args.n)
+        ]  # fmt: skip
+        generated = engine.generate(llm, ids, params, adapter=adapter)
+    settings = {"stop_token_ids": stops} | sampling.effective_params(params[0]) | {"max_tokens": args.max_tokens}
+    settings |= {"seed": f"{args.seed} + row"} if args.temperature else {}
+    settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
+    settings |= {"n": args.n} if args.n > 1 else {}
+    print(f"{'effective':<16}" + " · ".join(f"{name} {value}" for name, value in settings.items()))
+    yield from ((rows[at], group) for at, group in generation.grouped(generated, args.n))

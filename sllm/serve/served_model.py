@@ -1,0 +1,115 @@
+"""A model or adapter that is served: its own tokenizer and chat template, checked as it is read."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sllm import chat, checkpoint, cli
+from sllm.cli import InputError
+from sllm.serve import logprobs, model_info
+
+
+@dataclass
+class ServedModel:
+    """What one name of /v1/models stands for.
+
+    `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
+    there. `users`: requests that use it now.
+    """
+
+    name: str
+    kind: str
+    adapter: str | None
+    tokenizer: object
+    stop_token_ids: list[int]
+    chat_template: str
+    parent: str | None = None
+    lora: object = None
+    client: object = None
+    handlers: object = None
+    users: int = 0
+
+    def __post_init__(self):
+        self.vocabulary = logprobs.Vocabulary(self.tokenizer)
+
+    @cached_property
+    def grammar_vocabulary(self):
+        """llguidance's view of the tokenizer."""
+        from llguidance import hf
+
+        return hf.from_tokenizer(self.tokenizer, len(self.tokenizer))
+
+
+def of_command_line(args) -> tuple[str, dict[str, str]]:
+    """(base, {name: adapter folder}) of --model_id and --lora_modules.
+
+    Raises:
+        InputError: everything that is wrong with any of them.
+    """
+    adapters: dict[str, str] = {}
+    base, adapter = checkpoint.require_model(args.model_id)
+    if adapter:
+        adapters[args.served_model_name or Path(adapter).resolve().name] = adapter
+    problems = []
+    for pair in args.lora_modules:
+        name, equals, folder = pair.partition("=")
+        if not equals or not name or not checkpoint.is_adapter(folder):
+            problems.append(f"--lora_modules {pair} is not NAME=FOLDER with an adapter in it (adapter_config.json)")
+        elif name in adapters:
+            problems.append(f"--lora_modules has {name} twice")
+        else:
+            adapters[name] = folder
+    if args.max_loras and args.max_loras < len(adapters):
+        problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
+
+    def check(folder: str):
+        return lambda: (checkpoint.require_model(folder, base_model=base), check_adapter(folder, base))
+
+    def refuse():
+        if problems:
+            raise InputError(problems)
+
+    cli.collect_errors(refuse, *map(check, adapters.values()))
+    return base, adapters
+
+
+def check_adapter(folder: str, base: str) -> None:
+    """InputError for an adapter that vLLM cannot apply to this base, or that was trained on another one."""
+    model_info.check_adapter(folder, base)
+    checkpoint.require_base(folder, base)
+
+
+def check_vocabulary(served: ServedModel, base: ServedModel, path: str) -> None:
+    if served.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise InputError(f"adapter {served.adapter} has another vocabulary than {path}: it is of another base")
+
+
+def read_model(name: str, folder: str, base: str, template: str, *, parent: str | None) -> ServedModel:
+    """A model with the tokenizer and template of its own folder, whose prompt probe is checked."""
+    tokenizer = chat.load_tokenizer(folder)
+    chosen = chat.set_chat_template(tokenizer, template)
+    record = checkpoint.read_run(folder)
+    chat.check_probe(tokenizer, record, folder)
+    kind = record["stage"] if record else "adapter" if parent else "model"
+    stops = model_info.stop_token_ids(tokenizer, base)
+    return ServedModel(name, kind, folder if parent else None, tokenizer, stops, chosen, parent)
+
+
+def read_models(
+    model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str
+) -> list[ServedModel]:
+    """Every model of the command line; the one that --model_id names comes first."""
+    own = None if checkpoint.is_adapter(model_id) else name
+    base_name = own or (Path(base).resolve().name if Path(base).exists() else base)
+    if base_name in adapters:
+        raise InputError(f"the model and an adapter are both called {base_name}; choose --served_model_name")
+    served = cli.collect_errors(
+        lambda: read_model(base_name, base, base, template, parent=None),
+        *(
+            lambda n=n, folder=folder: read_model(n, folder, base, template, parent=base_name)
+            for n, folder in adapters.items()
+        ),
+    )
+    for other in served[1:]:
+        check_vocabulary(other, served[0], base)
+    return [*served[1:], served[0]] if checkpoint.is_adapter(model_id) else served

@@ -1,0 +1,39 @@
+"""How the server is: `/health`, `/ready`, `/version`, `/metrics`."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import PlainTextResponse, Response
+
+from sllm.serve import sse
+
+
+def router(state: Callable[[], str]) -> APIRouter:
+    """`state`: of the server."""
+    from vllm import __version__
+
+    routes = APIRouter(tags=["state"])
+
+    @routes.head("/health", include_in_schema=False)
+    @routes.get("/health")
+    async def health():
+        """200 while the process and its engine live; 503 once the engine has exited."""
+        return sse.json_response({"status": "dead"}, 503) if state() == "dead" else sse.json_response({"status": "ok"})
+
+    @routes.head("/ready", include_in_schema=False)
+    @routes.get("/ready")
+    async def ready():
+        """200 when requests are answered at once; 503 while loading, draining or stalled, and once dead."""
+        return sse.json_response({"status": state()}, 200 if state() == "ready" else 503)
+
+    @routes.get("/version")
+    async def version():
+        return sse.json_response({"version": __version__})
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics():
+        """Prometheus: the server's (`sllm_…`) and the engine's (`vllm:…`)."""
+        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    return routes
