@@ -56,7 +56,7 @@ def main(args) -> dict:
         raise InputError(f"--from_chat {given!r} names no file; chainlit_app.py makes outputs/chat/chat.db")
     store = ChatStore(args.from_chat if "://" in args.from_chat else f"sqlite:///{args.from_chat}", must_exist=True)
     if args.overwrite:
-        checkpoint.require_apart(args.output_dir, store.url.database)
+        checkpoint.require_distinct(args.output_dir, store.url.database)
     args.from_chat = store.url.render_as_string()  # what is recorded and said holds no password
     sys.argv = [args.from_chat if word == given else word for word in sys.argv]
     # Each source adds its pairs to `found.pairs`; from here on they are all alike.

@@ -70,7 +70,7 @@ def main(args) -> dict:
     choice = choose(args.backend)
     base = local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
-    checkpoint.require_apart(out, adapter, base)
+    checkpoint.require_distinct(out, adapter, base)
     tokenizer = chat.load_tokenizer(str(adapter))
     if not tokenizer.chat_template:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")
@@ -167,7 +167,7 @@ def main(args) -> dict:
 def require_adapter(args) -> tuple[str, Path]:
     """(base, adapter folder) of --model_id; an adapter on the Hub is downloaded."""
     if not Path(args.model_id).exists():
-        checkpoint.require_model(args.model_id)  # refuses what is no Hub id either
+        checkpoint.require_model(args.model_id)  # refuses what is not a Hub id either
     folder = local(args.model_id, "adapter")
     if checkpoint.is_adapter(folder):
         require_json(folder / "adapter_config.json")
@@ -185,7 +185,7 @@ def require_json(path: Path) -> None:
 
 
 def choose(name: str):
-    """What merges: tensor by tensor unless unsloth is asked for, as its merge holds the whole model."""
+    """What merges: tensor by tensor unless unsloth is requested, as its merge holds the whole model."""
     from sllm.train import backend
 
     if name == "auto":
@@ -231,7 +231,7 @@ def local(model_id: str, what: str) -> Path:
         reason = str(error).strip().splitlines()[0]
         flag = "--base_model" if what == "base" else "--model_id"
         raise cli.InputError(
-            f"{what} {model_id} is no folder and cannot be downloaded ({reason}); name it: {flag}"
+            f"{what} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
         ) from None
 
 

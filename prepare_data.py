@@ -54,7 +54,7 @@ def check_usage(args) -> list[str]:
     checks = [lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite)]
     checks += [lambda: checkpoint.require_model(args.model_id)] if args.model_id else []
     reads = (*args.input_path, args.model_id, args.chat_template)
-    checks += [lambda: checkpoint.require_apart(args.output_dir, *reads)] if args.overwrite else []
+    checks += [lambda: checkpoint.require_distinct(args.output_dir, *reads)] if args.overwrite else []
     try:
         cli.collect_errors(*checks)
     except cli.InputError as error:

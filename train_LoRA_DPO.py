@@ -55,7 +55,7 @@ def main(args) -> dict | None:
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
     )
-    resume.require_apart(args, base)
+    resume.require_distinct(args, base)
     choice = backend.choose(args.backend)
     library = backend.load(choice, args)  # unsloth patches trl, transformers and peft, so it comes before them
     tokenizer = chat.load_tokenizer(args.model_id)

@@ -25,7 +25,7 @@ def build_parser():
     group = p.add_argument_group("supervised fine-tuning")
     group.add_argument("--train_on_inputs", action=cli.BOOLEAN, default=False, help="supervise the prompt's tokens too")
     group.add_argument("--padding_free", action=cli.BOOLEAN, help="flatten the rows of a batch into one sequence "
-                       "instead of padding them; default: yes, where the model keeps them apart")  # fmt: skip
+                       "instead of padding them; default: yes, where the model keeps them separate")  # fmt: skip
     group.add_argument("--packing", action=cli.BOOLEAN, default=False, help="fill sequences of --max_seq_length with "
                        "whole rows: fewer and larger optimizer steps")  # fmt: skip
     group.add_argument("--group_by_length", action=cli.BOOLEAN, default=False, help="batches of similar length; for "
@@ -51,7 +51,7 @@ def main(args) -> dict | None:
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
     )
-    resume.require_apart(args, base)
+    resume.require_distinct(args, base)
     choice = backend.choose(args.backend)
     library = backend.load(choice, args)  # unsloth patches trl, transformers and peft, so it comes before them
     tokenizer = chat.load_tokenizer(args.model_id)

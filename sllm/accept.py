@@ -27,11 +27,11 @@ def main(args) -> dict:
     if record is None:
         raise cli.InputError(f"{folder} has no {checkpoint.RUN_FILE}: there is nothing to accept it against")
     if args.base_model and not hashes.is_adapter(folder):
-        raise cli.InputError(f"--base_model: {folder} is no adapter")
+        raise cli.InputError(f"--base_model: {folder} is not an adapter")
     changed = runs.changes(folder, record.get("files") or {})
     gone = [name for name, what in changed.items() if what == "is missing" and name.endswith((".safetensors", ".bin"))]
     if gone or not hashes.deciding_files(folder):
-        raise cli.InputError(f"{folder} has lost {', '.join(gone) or 'its files'}, which cannot be accepted")
+        raise cli.InputError(f"{folder} no longer has {', '.join(gone) or 'its files'}, which cannot be accepted")
     broken = finite.problems(folder)
     if broken:
         raise cli.InputError(broken)

@@ -133,7 +133,7 @@ def template_hash(tokenizer) -> str:
 
 def nfc(text: str) -> str:
     """The text in composed form. Decomposed Hangul (macOS file names, some editors) looks the same, costs six times
-    the tokens, and is not what a model has learned: training and serving compose it alike."""
+    the tokens, and is not what a model has learned: training and serving compose it the same way."""
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 

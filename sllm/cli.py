@@ -21,7 +21,7 @@ class InputError(Exception):
     """Bad input or usage: exit code 2, one `error:` line for each problem, no traceback.
 
     Args:
-        problems: one text or several. Each says what is wrong, where, and what mends it.
+        problems: one text or several. Each says what is wrong, where, and what fixes it.
     """
 
     def __init__(self, problems: str | Sequence[str]):
@@ -165,7 +165,7 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
     except CheckFailed as error:
         _exit(1, str(error))
     except (KeyboardInterrupt, Interrupted) as stop:
-        print(f"interrupted{f'; to go on: {stop.hint}' if isinstance(stop, Interrupted) else ''}", file=sys.stderr)
+        print(f"interrupted{f'; to resume: {stop.hint}' if isinstance(stop, Interrupted) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "sllm":
@@ -182,7 +182,7 @@ def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentP
         fault = environment_fault(error)
         if fault:
             command = _resume[0]() if _resume and "--batch_size" not in fault else None  # another run, with another
-            _exit(2, f"{fault}; to go on: {command}" if command else fault)
+            _exit(2, f"{fault}; to resume: {command}" if command else fault)
         traceback.print_exc()
         raise SystemExit(1) from None
     if results is not None:
@@ -202,8 +202,8 @@ _resume: list[Callable[[], str | None]] = []
 
 
 def offer_resume(command: Callable[[], str | None]) -> None:
-    """From here on, where the machine stops the run, say how it goes on: `command` returns it, or None where there is
-    nothing to go on from."""
+    """From here on, where the machine stops the run, say how to resume it: `command` returns it, or None where there is
+    no checkpoint to resume from."""
     _resume[:] = [command]
 
 

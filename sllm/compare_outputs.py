@@ -13,7 +13,7 @@ def build_parser():
     p = cli.parser(__doc__, "-m sllm.compare_outputs")
     p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
     p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task")
-    p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered alike")
+    p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered identically")
     p.add_argument("--run", nargs="+", default=[], metavar="FOLDER", help="show the metrics of these stages too")
     return p
 
@@ -56,7 +56,7 @@ def main(args) -> dict:
     if args.equal:
         one, other = (answers[name] for name in args.equal)
         alike = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
-        print(f"{args.equal[0]} and {args.equal[1]} answer {alike} of {len(shared)} prompts alike")
+        print(f"{args.equal[0]} and {args.equal[1]} give the same answer to {alike} of {len(shared)} prompts")
         results["alike"] = alike
     for folder, record in runs.items():
         metrics = record.get("metrics", {})

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 class Generation(NamedTuple):
     """Generated token ids, the ending token included; why they ended (stop, length); the stop text that did it;
-    for each token vLLM's {token id: Logprob}, or None where none were asked for."""
+    for each token vLLM's {token id: Logprob}, or None where none were requested."""
 
     token_ids: list[int]
     finish_reason: str

@@ -116,7 +116,7 @@ def _ask(repository: str) -> str | None:
 
 
 def _refused(status: int, code: str) -> str | None:
-    """What the Hub's refusal means for the user; None for an answer that is no refusal of the repository."""
+    """What the Hub's refusal means for the user; None for an answer that is not a refusal of the repository."""
     if code == "GatedRepo" or status == 403:
         return "the Hub gives it to those only who were granted access; ask for it on its page, then `hf auth login`"
     if code in ("RepoNotFound", "RevisionNotFound") or status == 401:

@@ -19,7 +19,7 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
         (base, adapter): the model to load, and the adapter folder on it or None.
     Raises:
         InputError: folder missing, unfinished or changed since it was written, no tokenizer, a Hub id that cannot be
-            had, an adapter whose base is gone or has other contents than the one it was trained on.
+            had, an adapter whose base is missing or has other contents than the one it was trained on.
     """
     if not Path(model_id).exists():
         if hub.is_id(model_id):
@@ -112,7 +112,7 @@ def _of_folder(folder: Path) -> list[str]:
     record = runs.read_run(folder)
     found = runs.problems(folder, record)
     if found and record is None:
-        raise InputError(found)  # what else it lacks is no news
+        raise InputError(found)  # what else it lacks is not new
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         unfinished = "; resume the run that writes it with --resume" if any(folder.glob("checkpoint-*")) else ""
         raise InputError(f"{folder} is neither a model (config.json) nor an adapter{unfinished}")
@@ -152,7 +152,7 @@ def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
         if not wrong:
             return place, []
         first = first or (place, wrong)
-    gone = f"adapter {adapter}: its base model {places[0] or '(none named)'} is gone; name it: --base_model"
+    gone = f"adapter {adapter}: its base model {places[0] or '(none named)'} is missing; name it: --base_model"
     return first or (places[0], [gone])
 
 

@@ -1,7 +1,7 @@
 """The file of answers: one line a row, in the order of the rows, on disk as soon as it and all before it are done.
 
-While a run goes on, `outputs.resume.json` stands beside `outputs.jsonl` and says with what the lines were made; when
-the last row is answered `outputs.run.json` takes its place. So each file's existence says where the run stands.
+Until a run is finished, `outputs.resume.json` stands beside `outputs.jsonl` and says with what the lines were made;
+when the last row is answered `outputs.run.json` takes its place. So each file's existence says where the run stands.
 """
 
 import json
@@ -52,10 +52,10 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, inputs: Iterabl
         what = output if output.exists() else folder
         problems.append(f"{output}: {what} may not be written; name another --output_path")
     if output.exists() and not output.is_file():
-        problems.append(f"{output} is no file; name another --output_path")
+        problems.append(f"{output} is not a file; name another --output_path")
     elif output.exists() and not (overwrite or resume):
         state = f"has {_plural(len(_whole_lines(output)), 'answer')}"
-        problems.append(f"{output} exists and {state}; go on with --resume, replace it with --overwrite")
+        problems.append(f"{output} exists and {state}; continue with --resume, replace it with --overwrite")
     if overwrite and resume:
         problems.append("--overwrite and --resume exclude each other")
     if problems:

@@ -88,7 +88,7 @@ def notes(folder: str | Path, record: dict | None) -> list[str]:
 
 
 def unfinished(folder: Path) -> str:
-    """One line for a folder whose stage did not reach its end: how to go on."""
+    """One line for a folder whose stage did not finish: how to continue."""
     resumable = any(folder.glob(f"checkpoint-*/{COMPLETE}"))
     flag, other = ("--resume", "--overwrite") if resumable else ("--overwrite", "--resume")
     try:
@@ -98,7 +98,7 @@ def unfinished(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # an empty one, or of an older version
         again = f"its own command and {flag}"
     verb = "resume it" if resumable else "start it over"
-    state = f"is unfinished (no {RUN_FILE}): the run that writes it was stopped, or still goes on"
+    state = f"is unfinished (no {RUN_FILE}): the run that writes it was stopped, or is still running"
     return f"{folder} {state}; {verb} with {again}"
 
 

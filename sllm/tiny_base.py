@@ -75,7 +75,7 @@ def main(args) -> dict:
     from sllm import chat
 
     checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
-    checkpoint.require_apart(args.output_dir, args.sample_data)
+    checkpoint.require_distinct(args.output_dir, args.sample_data)
     texts = corpus(args.sample_data)
     if not texts:
         raise cli.InputError(f"{args.sample_data} has no .jsonl rows")
@@ -134,7 +134,7 @@ def main(args) -> dict:
 
 
 def _batches(tokenizer, texts: list[str], *, rows: int, length: int, seed: int):
-    """Endless (rows, length) blocks of token ids. Every pass shuffles the documents anew; a third of them stand
+    """Endless (rows, length) blocks of token ids. Every pass shuffles the documents again; a third of them stand
     as a lone turn of a random role, so that the turn tokens mean something, and turns are never paired."""
     order = random.Random(seed)
     buffer: list[int] = []

@@ -153,7 +153,7 @@ def _apart_from_history(tokenizer, messages: list[dict], lead: int, end: str) ->
 
 
 def _after_opening(content: str, asked: str, block: tuple[str, str] | None) -> str:
-    """The content as it goes on after a generation prompt that has opened `block` for it."""
+    """The content as it continues after a generation prompt that has opened `block` for it."""
     if not block or not content.startswith(block[0]):
         return content
     opened = asked[asked.rindex(block[0]) :]  # with the white space behind it

@@ -97,7 +97,7 @@ async def chat(request: Request):
                 if number == 5 and model == "dies":
                     raise RuntimeError("the stub dies in the middle")
                 if number == 5 and model == "broken":
-                    yield b"data: {this is no JSON\n\n"
+                    yield b"data: {this is not JSON\n\n"
                 if number == 5 and model == "silent-end":
                     return
             yield chunk("", "length" if model == "cut" else "stop")

@@ -208,7 +208,7 @@ def test_the_base_that_is_named_is_compared_too(tree, tmp_path):
     assert checkpoint.require_model(sft, base_model=str(same)) == (str(same), sft)
     checkpoint.require_base(sft, str(same))
     shutil.rmtree(tree / "base")
-    assert "is gone; name it: --base_model" in problems(checkpoint.require_model, sft)
+    assert "is missing; name it: --base_model" in problems(checkpoint.require_model, sft)
     assert checkpoint.require_model(sft, base_model=str(same))[0] == str(same)
 
 

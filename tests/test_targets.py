@@ -89,7 +89,7 @@ def test_what_is_adapted_is_said_and_checked():
     names, paths = targets.resolve(model, ["o_proj", "down_proj"])
     assert targets.summary(paths) == "4 layers: o_proj ×2, down_proj ×2"
     adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=names[:1]))
-    with pytest.raises(RuntimeError, match="other layers than were asked for: .*down_proj"):
+    with pytest.raises(RuntimeError, match="other layers than were requested: .*down_proj"):
         targets.require_adapted(adapted, paths)
 
 

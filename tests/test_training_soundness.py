@@ -464,7 +464,8 @@ def test_what_the_machine_caused_is_told_from_bugs():
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [("python train.py --resume", "; to go on: python train.py --resume\n"), (None, "run again\n")]
+    ("command", "said"),
+    [("python train.py --resume", "; to resume: python train.py --resume\n"), (None, "run again\n")],
 )
 def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
     from sllm import cli

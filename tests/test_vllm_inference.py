@@ -227,7 +227,7 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     """
     done = python(code)
     assert done.returncode == 130 and len(read(output)) == 2
-    command = re.search("to go on: (.*)", done.stderr)[1]
+    command = re.search("to resume: (.*)", done.stderr)[1]
     assert command.endswith("--resume") and "--overwrite" not in command and str(output) in command
 
     # and where the disk is full, here at the largest size that a file may have
@@ -236,7 +236,7 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     full = code.replace("--overwrite", "--resume").replace("(1, 0)", "range(len(prompts))")
     done = python(full.replace("    import os, signal", f"    {limit}    import os, signal", 1))
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert "File too large" in done.stderr and f"to go on: {command}" in done.stderr
+    assert "File too large" in done.stderr and f"to resume: {command}" in done.stderr
     assert len(read(output)) >= 2 and output.with_name("outputs.resume.json").is_file()
 
 

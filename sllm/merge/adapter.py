@@ -75,7 +75,7 @@ def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str
         if factor := _FACTOR.fullmatch(name):
             halves.setdefault((factor[1], bool(factor[2])), {})[factor[3]] = stored
         elif "lora_" in name or "token_adapter" in name:
-            problems.append(f"{folder}: {key} is no plain LoRA factor and cannot be merged")
+            problems.append(f"{folder}: {key} is not a plain LoRA factor and cannot be merged")
         else:
             replaced[name.replace(".base_layer.", ".")] = stored
     deltas = {}

@@ -23,7 +23,7 @@ from sllm.weights.safetensors_io import TensorRef, read_json, shortened, write_f
 
 @dataclass(frozen=True)
 class Regroup:
-    """A change of parameters that are made of several tensors on disk: made, changed, and taken apart again."""
+    """A change of parameters that are made of several tensors on disk: made, changed, and split again."""
 
     layout: Layout
     group: Group
@@ -107,7 +107,7 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
         max_shard: bytes of one file; None keeps the base's own layout.
     Raises:
         InputError: a quantised base; files that do not fit its config; an adapter tensor without its base weight, of
-            another shape, or of a parameter that cannot be taken apart into the base's tensors.
+            another shape, or of a parameter that cannot be split into the base's tensors.
     """
     base = Path(base)
     if read_json(base / "config.json").get("quantization_config"):

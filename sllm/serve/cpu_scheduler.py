@@ -3,17 +3,16 @@
 from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 MAX_SEQUENCES = 16  # sequences that wait or run; with more there is always work, and the largest batch is the best
-MIN_PROMPT_TOKENS = (
-    128  # prompt tokens in a step, where as many wait: what a step costs by itself is then a small part of it
-)
+# Prompt tokens in a step, where as many wait: what a step costs by itself is then a small part of it.
+MIN_PROMPT_TOKENS = 128
 
 
 class Scheduler(VllmScheduler):
     """While at most `MAX_SEQUENCES` sequences wait or run, a step takes in half of those that wait.
 
-    vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, whoever came together then
-    waits for the last prompt, has every token together and ends together, and the engine has nothing to do until the
-    next requests are there. In halves the first answers begin sooner, and while the engine works on the others, those
+    vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, prompts that arrive together
+    then all wait for the last of them, get every token together and end together, and the engine has nothing to do
+    until the next requests arrive. In halves the first answers begin sooner, and while the engine works on the others, those
     that are done are sent and followed by new ones. (On a GPU a step over a few prompts costs hardly more.)
     """
 

@@ -93,7 +93,7 @@ def no_lora(model: str) -> str | None:
 
 
 def _architectures(model: str) -> list[str]:
-    """What config.json names; nothing for a Hub id, or where the file is no JSON."""
+    """What config.json names; nothing for a Hub id, or where the file is not JSON."""
     try:
         return json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     except (OSError, ValueError, AttributeError):

@@ -1,6 +1,7 @@
 """The models that this server answers for: the one that is loaded and its LoRA adapters, which may come and go."""
 
 import asyncio
+import gc
 import time
 
 from sllm import chat, checkpoint
@@ -154,7 +155,7 @@ class Models:
         async with self._lock:
             served = self.by_name.get(name)
             if served is None or served.adapter is None:
-                raise ApiError(404, f"there is no adapter {name}", param="lora_name", code="adapter_not_found")
+                raise ApiError(404, f"there is not an adapter {name}", param="lora_name", code="adapter_not_found")
             if served is self.first:
                 raise ApiError(400, f"{name} is what requests without a model get; it can only be replaced")
             del self.by_name[name]
@@ -167,6 +168,8 @@ class Models:
                 await asyncio.sleep(RETIRE_SECONDS)
             await self._llm.remove_lora(served.lora.lora_int_id)
             served.client.renderer.shutdown()
+            served.client = served.handlers = None
+            gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
 
         task = asyncio.create_task(when_unused())
         self._retiring.add(task)

@@ -21,7 +21,7 @@ def check_flags(args, default: Callable[[str], object]) -> None:
         when = "not with" if args.use_beam_search else "only with"
         problems.append(f"{', '.join(given)}: {when} --use_beam_search, which takes no sampling; choose one way")
     if args.n > 1 and not args.temperature:
-        problems.append(f"--n {args.n}: greedy answers are all the same; sample with --temperature 0.7")
+        problems.append(f"--n {args.n}: greedy answers are identical; sample with --temperature 0.7")
     if not all(args.stop or ["none"]):
         problems.append("--stop: an empty text would end every answer at once; leave it out")
     if args.json_schema and (args.ignore_eos or args.stop):

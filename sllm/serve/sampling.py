@@ -13,7 +13,7 @@ MAX_SEED = 2**31 - 1
 
 
 def seed_of(seed: int, row: int, sample: int = 0) -> int:
-    """The seed of one answer: its own, and the same whatever else is asked for. (A CPU's generator heeds the lower
+    """The seed of one answer: its own, and the same whatever else is in the batch. (A CPU's generator heeds the lower
     32 bits, and vLLM takes -1 for none.)"""
     return (seed + row + sample * SEED_STEP) % 2**32
 
@@ -57,7 +57,7 @@ def beam_params(args, *, max_tokens: int):
 
 
 def effective_params(params) -> dict:
-    """What is really in force, defaults included, read back from the parameters that vLLM made of the flags."""
+    """The effective parameters, defaults included, read back from the parameters that vLLM made of the flags."""
     names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
     names += ("beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos")
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
@@ -72,7 +72,7 @@ def read_schema(path: str | Path) -> dict:
     except OSError as error:
         raise InputError(f"--json_schema {path}: {error.strerror}") from None
     except ValueError as error:  # not UTF-8, or no JSON
-        raise InputError(f"--json_schema {path} is no JSON: {error}") from None
+        raise InputError(f"--json_schema {path} is not JSON: {error}") from None
     if not isinstance(schema, dict):
         raise InputError(f"--json_schema {path} holds no JSON object")
     try:  # as vLLM's guidance backend does

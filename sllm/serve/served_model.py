@@ -46,31 +46,37 @@ def of_command_line(args) -> tuple[str, dict[str, str]]:
     Raises:
         InputError: everything that is wrong with any of them.
     """
-    adapters: dict[str, str] = {}
-    base, adapter = checkpoint.require_model(args.model_id)
-    if adapter:
-        adapters[args.served_model_name or Path(adapter).resolve().name] = adapter
+    (base, adapter), modules = cli.collect_errors(
+        lambda: checkpoint.require_model(args.model_id), lambda: _lora_modules(args.lora_modules)
+    )
+    own = {args.served_model_name or Path(adapter).resolve().name: adapter} if adapter else {}
+    problems = [f"--lora_modules has {name} twice" for name in modules if name in own]
+    adapters = own | modules
+    if args.max_loras and args.max_loras < len(adapters):
+        problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
+    if problems:
+        raise InputError(problems)
+    cli.collect_errors(
+        *(lambda folder=folder: checkpoint.require_model(folder, base_model=base) for folder in modules.values()),
+        *(lambda folder=folder: check_adapter(folder, base) for folder in adapters.values()),
+    )
+    return base, adapters
+
+
+def _lora_modules(pairs: list[str]) -> dict[str, str]:
+    modules: dict[str, str] = {}
     problems = []
-    for pair in args.lora_modules:
+    for pair in pairs:
         name, equals, folder = pair.partition("=")
         if not equals or not name or not checkpoint.is_adapter(folder):
             problems.append(f"--lora_modules {pair} is not NAME=FOLDER with an adapter in it (adapter_config.json)")
-        elif name in adapters:
+        elif name in modules:
             problems.append(f"--lora_modules has {name} twice")
         else:
-            adapters[name] = folder
-    if args.max_loras and args.max_loras < len(adapters):
-        problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
-
-    def check(folder: str):
-        return lambda: (checkpoint.require_model(folder, base_model=base), check_adapter(folder, base))
-
-    def refuse():
-        if problems:
-            raise InputError(problems)
-
-    cli.collect_errors(refuse, *map(check, adapters.values()))
-    return base, adapters
+            modules[name] = folder
+    if problems:
+        raise InputError(problems)
+    return modules
 
 
 def check_adapter(folder: str, base: str) -> None:

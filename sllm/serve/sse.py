@@ -16,7 +16,7 @@ class Chunks:
 
     Args:
         chat: chat chunks (a delta of a message), else text chunks.
-        with_usage: the request asked for usage: every chunk then says that its own is null.
+        with_usage: the request requested usage: every chunk then says that its own is null.
     """
 
     def __init__(self, *, chat: bool, id: str, created: int, model: str, with_usage: bool):

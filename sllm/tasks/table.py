@@ -235,7 +235,7 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
         elif not value or not str(value).strip():
             problems[name] = f"missing field {name!r} ({FIELDS[name][1]})"
     if problems:
-        said = f"{task_id} wants {', '.join(task.fields)}: {'; '.join(problems.values())}"
+        said = f"{task_id} requires {', '.join(task.fields)}: {'; '.join(problems.values())}"
         raise WrongFields(said, next(iter(problems)))
     question = str(fields.get("question") or task.question).strip()
     if "choices" in task.fields:

@@ -122,7 +122,7 @@ def _wandb_can_log_in() -> bool:
 def resolve_quantization(args, choice) -> None:
     """Quantised loading needs a GPU (bitsandbytes), and unsloth computes in 16 bits and loads 4 or 16."""
     if choice.name == "unsloth" and args.dtype == "float32":
-        raise cli.InputError("--dtype float32: unsloth computes in bfloat16 all the same; use --backend peft")
+        raise cli.InputError("--dtype float32: unsloth computes in bfloat16 regardless; use --backend peft")
     if choice.name == "unsloth" and args.bits == 8:
         raise cli.InputError(
             "--bits 8: not with unsloth, which loads 4 or 16 bits here; use --backend peft, or --bits 4"
@@ -166,7 +166,7 @@ def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
 
 
 def run_settings(args, out: Path, sequences: int, *, evaluate: bool) -> dict:
-    """The trainer's arguments that are no hyperparameters: what it logs, saves and evaluates, and how often."""
+    """The trainer's arguments that are not hyperparameters: what it logs, saves and evaluates, and how often."""
     import torch
 
     every = save_interval(args, sequences)

@@ -40,8 +40,8 @@ def choose(name: str) -> Choice:
     """`auto` takes unsloth on a CUDA GPU and peft elsewhere; an explicit choice that is not available fails.
 
     Raises:
-        InputError: unsloth was asked for and there is no CUDA GPU, or it is not installed; or there is an NVIDIA GPU
-            that torch cannot use, where training on the CPU is hardly what was meant (`peft` insists on it).
+        InputError: unsloth was requested and there is no CUDA GPU, or it is not installed; or there is an NVIDIA GPU
+            that torch cannot use, where training on the CPU is unlikely to be intended (`peft` insists on it).
     """
     if name == "peft":
         return Choice("peft", "requested")

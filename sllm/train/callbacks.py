@@ -20,7 +20,7 @@ from sllm.train import resume
 from sllm.train.checkpoints import latest_checkpoint, mark_complete
 from sllm.train.metrics import METRICS_FILE, read_metrics, read_steps
 
-PROBE = "eval_probe"  # prefix of the metrics of `trainers.probe`, which are no evaluation of the run
+PROBE = "eval_probe"  # prefix of the metrics of `trainers.probe`, which are not an evaluation of the run
 SKIPPED_STEPS = 25  # in a row, that fp16's loss scaling may need to find its scale; it starts at 2^16 and halves
 # Logged numbers that stand in the progress line, in this order, where there are such.
 FIELDS = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")

@@ -61,7 +61,7 @@ def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
     model.eval()
     worst, scale, start = 0.0, 1e-6, 0
     with torch.no_grad():
-        # No attention mask and no cache: with either, position_ids no longer keep the rows apart.
+        # No attention mask and no cache: with either, position_ids no longer keep the rows separate.
         together = model(**batch, use_cache=False).logits[0].float()  # (sum of lengths, vocabulary)
         for row in rows:
             ids = torch.tensor([row["input_ids"]], device=model.device)
@@ -100,7 +100,7 @@ def dpo_reference(trainer) -> float:
     trainer.model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
         logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
-        # TRL's own function, so that the two sides are rounded alike
+        # TRL's own function, so that the two sides are rounded the same way
         policy = selective_log_softmax(logits, batch["input_ids"][:, 1:], row_mask=mask).sum(1)  # (2 * pairs,)
         reference = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch))
     trainer.model.train(was_training)

@@ -29,11 +29,11 @@ def check_output(args) -> Path:
     return out
 
 
-def require_apart(args, base: str) -> None:
+def require_distinct(args, base: str) -> None:
     """InputError where --overwrite would remove what the run reads: its model, the base of that, or its rows."""
     if args.overwrite:
         reads = (args.model_id, base, args.trainset_path, args.validation_path, args.chat_template)
-        checkpoint.require_apart(args.output_dir, *reads)
+        checkpoint.require_distinct(args.output_dir, *reads)
 
 
 def _check_same_run(args, out: Path, marker: dict) -> None:

@@ -99,7 +99,7 @@ def require_adapted(model, paths: list[str]) -> None:
     }
     if there != set(paths):
         odd = sorted(there ^ set(paths))
-        raise RuntimeError(f"the adapter is on other layers than were asked for: {', '.join(odd[:6])}")
+        raise RuntimeError(f"the adapter is on other layers than were requested: {', '.join(odd[:6])}")
 
 
 def _language_model(model) -> str:

@@ -2,7 +2,7 @@
 
 What transformers does for such a sequence is right, but computes every row's attention to every other row and throws
 it away: with 2,700 tokens in 32 rows that is more than half the time of a 4M model. This is registered with
-transformers as an attention of its own; everything that is no flattened batch goes to its `sdpa`.
+transformers as an attention of its own; everything that is not a flattened batch goes to its `sdpa`.
 """
 
 import torch

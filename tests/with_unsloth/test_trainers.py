@@ -66,7 +66,7 @@ def sft_trainer(patched_trl, model, tokenizer, columns, out, *, flat: bool, cut:
 
 @pytest.mark.parametrize("cut", [True, False])
 def test_flattened_rows_stay_flattened(patched_trl, model, tokenizer, columns, tmp_path, cut):
-    """unsloth pads rows that it does not know to be cut; that train_LoRA_SFT.py says so keeps them apart."""
+    """unsloth pads rows that it does not know to be cut; that train_LoRA_SFT.py says so keeps them separate."""
     trainer = sft_trainer(patched_trl, model, tokenizer, columns, tmp_path, flat=True, cut=cut)
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     assert (batch["input_ids"].shape[0] == 1) == cut
