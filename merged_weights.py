@@ -8,16 +8,9 @@ model's size; `--backend unsloth` merges by unsloth's own code, with the whole m
     python merged_weights.py --model_id outputs/sft --merged_weights_path outputs/merged
 """
 
-import contextlib
-import json
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
-from sllm import checkpoint, cli
-
-HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*"]
+from sllm import checkpoint, cli, runs
 
 
 def build_parser():
@@ -54,12 +47,13 @@ def build_parser():
 
 def main(args) -> dict:
     started = time.monotonic()
+    from sllm.merge import source
 
     # ── inputs ──
     (base_id, adapter), out, _ = cli.collect_errors(
-        lambda: require_adapter(args),
+        lambda: source.require_adapter(args),
         lambda: checkpoint.check_output(args.merged_weights_path, overwrite=args.overwrite),
-        lambda: require_token(args),
+        lambda: source.require_token(args),
     )
     import torch
 
@@ -67,8 +61,8 @@ def main(args) -> dict:
     from sllm.merge import export, merge, parity
     from sllm.train import backend
 
-    choice = choose(args.backend)
-    base = local(base_id, "base")
+    choice = backend.choose_merge(args.backend)
+    base = source.local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
     checkpoint.require_distinct(out, adapter, base)
     tokenizer = chat.load_tokenizer(str(adapter))
@@ -98,9 +92,9 @@ def main(args) -> dict:
     checkpoint.prepare_output(out, overwrite=args.overwrite)
 
     # ── work ──
-    with nothing_left(out):
+    with export.nothing_left(out):
         if choice.name == "unsloth":
-            in_own_process(merge_by_unsloth, adapter, base, out, dtype_name)
+            backend.merge_by_unsloth(adapter, base, out, dtype_name)
         else:
             merge.write(plan, out)
         export.write_config_files(out, base=base, adapter=adapter, generation=generation, plan=plan)
@@ -130,7 +124,7 @@ def main(args) -> dict:
         "greedy_tokens": same.prompts * same.tokens,
         "rms_adapter_effect": same.rms_effect,
         "near_ties": same.near_ties,
-        "peak_rss_bytes": peak_rss(),
+        "peak_rss_bytes": runs.peak_rss(),
     }
     stages = export.lineage(adapter)
     text = export.card(
@@ -146,152 +140,15 @@ def main(args) -> dict:
         parity=same,
         versions=checkpoint.versions(),
     )
-    with nothing_left(out):
+    with export.nothing_left(out):
         (out / "README.md").write_text(text, encoding="utf-8")
         checkpoint.write_run(
-            out,
-            "merged",
-            args,
-            parents=[adapter],
-            base_model=base_id,
-            metrics=metrics,
-            seconds=time.monotonic() - started,
-            probe=chat.probe(tokenizer),
-            chat_template_hash=chat.template_hash(tokenizer),
-        )
+            out, "merged", args, parents=[adapter], base_model=base_id, metrics=metrics,
+            seconds=time.monotonic() - started, **chat.identity(tokenizer),
+        )  # fmt: skip
     if args.push_to_hub:
-        metrics["url"] = push(out, args.push_to_hub)
+        metrics["url"] = export.push(out, args.push_to_hub)
     return {"stage": "merged", "merged_weights_path": str(out), "backend": choice.name, **metrics}
-
-
-def require_adapter(args) -> tuple[str, Path]:
-    """(base, adapter folder) of --model_id; an adapter on the Hub is downloaded."""
-    if not Path(args.model_id).exists():
-        checkpoint.require_model(args.model_id)  # refuses what is not a Hub id either
-    folder = local(args.model_id, "adapter")
-    if checkpoint.is_adapter(folder):
-        require_json(folder / "adapter_config.json")
-    base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
-    if adapter is None:
-        raise cli.InputError(f"{folder} is a whole model, not an adapter: there is nothing to merge")
-    return base, folder
-
-
-def require_json(path: Path) -> None:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise cli.InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
-
-
-def choose(name: str):
-    """What merges: tensor by tensor unless unsloth is requested, as its merge holds the whole model."""
-    from sllm.train import backend
-
-    if name == "auto":
-        return backend.Choice("peft", "tensor by tensor, in little memory; --backend unsloth for its own merge")
-    return backend.choose(name)
-
-
-@contextlib.contextmanager
-def nothing_left(out: Path):
-    """Remove the folder when it is not written whole: a full disk, a weight that is not finite, Ctrl-C."""
-    try:
-        yield
-    except (cli.InputError, KeyboardInterrupt):
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-    except OSError as error:
-        shutil.rmtree(out, ignore_errors=True)
-        place = f" ({error.filename})" if error.filename else ""
-        raise cli.InputError(
-            f"{out} cannot be written: {error.strerror or error}{place}; what was written is removed. Free some disk, "
-            "or write elsewhere: --merged_weights_path"
-        ) from None
-
-
-def require_token(args) -> None:
-    """--push_to_hub needs a token, and it is better to hear so before the work than after it."""
-    if args.push_to_hub:
-        from huggingface_hub import get_token
-
-        if not get_token():
-            raise cli.InputError("--push_to_hub: no Hugging Face token; run `hf auth login` or set HF_TOKEN")
-
-
-def local(model_id: str, what: str) -> Path:
-    """The folder itself, or a Hub repository's files in the cache."""
-    if Path(model_id).exists():
-        return Path(model_id)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        flag = "--base_model" if what == "base" else "--model_id"
-        raise cli.InputError(
-            f"{what} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
-        ) from None
-
-
-def merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
-    """unsloth's own merge, in a process of its own: it patches transformers, which the parity check has to use as it
-    is, and its GPU memory comes back."""
-    from sllm.train import with_unsloth
-
-    with tempfile.TemporaryDirectory() as moved:  # the adapter, naming the base that was checked
-        for path in (path for path in adapter.iterdir() if path.is_file()):
-            (Path(moved) / path.name).symlink_to(path.resolve())
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = str(base.resolve())
-        (Path(moved) / "adapter_config.json").unlink()
-        (Path(moved) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        model = with_unsloth.load_model(
-            str(base),
-            adapter=moved,
-            dtype=dtype,
-            bits=16,
-            max_seq_length=2048,
-            train=False,
-            gradient_checkpointing=False,
-        )
-        from sllm import chat
-
-        with_unsloth.save_merged(model, str(out), chat.load_tokenizer(str(adapter)))
-
-
-def in_own_process(function, *arguments):
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def peak_rss() -> int:
-    """Largest resident memory of this process so far, in bytes. VmHWM, because ru_maxrss may be a parent's."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def push(folder: Path, repository: str) -> str:
-    """Upload the finished folder; a repository that does not exist yet is made private."""
-    import huggingface_hub
-
-    try:
-        url = huggingface_hub.create_repo(repository, private=True, exist_ok=True)
-        huggingface_hub.upload_folder(repo_id=repository, folder_path=folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        again = f"hf upload {repository} {folder}"
-        raise SystemExit(f"error: {folder} is complete, but the upload failed ({reason}); again: {again}") from None
-    print(f"uploaded            {url}")
-    return str(url)
 
 
 if __name__ == "__main__":

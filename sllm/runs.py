@@ -104,3 +104,13 @@ def unfinished(folder: Path) -> str:
 
 def short(value: str | None) -> str:
     return f"{value[:12]}…" if value else "unknown"
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes. VmHWM, because ru_maxrss may be a parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

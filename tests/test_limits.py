@@ -1,4 +1,4 @@
-"""Keys, rates, places, and the refusals of api_server.py that need no engine."""
+"""Keys, rates, capacity, and the refusals of api_server.py that need no engine."""
 
 import json
 import shutil

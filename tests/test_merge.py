@@ -673,6 +673,6 @@ def test_a_gpu_merges_tensor_by_tensor_too(monkeypatch):
 
     monkeypatch.setattr(backend, "_why_not_unsloth", lambda: None)
     assert backend.choose("auto").name == "unsloth"  # it would train by it
-    choice = merged_weights.choose("auto")
+    choice = backend.choose_merge("auto")
     assert choice.name == "peft" and choice.reason.startswith("tensor by tensor, in little memory")
-    assert merged_weights.choose("unsloth").name == "unsloth"
+    assert backend.choose_merge("unsloth").name == "unsloth"

@@ -151,12 +151,12 @@ def test_greedy_answers_are_those_of_transformers_whatever_generation_config_say
     assert [line["output"] for line in whole["lines"]] == greedy(made["merged"], whole["lines"], made["room"])
 
 
-def test_what_is_in_force_is_printed_and_nothing_else_is_noise(made, whole):
-    (in_force,) = [line for line in whole["stdout"].splitlines() if line.startswith("in force")]
+def test_what_is_effective_is_printed_and_nothing_else_is_noise(made, whole):
+    (effective,) = [line for line in whole["stdout"].splitlines() if line.startswith("effective")]
     end = chat.end_of_turn(chat.load_tokenizer(str(made["merged"])))[1]
     for setting in ("temperature 0.0", "top_k 0", "repetition_penalty 1.0", f"max_tokens {MAX_TOKENS}"):
-        assert setting in in_force
-    assert f"stop_token_ids [{end}, " in in_force
+        assert setting in effective
+    assert f"stop_token_ids [{end}, " in effective
     assert whole["stderr"] == ""
 
 

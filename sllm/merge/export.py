@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 from sllm import chat, checkpoint
@@ -134,3 +135,35 @@ def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def nothing_left(out: Path):
+    """Remove the folder when it is not written whole: a full disk, a weight that is not finite, Ctrl-C."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt):
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        place = f" ({error.filename})" if error.filename else ""
+        raise InputError(
+            f"{out} cannot be written: {error.strerror or error}{place}; what was written is removed. Free some disk, "
+            "or write elsewhere: --merged_weights_path"
+        ) from None
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload the finished folder; a repository that does not exist yet is made private."""
+    import huggingface_hub
+
+    try:
+        url = huggingface_hub.create_repo(repository, private=True, exist_ok=True)
+        huggingface_hub.upload_folder(repo_id=repository, folder_path=folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        again = f"hf upload {repository} {folder}"
+        raise SystemExit(f"error: {folder} is complete, but the upload failed ({reason}); again: {again}") from None
+    print(f"uploaded            {url}")
+    return str(url)

@@ -10,10 +10,11 @@ MIN_PROMPT_TOKENS = 128
 class Scheduler(VllmScheduler):
     """While at most `MAX_SEQUENCES` sequences wait or run, a step takes in half of those that wait.
 
-    vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, prompts that arrive together
-    then all wait for the last of them, get every token together and end together, and the engine has nothing to do
-    until the next requests arrive. In halves the first answers begin sooner, and while the engine works on the others, those
-    that are done are sent and followed by new ones. (On a GPU a step over a few prompts costs hardly more.)
+    vLLM takes in all of them. On a CPU, where reading twice the tokens takes twice as long, prompts that arrive
+    together then all wait for the last of them, get every token together and end together, and the engine has nothing
+    to do until the next requests arrive. In halves the first answers begin sooner, and while the engine works on the
+    others, those that are done are sent and followed by new ones. (On a GPU a step over a few prompts costs hardly
+    more.)
     """
 
     def schedule(self, *args, **kwargs):

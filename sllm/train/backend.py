@@ -2,8 +2,10 @@
 
 import importlib
 import importlib.util
+import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -114,3 +116,43 @@ def _too_old_a_card(torch) -> str | None:
         f"{torch.cuda.get_device_name(0)} has compute capability {ours[0]}.{ours[1]}, and torch {torch.__version__} "
         f"computes on {oldest[0]}.{oldest[1]} and newer only: use a newer card, or a torch built for CUDA 12"
     )
+
+
+def choose_merge(name: str) -> Choice:
+    """What merges: tensor by tensor unless unsloth is requested, as its merge holds the whole model."""
+    if name == "auto":
+        return Choice("peft", "tensor by tensor, in little memory; --backend unsloth for its own merge")
+    return choose(name)
+
+
+def merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
+    """unsloth's own merge, in a process of its own: it patches transformers, which the parity check has to use as it
+    is, and its GPU memory comes back."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_merge_by_unsloth, adapter, base, out, dtype).result()
+
+
+def _merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
+    from sllm import chat
+    from sllm.train import with_unsloth
+
+    with tempfile.TemporaryDirectory() as moved:  # the adapter, naming the base that was checked
+        for path in (path for path in adapter.iterdir() if path.is_file()):
+            (Path(moved) / path.name).symlink_to(path.resolve())
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str(base.resolve())
+        (Path(moved) / "adapter_config.json").unlink()
+        (Path(moved) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        model = with_unsloth.load_model(
+            str(base),
+            adapter=moved,
+            dtype=dtype,
+            bits=16,
+            max_seq_length=2048,
+            train=False,
+            gradient_checkpointing=False,
+        )
+        with_unsloth.save_merged(model, str(out), chat.load_tokenizer(str(adapter)))

@@ -1,0 +1,96 @@
+"""What every script does alike: help, usage errors, exit codes, several problems at once, flags that were renamed."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SAMPLE_ROWS, assert_refused, run_script
+
+from sllm import cli
+from sllm.cli import InputError
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+
+
+def test_every_script_answers_help_and_bad_flags(script):
+    for name in SCRIPTS:
+        shown = script(name, "--help")
+        assert shown.returncode == 0 and "usage:" in shown.stdout and name in shown.stdout
+        refused = script(name, "--no_such_flag")
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+
+
+def test_help_imports_nothing_heavy():
+    code = "import runpy, sys; sys.argv = [sys.argv[1], '--help']\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'vllm', 'numpy') if m in sys.modules], file=sys.stderr)"  # noqa: E501
+    for name in SCRIPTS:
+        done = subprocess.run([sys.executable, "-c", code, name], cwd=ROOT, capture_output=True, text=True)
+        assert done.stderr.strip() == "[]", name
+
+
+@pytest.mark.parametrize(
+    ("script", "old", "new", "value"),
+    [
+        ("api_server", "--max_running", "max_num_seqs", ["7"]),
+        ("api_server", "--drain_seconds", "shutdown_timeout", ["7"]),
+        ("build_preferences", "--keep_cut", "keep_truncated", []),
+    ],
+)
+def test_older_names_of_flags_are_accepted(script, old, new, value):
+    required = {"api_server": ["--model_id", "x"], "build_preferences": ["--from_chat", "x"]}[script]
+    parser = importlib.import_module(script).build_parser()
+    assert getattr(parser.parse_args([*required, old, *value]), new) == (float(value[0]) if value else True)
+
+
+def run_main(body: str) -> subprocess.CompletedProcess:
+    code = f"from sllm import cli\ndef main(args):\n {body}\ncli.run(main, cli.parser('x', 'x.py'))"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_exit_codes():
+    done = run_main("print('표'); return {'답': '예'}")
+    assert done.returncode == 0
+    assert json.loads(done.stdout.splitlines()[-1])["답"] == "예" and "답" in done.stdout
+    bad = run_main("raise cli.InputError(['one is wrong', 'two is\\nwrong'])")
+    assert (bad.returncode, bad.stderr) == (2, "error: one is wrong\nerror: two is wrong\n")
+    stopped = run_main("raise cli.Interrupted('python x.py --resume')")
+    assert stopped.returncode == 130 and "python x.py --resume" in stopped.stderr
+    bug = run_main("raise RuntimeError('boom')")
+    assert bug.returncode == 1 and "Traceback" in bug.stderr
+
+
+def test_collect_errors_reports_everything():
+    def bad(text):
+        raise InputError(text)
+
+    assert cli.collect_errors(lambda: 1, lambda: 2) == [1, 2]
+    with pytest.raises(InputError) as error:
+        cli.collect_errors(lambda: 1, lambda: bad("a"), lambda: bad("b"))
+    assert error.value.problems == ["a", "b"]
+
+
+def test_table_aligns_hangul():
+    lines = cli.table(["이름", "n"], [["가나다", 1], ["ab", 22]]).splitlines()
+    assert lines[2] == "가나다  1" and lines[3] == "ab      22"
+
+
+def test_a_python_without_the_packages_is_told_where_they_are():
+    done = run_script(
+        "-S", "vllm_inference.py", "--model_id", SAMPLE_ROWS.parent / "tiny_base", "--testset_path", SAMPLE_ROWS
+    )
+    assert_refused(done, "has no", ".venv/bin/activate")
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", '{"id": "a"}', "가".encode("cp949")], ids=repr)
+def test_compare_outputs_takes_files_of_answers_alone(tmp_path, content):
+    from sllm import compare_outputs
+
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    run = compare_outputs.build_parser().parse_args
+    with pytest.raises(InputError, match="answer"):
+        compare_outputs.main(run([f"a={file}", f"b={file}"]))
+    with pytest.raises(InputError, match="a name of its own"):
+        compare_outputs.main(run([f"={file}"]))
