@@ -88,6 +88,17 @@ def set_chat_template(tokenizer, name: str = "auto") -> str:
     return chosen
 
 
+def stop_token_ids(tokenizer, configured: int | list[int] | None) -> list[int]:
+    """Every token that ends an answer, the template's end of turn first.
+
+    Args:
+        configured: `eos_token_id` of the model's generation config, or of its config.
+    """
+    eos = configured if isinstance(configured, list) else [configured]
+    tokens = [end_of_turn(tokenizer)[1], *eos, tokenizer.eos_token_id]
+    return list(dict.fromkeys(token for token in tokens if token is not None))
+
+
 def describe_template(tokenizer, name: str) -> str:
     """`chatml; a turn ends with <|im_end|>`."""
     return f"{name}; a turn ends with {end_of_turn(tokenizer)[0]}"

@@ -229,7 +229,7 @@ def test_guarantee_6_broken_on_purpose(monkeypatch, tiny_base, few_rows, tmp_pat
         with pytest.raises(InputError, match="rows that share a sequence see each other"):
             in_process(SFT, *flags, "--output_dir", tmp_path / "s", asked)
     in_process(SFT, *flags, "--output_dir", tmp_path / "s")
-    assert "padded after all" in capsys.readouterr().out
+    assert "batches: padded, because" in capsys.readouterr().out
     in_process(SFT, *flags, "--output_dir", tmp_path / "padded", "--no-padding_free")
     assert curve(tmp_path / "s") == pytest.approx(curve(tmp_path / "padded"), rel=1e-5)
 

@@ -51,7 +51,7 @@ def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpo
     out = tmp_path / "sft"
     flags = ["--trainset_path", few_rows, "--model_id", tiny_base, "--save_steps", "2", "--max_steps", "6"]
     accumulate = ["--batch_size", "1", "--no-padding_free", "--max_grad_norm", clip]  # two forward passes a step
-    with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last sound.*--learning_rate"):
+    with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last checkpoint before it.*--learning_rate"):
         in_process(SFT, *flags, *accumulate, "--output_dir", out)
     assert not (out / "run.json").exists() and not (out / "adapter_model.safetensors").exists()
     last, passed_over = checkpoints.latest_checkpoint(out)

@@ -35,11 +35,10 @@ def generation_config(base: str | Path, tokenizer) -> dict:
     config = read_json(path) if path.is_file() else {}
     config.pop("_from_model_config", None)  # it would let transformers write the model's ids over these
     end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
-    named = config.get("eos_token_id", model.get("eos_token_id"))
-    eos = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id, end]
+    stops = chat.stop_token_ids(tokenizer, config.get("eos_token_id", model.get("eos_token_id")))
     needed = {tokenizer.eos_token_id, end}
     # A base may name its pad as one more EOS (Qwen): it stays the pad, and no EOS that anything trained on.
-    eos = [token for token in dict.fromkeys(eos) if token is not None and (token != pad or token in needed)]
+    eos = [token for token in stops if token != pad or token in needed]
     config |= {"eos_token_id": eos[0] if len(eos) == 1 else eos, "pad_token_id": pad}
     if model.get("bos_token_id") is not None:
         config.setdefault("bos_token_id", model["bos_token_id"])

@@ -20,15 +20,14 @@ def context_length(model: str) -> int | None:
 
 
 def stop_token_ids(tokenizer, model: str) -> list[int]:
-    """Every token that ends an answer: the template's end of turn, and the EOS of model and tokenizer."""
+    """Every token that ends an answer of the model."""
     from transformers import GenerationConfig
 
     try:
         eos = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # no generation_config.json
         eos = getattr(_text_config(model), "eos_token_id", None)
-    found = [chat.end_of_turn(tokenizer)[1], *(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
-    return list(dict.fromkeys(token for token in found if token is not None))
+    return chat.stop_token_ids(tokenizer, eos)
 
 
 def check_adapter(adapter: str, base: str | None = None) -> None:

@@ -16,18 +16,15 @@ from sllm.serve.lean_path import ASYNC_TOKENIZE_CHARS, Declined, LeanPath, Plain
 from sllm.tasks.table import FIELDS
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
-NAMES = ("context", "question", "choices", "title", "table", "text")
 
-
-class TaskRequest(PlainRequest, forbid_unknown_fields=False):
-    """The fields of the task (GET /v1/tasks says which), and the sampling fields of a chat."""
-
-    context: str | None = None
-    question: str | None = None
-    choices: list[str] | None = None
-    title: str | None = None
-    table: str | None = None
-    text: str | None = None
+# The fields of the task (GET /v1/tasks says which), and the sampling fields of a chat.
+TaskRequest = msgspec.defstruct(
+    "TaskRequest",
+    [(name, field.type | None, None) for name, field in FIELDS.items()],
+    bases=(PlainRequest,),
+    forbid_unknown_fields=False,  # `Body` names them
+    kw_only=True,
+)
 
 
 def fields() -> set[str]:
@@ -64,7 +61,7 @@ async def _answer(task_id: str, request: Request, lean: LeanPath, models) -> Res
     except msgspec.ValidationError as error:
         _, _, place = str(error).partition(" - at `$.")
         raise ApiError(400, str(error), param=place.rstrip("`") or None, code="invalid_request") from None
-    given = {name: getattr(asked, name) for name in NAMES if getattr(asked, name) is not None}
+    given = {name: getattr(asked, name) for name in FIELDS if getattr(asked, name) is not None}
     try:
         messages = tasks.build_messages(task_id, given)
     except tasks.WrongFields as error:
@@ -122,9 +119,9 @@ def task_entries() -> list[dict]:
                 examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
     entries = []
     for task in tasks.TASKS.values():
-        own = [{"name": name, "description": FIELDS[name][1], "required": True} for name in task.fields]
+        own = [{"name": name, "description": FIELDS[name].description, "required": True} for name in task.fields]
         if "question" not in task.fields:
-            own.append({"name": "question", "description": FIELDS["question"][1], "required": False})
+            own.append({"name": "question", "description": FIELDS["question"].description, "required": False})
         ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
         entries.append(
             {

@@ -7,15 +7,24 @@ it train here unchanged. Standard library only: the server lists this table befo
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-# field -> (section of the user turn that carries it, what it is)
+
+class Field(NamedTuple):
+    """What a request gives: the section of the user turn that carries it, a description, its type in JSON."""
+
+    section: str
+    description: str
+    type: type = str
+
+
 FIELDS = {
-    "context": ("Context", "본문"),
-    "table": ("Context", "HTML 표 (앞에 표의 제목을 붙여도 된다)"),
-    "title": ("Context", "글의 제목"),
-    "text": ("Context", "미완성 글"),
-    "question": ("Question", "질문 또는 지시"),
-    "choices": ("Question", "보기 (2–5개)"),
+    "context": Field("Context", "본문"),
+    "table": Field("Context", "HTML 표 (앞에 표의 제목을 붙여도 된다)"),
+    "title": Field("Context", "글의 제목"),
+    "text": Field("Context", "미완성 글"),
+    "question": Field("Question", "질문 또는 지시"),
+    "choices": Field("Question", "보기 (2–5개)", list[str]),
 }
 CHOICE_LABELS = "abcde"
 
@@ -47,7 +56,7 @@ class Task:
     @property
     def source(self) -> str | None:
         """The field that fills the `Context` section, if the task has one."""
-        return next((name for name in self.fields if FIELDS[name][0] == "Context"), None)
+        return next((name for name in self.fields if FIELDS[name].section == "Context"), None)
 
 
 _STYLE_KO = {"bullet": "개조식", "sentence": "서술식"}
@@ -233,7 +242,7 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
             if not isinstance(value, list) or not 2 <= len(value) <= 5 or not all(str(v).strip() for v in value):
                 problems[name] = "choices must be a list of 2 to 5 non-empty texts"
         elif not value or not str(value).strip():
-            problems[name] = f"missing field {name!r} ({FIELDS[name][1]})"
+            problems[name] = f"missing field {name!r} ({FIELDS[name].description})"
     if problems:
         said = f"{task_id} requires {', '.join(task.fields)}: {'; '.join(problems.values())}"
         raise WrongFields(said, next(iter(problems)))

@@ -45,7 +45,8 @@ def resolve(args) -> None:
                 f"--{name} {given}: the adapter {args.model_id} has {fixed[name]}, which cannot be changed; leave the "
                 "flag out, or start from a whole model"
             )
-        setattr(args, name, fixed[name])
+        else:
+            setattr(args, name, fixed[name])
     if problems:
         raise cli.InputError(problems)
 
