@@ -18,7 +18,7 @@ def test_no_request_brings_a_5xx_a_hang_or_an_undeclared_status(tiny_base):
         done = subprocess.run(
             [
                 Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json", "--checks", CHECKS,
-                "--phases", "examples,fuzzing", "--max-examples", "250", "--generation-deterministic",
+                "--phases", "examples,fuzzing", "--max-examples", "290", "--generation-deterministic",
                 "--request-timeout", "30", "--no-color",
             ],
             capture_output=True, text=True, timeout=600,

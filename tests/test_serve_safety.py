@@ -202,7 +202,7 @@ def test_words_to_search_for_are_short(server):
 
 def test_conversations_that_cannot_fit_are_refused_before_they_are_tokenized(server):
     """Twelve of 3.9 MB in vLLM's path made a normal request wait."""
-    long = {"messages": [{"role": "user", "content": "가나다 " * 300_000}], "skip_special_tokens": True}
+    long = {"messages": [{"role": "user", "content": "가나다 " * 150_000}], "skip_special_tokens": True}
     with ThreadPoolExecutor(12) as pool:
         refused = [pool.submit(post, server, "/v1/chat/completions", long) for _ in range(12)]
         assert post(server, "/v1/chat/completions", ASK).status_code == 200
@@ -232,7 +232,7 @@ def test_a_busy_server_tells_anthropics_clients_when_to_return(tiny_base):
         "--model_id", tiny_base, "--max_seq_length", 512, "--max_num_seqs", 1, "--max_waiting", 0, "--rate_limit_rpm", 9
     )  # fmt: skip
     try:
-        slow = {"max_tokens": 400, "messages": MESSAGES}
+        slow = {"model": "tiny_base", "max_tokens": 400, "messages": MESSAGES}
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(post, running, "/v1/messages", slow)
             running.wait_for(lambda: running.metric("sllm_sequences_in_flight") >= 1, 20)
@@ -240,7 +240,7 @@ def test_a_busy_server_tells_anthropics_clients_when_to_return(tiny_base):
             first.result()
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["type"] == "rate_limit_error"
-        answers = [post(running, "/v1/messages", {"max_tokens": 1, "messages": MESSAGES}) for _ in range(12)]
+        answers = [post(running, "/v1/messages", slow | {"max_tokens": 1}) for _ in range(12)]
         limited = answers[-1]
         assert limited.status_code == 429 and limited.headers["retry-after"] and limited.json()["type"] == "error"
     finally:

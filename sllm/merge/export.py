@@ -38,7 +38,7 @@ def generation_config(base: str | Path, tokenizer) -> dict:
     stops = chat.stop_token_ids(tokenizer, config.get("eos_token_id", model.get("eos_token_id")))
     needed = {tokenizer.eos_token_id, end}
     # A base may name its pad as one more EOS (Qwen): it stays the pad, and no EOS that anything trained on.
-    eos = [token for token in stops if token != pad or token in needed]
+    eos = [token for token in (*stops[1:], stops[0]) if token != pad or token in needed]  # the base's own first
     config |= {"eos_token_id": eos[0] if len(eos) == 1 else eos, "pad_token_id": pad}
     if model.get("bos_token_id") is not None:
         config.setdefault("bos_token_id", model["bos_token_id"])
