@@ -1,4 +1,4 @@
-"""Every command in the READMEs and recipes parses: a renamed flag cannot leave the texts behind."""
+"""The texts hold: their commands parse, English and Korean pages show the same, links and named flags exist."""
 
 import importlib
 import re
@@ -7,17 +7,38 @@ import shlex
 import pytest
 from conftest import ROOT
 
-TEXTS = [ROOT / "README.md", ROOT / "README.ko.md", *sorted(ROOT.glob("recipes/*.sh")), *sorted(ROOT.glob("*.py"))]
+from sllm import tasks
+
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+GENERATED = ROOT / "docs" / "expectations.md"  # written by benchmarks/serve_expectations.py
+KOREAN = sorted([ROOT / "README.ko.md", *ROOT.glob("docs/*.ko.md")])
+PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {GENERATED} - set(KOREAN))
+GUIDES = [*PAGES, *KOREAN, *(ROOT / folder / "README.md" for folder in ("benchmarks", "deploy", "templates"))]
+WRAPPED = [*PAGES, *KOREAN, ROOT / "benchmarks" / "README.md"]
+COMMANDED = [*GUIDES, *sorted(ROOT.glob("recipes/*.sh")), *sorted(ROOT.glob("*.py"))]
+OTHER_FLAGS = {"--only", "--small"}  # of benchmarks/gpu/run.sh
+
+
+def name_of(path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def korean_twin(path):
+    return path.with_suffix(".ko.md")
+
+
+def read(path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
     """`python script.py …` and `python -m sllm.… …` commands, continuation lines joined."""
     joined = _with_variables(re.sub(r"\\+\n\s*", " ", text))
     joined = re.sub(r'"\$\w+_port"', "8000", joined)
-    found = re.findall(
+    lines = re.findall(
         r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:\w+\.py|-m sllm\.\w+)(?: .*)?)$", joined, re.MULTILINE
     )
-    return [shlex.split(command.split(" #")[0].split(" | ")[0]) for command in found]
+    return [shlex.split(command.split(" #")[0].split(" | ")[0]) for command in lines]
 
 
 def _with_variables(text: str) -> str:
@@ -28,37 +49,115 @@ def _with_variables(text: str) -> str:
     texts = []
     for i in range(max(map(len, given.values()), default=1)):
         values = {name: each[min(i, len(each) - 1)] for name, each in given.items()}
-        texts.append(re.sub(r"\$(\w+)\b", lambda found, values=values: values.get(found[1], found[0]), text))
+        texts.append(re.sub(r"\$(\w+)\b", lambda match, values=values: values.get(match[1], match[0]), text))
     return "\n".join(texts)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, content) of every fenced block; comments of shell commands left out, as they are translated."""
+    fenced = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    return [(kind, re.sub(r"\s+# .*", "", content) if kind == "bash" else content) for kind, content in fenced]
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """(line number, line) outside of blocks, tables and pictures, without the targets of links."""
+    numbered, in_block = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            in_block = not in_block
+        elif not in_block and not line.lstrip().startswith(("|", "![", "<img")):
+            numbered.append((number, re.sub(r"\]\([^)]*\)", "]", line)))
+    return numbered
+
+
+def links(text: str) -> list[str]:
+    outside = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", outside) + re.findall(r'<img[^>]* src="([^"]+)"', outside)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that a forge makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def parser_of(module: str):
+    return importlib.import_module(module).build_parser()
+
+
+@pytest.mark.parametrize("path", COMMANDED, ids=name_of)
 def test_commands_parse(path):
-    for words in commands(path.read_text(encoding="utf-8")):
+    for words in commands(read(path)):
         module, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1].removesuffix(".py"), words[2:])
         rest = [word for word in rest if word != "$@"]
         try:
-            importlib.import_module(module).build_parser().parse_args(rest)
+            parser_of(module).parse_args(rest)
         except SystemExit as stop:
-            assert stop.code == 0, f"{path.name}: {shlex.join(words)}"
+            assert stop.code == 0, f"{name_of(path)}: {shlex.join(words)}"
 
 
-def test_both_readmes_show_the_same_commands():
-    english, korean = (commands((ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "README.ko.md"))
-    assert english == korean and len(english) >= 8
+@pytest.mark.parametrize("path", [*PAGES, *KOREAN], ids=name_of)
+def test_named_flags_exist(path):
+    known = {flag for script in SCRIPTS for flag in parser_of(script)._option_string_actions}
+    outside = re.sub(r"^ *```.*?^ *```$", "", read(path), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"(?<![\w-])--[a-z]\w*+(?:-\w++)?(?!\*)", outside))
+    assert named - known - OTHER_FLAGS == set()
 
 
-def test_every_script_has_a_section_and_a_working_example():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in ROOT.glob("*.py"):
-        assert path.name in readme
-        assert commands(path.read_text(encoding="utf-8").split('"""')[1]), f"{path.name}: no command in its docstring"
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_korean_twins_show_the_same_commands_and_outputs(path):
+    english, korean = blocks(read(path)), blocks(read(korean_twin(path)))
+    assert english == korean
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ko.md", "benchmarks/README.md", "templates/README.md"])
-def test_links_lead_somewhere_and_nothing_is_left_open(name):
-    path = ROOT / name
-    text = path.read_text(encoding="utf-8")
-    assert "@@" not in text
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert "://" in target or (path.parent / target).exists(), target
+def test_every_korean_page_has_an_english_twin():
+    assert [korean_twin(path) for path in PAGES] == KOREAN
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_page_with_a_command_and_a_row_in_the_readme(script):
+    for suffix in (".md", ".ko.md"):
+        page = read(ROOT / "docs" / f"{script}{suffix}")
+        assert any(words[1] == f"{script}.py" for words in commands(page))
+        assert f"\n| [{script}.py](docs/{script}{suffix}) | " in read(ROOT / f"README{suffix}")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_working_example_in_its_docstring(script):
+    assert commands(read(ROOT / f"{script}.py").split('"""')[1])
+
+
+@pytest.mark.parametrize("name", ["tasks.md", "tasks.ko.md"])
+def test_every_task_and_rule_is_documented(name):
+    named = set(re.findall(r"`(\w+)`", read(ROOT / "docs" / name)))
+    rules = {rule for task in tasks.TASKS.values() for rule in task.rules}
+    assert {*tasks.TASKS, *rules} - named == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ko.md"])
+def test_readmes_are_short(name):
+    assert len(read(ROOT / name).splitlines()) <= 160
+
+
+@pytest.mark.parametrize("path", WRAPPED, ids=name_of)
+def test_prose_is_wrapped(path):
+    long = [f"{name_of(path)}:{number}" for number, line in prose(read(path)) if len(line) > 110]
+    assert not long
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+def test_links_lead_somewhere(path):
+    broken = []
+    for target in links(read(path)):
+        file, _, anchor = target.partition("#")
+        if "://" in file:
+            continue
+        there = path.parent / file if file else path
+        if not there.exists() or anchor and anchor not in anchors(read(there)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+def test_nothing_is_left_open(path):
+    assert "@@" not in read(path)
