@@ -109,7 +109,7 @@ def main(args) -> dict | None:
     listener = access_log.start()
     server = lifecycle.Server(
         asgi, registry, in_flight, load=load, shutdown_timeout=args.shutdown_timeout,
-        ready=lambda: say("ready", f"{address}/v1  ({address}/docs)"), reload=control["keys"].reload,
+        ready=lambda: cli.say("ready", f"{address}/v1  ({address}/docs)"), reload=control["keys"].reload,
     )  # fmt: skip
     try:
         server.run(sockets=[sock])
@@ -147,22 +147,18 @@ def describe(args, served, base, context, defaults, control, address) -> None:
     from sllm.serve import engine
 
     for model in served:
-        say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
+        cli.say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
-        say("note", note)
+        cli.say("note", note)
     precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
     precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
-    say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
-    say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
-    say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
-    say("keys", ", ".join(control["keys"].names) or "none: authentication disabled")
+    cli.say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
+    cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
+    cli.say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
+    cli.say("keys", ", ".join(control["keys"].names) or "none: authentication disabled")
     if control["admin"]:
-        say("admin keys", ", ".join(control["admin"].names))
-    say("loading", f"{address}/ready says when it is done")
-
-
-def say(name: str, value: str) -> None:
-    print(f"{name:<16}{value}", flush=True)
+        cli.say("admin keys", ", ".join(control["admin"].names))
+    cli.say("loading", f"{address}/ready says when it is done")
 
 
 if __name__ == "__main__":

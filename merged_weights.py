@@ -79,14 +79,14 @@ def main(args) -> dict:
         choice = backend.Choice("peft", f"unsloth keeps each weight's own type, which is not {plan.dtype} for all")
     dtype_name = str(plan.dtype).removeprefix("torch.")
     changed = sum(piece.changed for piece in plan.pieces)
-    print(f"adapter             {adapter}, on {changed} of {len(plan.pieces)} tensors")
-    print(f"base                {base_id}, {plan.parameters:,} parameters")
+    cli.say("adapter", f"{adapter}, on {changed} of {len(plan.pieces)} tensors")
+    cli.say("base", f"{base_id}, {plan.parameters:,} parameters")
     for note in checkpoint.notes(adapter, str(base)):
-        print(f"note                {note}")
-    print(f"backend             {choice.name} ({choice.reason})")
-    print(f"writes              {out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
+        cli.say("note", note)
+    cli.say("backend", choice)
+    cli.say("writes", f"{out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
     if plan.held:
-        print(f"memory              about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
+        cli.say("memory", f"about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     checkpoint.require_disk(out, plan.size + 2**26 - replaced, "the merged model")
     checkpoint.prepare_output(out, overwrite=args.overwrite)
@@ -100,7 +100,7 @@ def main(args) -> dict:
         export.write_config_files(out, base=base, adapter=adapter, generation=generation, plan=plan)
         chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
         same = parity.check(base, adapter, out, tokenizer, plan.dtype)
-    print(f"parity              {same}")
+    cli.say("parity", same)
     if not same.passed:
         for flip in same.mismatches[:12]:
             print(f"  {flip}")

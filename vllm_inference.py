@@ -100,16 +100,18 @@ def main(args) -> dict:
     asked = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
     precision = [part for part in precision if part and part != "KV cache auto"]
-    say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {longest} tokens")
+    cli.say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {longest} tokens")
     for note in checkpoint.notes(folder, base):
-        say("note", note)
-    say("chat template", template)
-    say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
+        cli.say("note", note)
+    cli.say("chat template", template)
+    cli.say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
     for line in [*formats.notes(rows), *skipped.lines()]:
-        say("", line)
+        cli.say("", line)
     short = [room[row] for row in asked if room[row] < args.max_tokens]
     if short:
-        say("", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}")
+        cli.say(
+            "", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}"
+        )
 
     load_seconds = work_seconds = 0.0
     llm = None
@@ -118,7 +120,7 @@ def main(args) -> dict:
         loading = time.monotonic()
         llm = offline.load(args, base, adapter, longest, lengths)
         load_seconds = time.monotonic() - loading
-        say("engine", f"ready after {load_seconds:.1f} s")
+        cli.say("engine", f"ready after {load_seconds:.1f} s")
     complete = not todo and outputs.run_file(output).exists()
     if not complete:
         outputs.begin(output, args, record, keep=bool(done))
@@ -159,10 +161,6 @@ def select(rows: list[dict], args) -> list[dict]:
             raise InputError(f"{args.testset_path} has no row of task {', '.join(unknown)}; it has {', '.join(labels)}")
         rows = [row for row in rows if (row["task"] or "none") in args.task]
     return rows[: args.limit]
-
-
-def say(what: str, value: str) -> None:
-    print(f"{what:<16}{value}")
 
 
 if __name__ == "__main__":

@@ -245,6 +245,11 @@ def json_safe(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def say(name: str, value: object) -> None:
+    """One line of a script's table: what it is about to do, and with what."""
+    print(f"{name:<16}{value}", flush=True)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain text table; wide (Hangul) characters count as two columns."""
     from unicodedata import east_asian_width

@@ -5,7 +5,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from sllm import chat, checkpoint
+from sllm import chat, checkpoint, cli
 from sllm.cli import InputError
 from sllm.merge.merge import MergePlan
 from sllm.weights.safetensors_io import read_json
@@ -164,5 +164,5 @@ def push(folder: Path, repository: str) -> str:
         reason = str(error).strip().splitlines()[0]
         again = f"hf upload {repository} {folder}"
         raise SystemExit(f"error: {folder} is complete, but the upload failed ({reason}); again: {again}") from None
-    print(f"uploaded            {url}")
+    cli.say("uploaded", url)
     return str(url)

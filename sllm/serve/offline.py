@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from sllm import chat, checkpoint, generation
+from sllm import chat, checkpoint, cli, generation
 from sllm.cli import InputError
 from sllm.serve import engine, model_info, sampling
 from sllm.serve.flags import SAMPLING
@@ -126,5 +126,5 @@ def answer(
     settings |= {"seed": f"{args.seed} + row"} if args.temperature else {}
     settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
     settings |= {"n": args.n} if args.n > 1 else {}
-    print(f"{'effective':<16}" + " · ".join(f"{name} {value}" for name, value in settings.items()))
+    cli.say("effective", " · ".join(f"{name} {value}" for name, value in settings.items()))
     yield from ((rows[at], group) for at, group in generation.grouped(generated, args.n))
