@@ -119,7 +119,7 @@ def main(args) -> dict | None:
             server.llm.shutdown(timeout=0)
     if server.problem:
         raise server.problem
-    if server.state == "dead":
+    if server.state == lifecycle.State.DEAD:
         raise SystemExit(1)
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

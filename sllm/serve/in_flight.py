@@ -2,11 +2,22 @@
 
 import asyncio
 from contextlib import suppress
+from enum import StrEnum
 
 from sllm.serve import errors, sse
 from sllm.serve.access_log import Record, current
 from sllm.serve.admission import Capacity
 from sllm.serve.errors import ApiError
+
+
+class State(StrEnum):
+    """Of the server. Stalled: its engine does not answer at the moment."""
+
+    LOADING = "loading"
+    READY = "ready"
+    STALLED = "stalled"
+    DRAINING = "draining"
+    DEAD = "dead"
 
 
 class InFlight:
@@ -23,13 +34,13 @@ class InFlight:
     def __init__(self, app, *, paths: tuple[str, ...], capacity: Capacity, timeout: float, log_prompts: bool):
         self.app, self.paths, self.capacity, self.timeout = app, paths, capacity, timeout
         self.log_prompts = log_prompts
-        self.state = "loading"  # ready, draining, dead
+        self.state = State.LOADING
         self.requests: dict[asyncio.Future, InFlightRequest] = {}
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(self.paths):
             return await self.app(scope, receive, send)
-        if self.state != "ready":
+        if self.state != State.READY:
             raise ApiError(503, f"the server is {self.state}", code=self.state, headers={"Retry-After": "5"})
         request = InFlightRequest(scope["sllm.body"], receive, send, current.get())
         if self.log_prompts:

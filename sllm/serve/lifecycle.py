@@ -22,7 +22,7 @@ from sllm.serve.access_log import log
 from sllm.serve.connection import Connection
 from sllm.serve.engine_client import Heartbeat
 from sllm.serve.errors import ApiError
-from sllm.serve.in_flight import InFlight
+from sllm.serve.in_flight import InFlight, State
 from sllm.serve.models import Models
 from sllm.serve.warm_up import warm_up
 
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app, models: Models, running: InFlight, *, load: Callable, ready: Callable, reload: Callable,
+        self, app, models: Models, in_flight: InFlight, *, load: Callable, ready: Callable, reload: Callable,
         shutdown_timeout: float,
     ):  # fmt: skip
         config = uvicorn.Config(
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=32 * 1024,  # bytes of a request's headers
         )
         super().__init__(config)
-        self.models, self.running, self.shutdown_timeout = models, running, shutdown_timeout
+        self.models, self.in_flight, self.shutdown_timeout = models, in_flight, shutdown_timeout
         self.load, self.ready, self.reload = load, ready, reload
         self.llm = self.heartbeat = None
         self.problem: BaseException | None = None
@@ -91,10 +91,9 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
-    def state(self) -> str:
-        """loading, ready, stalled, draining or dead."""
-        state = self.running.state
-        return "stalled" if state == "ready" and self.heartbeat.stalled else state
+    def state(self) -> State:
+        state = self.in_flight.state
+        return State.STALLED if state == State.READY and self.heartbeat.stalled else state
 
     def handle_exit(self, sig: int, frame) -> None:
         if self._loop is None or (self.stopped_by is not None and sig == signal.SIGINT):
@@ -128,19 +127,19 @@ class Server(uvicorn.Server):
     async def _load(self) -> None:
         self.llm = await asyncio.to_thread(self.load)
         await self.models.connect(self.llm)
-        await warm_up(self.models, min(32, self.running.capacity.running))
+        await warm_up(self.models, min(32, self.in_flight.capacity.running))
         self.heartbeat = Heartbeat(self.llm)
         self._beating = asyncio.create_task(self.heartbeat.beat())
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it between two tokens
-        self.running.state = "ready"
+        self.in_flight.state = State.READY
         self.ready()
 
     async def _watch(self) -> None:
         """Returns when the engine is dead, or has not answered for so long that only a restart helps."""
         while not self.llm.errored and not self.heartbeat.overdue:
             await asyncio.sleep(WATCH_SECONDS)
-        self.running.state = "dead"
+        self.in_flight.state = State.DEAD
         deadline = threading.Timer(
             DEAD_SECONDS, kill_processes, (1,)
         )  # whatever hangs, a supervisor gets to restart us
@@ -151,17 +150,17 @@ class Server(uvicorn.Server):
         await asyncio.sleep(1)  # in which /health says so
 
     async def _drain(self, watching: asyncio.Task) -> None:
-        running = self.running
-        running.state = "draining"
-        log.info(f"draining: {len(running.requests)} to finish within {self.shutdown_timeout:g} s")
+        in_flight = self.in_flight
+        in_flight.state = State.DRAINING
+        log.info(f"draining: {len(in_flight.requests)} to finish within {self.shutdown_timeout:g} s")
         end = time.monotonic() + self.shutdown_timeout
-        while running.requests and time.monotonic() < end and not watching.done():
+        while in_flight.requests and time.monotonic() < end and not watching.done():
             await asyncio.sleep(0.05)
         await self._end_all()
 
     async def _end_all(self) -> None:
         """Tell those that still wait, and give them a moment to hear it."""
-        self.running.end_all(ApiError(503, "the server is stopping", code=self.running.state))
+        self.in_flight.end_all(ApiError(503, "the server is stopping", code=self.in_flight.state))
         end = time.monotonic() + 1
-        while self.running.requests and time.monotonic() < end:
+        while self.in_flight.requests and time.monotonic() < end:
             await asyncio.sleep(0.02)

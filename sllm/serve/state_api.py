@@ -7,9 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
 from sllm.serve import sse
+from sllm.serve.in_flight import State
 
 
-def router(state: Callable[[], str]) -> APIRouter:
+def router(state: Callable[[], State]) -> APIRouter:
     """`state`: of the server."""
     from vllm import __version__
 
@@ -19,13 +20,13 @@ def router(state: Callable[[], str]) -> APIRouter:
     @routes.get("/health")
     async def health():
         """200 while the process and its engine live; 503 once the engine has exited."""
-        return sse.json_response({"status": "dead"}, 503) if state() == "dead" else sse.json_response({"status": "ok"})
+        return sse.json_response({"status": "dead"}, 503) if state() == State.DEAD else sse.json_response({"status": "ok"})
 
     @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready")
     async def ready():
         """200 when requests are answered at once; 503 while loading, draining or stalled, and once dead."""
-        return sse.json_response({"status": state()}, 200 if state() == "ready" else 503)
+        return sse.json_response({"status": state()}, 200 if state() == State.READY else 503)
 
     @routes.get("/version")
     async def version():
