@@ -20,7 +20,9 @@ def router(state: Callable[[], State]) -> APIRouter:
     @routes.get("/health")
     async def health():
         """200 while the process and its engine live; 503 once the engine has exited."""
-        return sse.json_response({"status": "dead"}, 503) if state() == State.DEAD else sse.json_response({"status": "ok"})
+        return (
+            sse.json_response({"status": "dead"}, 503) if state() == State.DEAD else sse.json_response({"status": "ok"})
+        )
 
     @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready")
