@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def wait(port: int, path: str, process: subprocess.Popen) -> float:
         time.sleep(0.5)
 
 
+def write_prompts(args, count: int, seed: int) -> Path:
+    """Prompts of --input_tokens tokens each, cut from the texts of the sample rows at places drawn by `seed`."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model_id)
+    rows = (ROOT / "sample_data" / "task_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    text = " ".join(json.loads(row)["user_content"].replace("###", "") for row in rows)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    draw = random.Random(seed)
+    starts = [draw.randrange(len(ids) - args.input_tokens) for _ in range(count)]
+    prompts = [tokenizer.decode(ids[start : start + args.input_tokens]).strip("\ufffd") for start in starts]
+    file = Path(tempfile.gettempdir()) / f"serve_speed_{os.getpid()}.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    return file
+
+
 def load(args, port: int, concurrency: int, seed: int, requests: int | None = None) -> dict:
     """One turn of vLLM's load generator; its own figures."""
     from vllm.benchmarks import serve
@@ -86,8 +103,14 @@ def load(args, port: int, concurrency: int, seed: int, requests: int | None = No
     endpoint = "/v1/completions" if args.backend == "openai" else "/v1/chat/completions"
     requests = requests or REQUESTS.get(concurrency, 8 * concurrency)
     flags = f"--backend {args.backend} --base-url http://127.0.0.1:{port} --endpoint {endpoint} --model {args.model_id}"
-    flags += f" --served-model-name m --dataset-name random --random-input-len {args.input_tokens} --ignore-eos"
-    flags += f" --random-output-len {args.output_tokens} --num-prompts {requests} --max-concurrency {concurrency}"
+    flags += f" --served-model-name m --ignore-eos --num-prompts {requests} --max-concurrency {concurrency}"
+    if args.backend == "openai":
+        flags += (
+            f" --dataset-name random --random-input-len {args.input_tokens} --random-output-len {args.output_tokens}"
+        )
+    else:  # random tokens may spell a control token, which api_server.py refuses in a message
+        flags += f" --dataset-name custom --dataset-path {write_prompts(args, requests, seed)} --skip-chat-template"
+        flags += f" --custom-output-len {args.output_tokens}"
     flags += f" --seed {seed} --temperature 0 --num-warmups 0 --ready-check-timeout-sec 0 --disable-tqdm"
     flags += " --percentile-metrics ttft,tpot,e2el --metric-percentiles 50,99"
     with contextlib.redirect_stdout(io.StringIO()):
