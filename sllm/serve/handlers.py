@@ -25,7 +25,7 @@ from sllm.serve.access_log import current
 from sllm.serve.errors import ApiError
 from sllm.serve.served_model import ServedModel
 
-# Fields that are neither honoured nor harmless here, with the values that ask for nothing.
+# Fields that are refused: why.
 UNSUPPORTED = {
     "kv_transfer_params": "moves caches between engines", "ec_transfer_params": "moves caches between engines",
     "prompt_embeds": "passes by the tokenizer", "mm_processor_kwargs": "these models read text only",

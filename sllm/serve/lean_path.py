@@ -18,9 +18,7 @@ from sllm.serve.access_log import current
 from sllm.serve.completion_response import Job, respond
 from sllm.serve.served_model import ServedModel
 
-ASYNC_TOKENIZE_CHARS = (
-    20_000  # characters; longer prompts are tokenized in vLLM's threads, so that streams continue meanwhile
-)
+ASYNC_TOKENIZE_CHARS = 20_000  # longer prompts are tokenized in vLLM's threads, so that streams continue meanwhile
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0)]
