@@ -51,6 +51,9 @@ def requests(count: int) -> list[tuple[str, dict]]:
         if draw.random() < 0.5:
             row = draw.choice(rows)
             body["messages"] = [{"role": "user", "content": row["user_content"][:200]}]
+            if draw.random() < 0.3:
+                texts = (row["user_content"][:90], row["user_content"][90:200])
+                body["messages"][0]["content"] = [{"type": "text", "text": text} for text in texts if text]
             if draw.random() < 0.5:
                 body["messages"].insert(0, {"role": "system", "content": row["system_prompt"][:200]})
             if draw.random() < 0.3:

@@ -51,9 +51,19 @@ class PlainRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     user: str | None = None
 
 
+class TextPart(Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
 class Message(Struct, forbid_unknown_fields=True):
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str | Annotated[list[TextPart], Meta(min_length=1)]
+
+    @property
+    def text(self) -> str:
+        """The content; parts are joined as vLLM joins them."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
 class ChatRequest(PlainRequest):
@@ -104,7 +114,7 @@ class LeanPath:
         if isinstance(request, ChatRequest):
             if self.models.parsers["reasoning_parser"]:
                 raise Declined
-            prompts = [self._chat_ids(served, [{"role": m.role, "content": m.content} for m in request.messages])]
+            prompts = [self._chat_ids(served, [{"role": m.role, "content": m.text} for m in request.messages])]
             top = (request.top_logprobs or 0) if request.logprobs else None
             if request.top_logprobs is not None and not request.logprobs:
                 raise Declined
