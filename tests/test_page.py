@@ -64,7 +64,7 @@ def test_a_chat_streams_and_is_kept(tab, database, api):
     tab.send("물은 몇 도에서 끓나요?")
     assert tab.answers()[0]
     kept = last_answer(database)
-    assert (kept.model, kept.rater, kept.prompt) == (
+    assert (kept.model, kept.user_id, kept.prompt) == (
         "sft",
         "local",
         [{"role": "user", "content": "물은 몇 도에서 끓나요?"}],

@@ -193,7 +193,7 @@ def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_pa
             tab.send(f"{name}의 비밀")
             assert seen(api)["seen"][-1]["authorization"] == "Bearer secret-key"
             assert "secret-key" not in tab.page.content()
-        assert ChatStore(page.database).answers()[0].rater == "minji"
+        assert ChatStore(page.database).answers()[0].user_id == "minji"
         hidden = tabs["minji"].page.url
         tabs["jun"].page.goto(hidden)
         tabs["jun"].page.wait_for_timeout(1500)

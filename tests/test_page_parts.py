@@ -176,7 +176,7 @@ def test_wrong_flags_are_all_said_at_once(tmp_path):
     (tmp_path / "users.txt").write_text("minji:secret\n")
     flags = ("--auth", "password", "--users_file", tmp_path / "users.txt")
     assert_refused(run_script("chainlit_app.py", *flags), "users.txt:1 is not name:hash")
-    assert_refused(run_script("chainlit_app.py", "--database_url", "chat.db"), "no SQLAlchemy URL")
+    assert_refused(run_script("chainlit_app.py", "--database_url", "chat.db"), "not a SQLAlchemy URL")
     assert_refused(run_script("chainlit_app.py", SLLM_PORT="abc"), "abc")
 
 

@@ -22,7 +22,7 @@ def test_the_store(postgresql):
     store.set_thumb("1-a", 1, "좋다")
     assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "both_bad")
     assert store.thumbs()[0].comment == "좋다"
-    store.forget("c")
+    store.delete_conversation("c")
     assert not store.answers() and not store.comparisons()
     store.close()
 

@@ -24,8 +24,8 @@ def store(tmp_path):
     opened.close()
 
 
-def answer(id, text, model="sft", prompt=None, rater="minji", **more) -> StoredAnswer:
-    return StoredAnswer(id, "c1", rater, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
+def answer(id, text, model="sft", prompt=None, user_id="minji", **more) -> StoredAnswer:
+    return StoredAnswer(id, "c1", user_id, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
 
 
 def vote(store, number, left, right, choice, **more) -> None:
@@ -43,7 +43,7 @@ def test_what_is_written_reads_back(store):
     given = answer("a", "100도입니다.", sampling={"seed": 7}, template_hash="f" * 64, task="task08_02")
     store.put_answer(given)
     kept = store.answer("a")
-    assert kept.time and kept == StoredAnswer(**{**given.__dict__, "time": kept.time})
+    assert kept.time and kept == given
     store.set_thumb("a", 0, "틀렸다")
     store.set_thumb("a", 1, "다시 보니 맞다")
     assert [(t.value, t.comment) for t in store.thumbs()] == [(1, "다시 보니 맞다")]
@@ -53,7 +53,7 @@ def test_what_is_written_reads_back(store):
         store.set_thumb("nobody", 1)
     with pytest.raises(KeyError):
         store.vote("nothing", "left")
-    store.forget("c1")
+    store.delete_conversation("c1")
     assert store.answers() == []
 
 
@@ -97,11 +97,11 @@ def test_votes_become_pairs(store):
 
 
 def test_duplicates_merge_and_contradictions_are_reported(store):
-    for number, (choice, rater) in enumerate([("left", "a"), ("left", "b"), ("right", "c")]):
-        vote(store, number, "가", "나", choice, rater=rater)
-    vote(store, 10, "다", "라", "left", rater="a")
-    vote(store, 11, "다", "라", "right", rater="a")
-    vote(store, 12, "가", "나", "right", rater="c")  # the same rater once more
+    for number, (choice, user_id) in enumerate([("left", "a"), ("left", "b"), ("right", "c")]):
+        vote(store, number, "가", "나", choice, user_id=user_id)
+    vote(store, 10, "다", "라", "left", user_id="a")
+    vote(store, 11, "다", "라", "right", user_id="a")
+    vote(store, 12, "가", "나", "right", user_id="c")  # the same user once more
     found = preferences.from_chat(store.read())
     (entry,) = preferences.merge(found)
     assert entry["judgements"] == 2 and entry["raters"] == ["a", "b"] and entry["row"]["chosen"][0]["content"] == "가"
@@ -120,8 +120,8 @@ def test_thumbs_under_the_same_prompt_become_pairs(store):
     found = preferences.from_chat(store.read())
     pairs = {(e["row"]["chosen"][0]["content"], e["row"]["rejected"][0]["content"]) for e in preferences.merge(found)}
     assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not found.dropped
-    for id, value, rater in (("e", 1, "a"), ("f", 0, "b")):
-        store.put_answer(answer(id, "갈리는 답", rater=rater))
+    for id, value, user_id in (("e", 1, "a"), ("f", 0, "b")):
+        store.put_answer(answer(id, "갈리는 답", user_id=user_id))
         store.set_thumb(id, value)
     found = preferences.from_chat(store.read())
     assert len(found.pairs) == 2 and found.dropped == {"an answer with thumbs up and down": 2}
@@ -209,10 +209,10 @@ def test_the_script_refuses_what_holds_nothing(store, tmp_path):
         other.execute("CREATE TABLE somebodys (id INTEGER)")
     before = (tmp_path / "other.db").read_bytes()
     refused = run_script("build_preferences.py", "--from_chat", tmp_path / "other.db", "--output_dir", tmp_path / "out")
-    assert_refused(refused, "no database of chainlit_app.py")
+    assert_refused(refused, "not a database of chainlit_app.py")
     assert (tmp_path / "other.db").read_bytes() == before
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="no SQLAlchemy URL"):
+    with pytest.raises(InputError, match="not a SQLAlchemy URL"):
         ChatStore("chat.db")
 
 
@@ -253,7 +253,7 @@ SPOILT = [
     *(
         (f"UPDATE sllm_answers SET prompt = '{prompt}' WHERE id = '0-0'", reason)
         for prompt, reason in (
-            ('[{"role": "user"', "not JSON"), ("{}", "not a list of messages"), ("[]", "not a list of messages"),
+            ('[{"role": "user"', "not a JSON list"), ("{}", "not a JSON list"), ("[]", "not a JSON list"),
             ('[{"role": "user", "content": null}]', "without text"),
             ('[{"role": "tool", "content": "x"}]', "role 'tool'"),
             ('[{"role": "assistant", "content": "x"}]', "does not end with a question"),
@@ -288,7 +288,7 @@ def test_a_vote_after_the_names_is_kept_apart_and_not_trained_on(store):
     assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "right")
     (entry,) = preferences.merge(preferences.from_chat(store.read()))
     assert entry["row"]["chosen"][0]["content"] == "왼쪽"
-    store.forget("c1")
+    store.delete_conversation("c1")
     assert store.comparisons() == []
 
 

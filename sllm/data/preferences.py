@@ -66,9 +66,9 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
     for comparison in records.comparisons:
         left, right = comparison.left, comparison.right
         if comparison.choice == "left":
-            judge(left, right, left.rater, "vote")
+            judge(left, right, left.user_id, "vote")
         elif comparison.choice == "right":
-            judge(right, left, left.rater, "vote")
+            judge(right, left, left.user_id, "vote")
         elif comparison.choice:
             found.dropped["tie" if comparison.choice == "tie" else "both bad"] += 1
     by_prompt: dict[str, dict[str, list[Thumb]]] = defaultdict(lambda: defaultdict(list))
@@ -77,7 +77,7 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
     for answers in by_prompt.values():
         sides: dict[int, list[list[Thumb]]] = {0: [], 1: []}  # the thumbs under each answer
         for thumbs in answers.values():
-            raters = {value: sorted(t.answer.rater for t in thumbs if t.value == value) for value in (0, 1)}
+            raters = {value: sorted(t.answer.user_id for t in thumbs if t.value == value) for value in (0, 1)}
             if raters[0] and raters[1]:
                 found.dropped["an answer with thumbs up and down"] += len(thumbs)
                 found.contradictions.append(_contradiction(thumbs[0].answer, raters[1], raters[0], kept=False))
@@ -85,7 +85,7 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
                 sides[thumbs[0].value].append(thumbs)
         for liked, disliked in islice(balanced_pairs(sides[1], sides[0]), max_pairs_per_prompt):
             for up, down in product(liked, disliked):
-                judge(up.answer, down.answer, " and ".join(sorted({up.answer.rater, down.answer.rater})), "thumbs")
+                judge(up.answer, down.answer, " and ".join(sorted({up.answer.user_id, down.answer.user_id})), "thumbs")
         if (left := len(sides[1]) * len(sides[0]) - max_pairs_per_prompt) > 0:
             found.dropped["more pairs of thumbs than --max_pairs_per_prompt"] += left
             prompt, (up, down) = sides[1][0][0].answer.prompt, map(len, (sides[1], sides[0]))

@@ -14,7 +14,7 @@ from sllm.page.api_client import ARENA, MAX_RETRIES, Chunk, ModelInfo, Problem
 from sllm.page.chat_session import SETTINGS, Asker, Page
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, show
-from sllm.page.threads import Message, Missing
+from sllm.page.messages import Message, ThreadMissing
 from sllm.page.view import AUTHOR
 
 SAVE_SECONDS = 1.0  # of an answer at most are lost when the page is killed
@@ -148,7 +148,7 @@ class Reply:
             return stopped
         except Problem as problem:
             writing.problem, writing.finish_reason = problem, "broken"
-        except Missing:
+        except ThreadMissing:
             raise
         except Exception as error:  # what came is kept all the same
             log.exception("a bug")
@@ -204,7 +204,7 @@ class Reply:
             return {}
         return {
             "answer": StoredAnswer(
-                id=self.message.run, conversation=self.conversation.thread.id, rater=self.asker.user,
+                id=self.message.run, conversation=self.conversation.thread.id, user_id=self.asker.user,
                 model=self.model.id, prompt=prompt, text=writing.text, finish_reason=finish_reason,
                 template_hash=self.model.template_hash, task=task,
                 sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},

@@ -16,7 +16,7 @@ from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form, send_form
 from sllm.page.history import History
 from sllm.page.logins import Logins
-from sllm.page.threads import Message
+from sllm.page.messages import Message
 from sllm.page.translations import words
 
 

@@ -15,7 +15,7 @@ from sllm.page.answers import INCOMPLETE_REASONS, SAVE_SECONDS, StreamingAnswer,
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import Asker, Page
 from sllm.page.conversation import Conversation
-from sllm.page.threads import Message
+from sllm.page.messages import Message
 from sllm.page.view import AUTHOR
 
 SHOW_SECONDS = 0.1  # between two looks at a comparison that is being written
@@ -142,7 +142,7 @@ class Round:
     def _answers(self) -> list[StoredAnswer]:
         return [
             StoredAnswer(
-                id=f"{self.id}-{side}", conversation=self.conversation.thread.id, rater=self.asker.user,
+                id=f"{self.id}-{side}", conversation=self.conversation.thread.id, user_id=self.asker.user,
                 model=model.id, prompt=self.messages, text=writing.text, finish_reason=writing.finish_reason,
                 sampling={name: value for name, value in self.body.items() if name != "messages"},
                 template_hash=model.template_hash, task=self.asked.metadata.get("task"),
@@ -201,7 +201,12 @@ async def take_vote(page: Page, conversation: Conversation, asker: Asker, id: st
     text = asker.text
     found = await page.read(page.store.comparison, id)
     message = next((m for m in conversation.messages.values() if m.metadata.get("comparison") == id), None)
-    if not found or not message or found.left.conversation != conversation.thread.id or found.left.rater != asker.user:
+    if (
+        not found
+        or not message
+        or found.left.conversation != conversation.thread.id
+        or found.left.user_id != asker.user
+    ):
         await conversation.toast(text["arena_lost"])
         return False
     try:

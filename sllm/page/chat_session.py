@@ -11,8 +11,10 @@ import chainlit as cl
 from chainlit.input_widget import Slider, TextInput
 
 from sllm.chatstore import ChatStore
+from sllm.page.accounts import AccountStore
 from sllm.page.api_client import ApiClient
 from sllm.page.threads import ThreadStore
+from sllm.page.thumbs import ThumbStore
 from sllm.page.translations import words
 
 SETTINGS = {  # name: (lowest, highest, step, to start with)
@@ -35,11 +37,15 @@ class Page:
 
     server: ApiClient
     store: ChatStore
-    threads: ThreadStore
     system_prompt: str = ""
     max_file_mb: float = 1.0
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "database-write"))
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "database-read"))
+
+    def __post_init__(self) -> None:
+        self.accounts = AccountStore(self.store)
+        self.threads = ThreadStore(self.store)
+        self.thumbs = ThumbStore(self.store)
 
     async def write(self, job: Callable[..., Result], *args: object) -> Result:
         """Returns when the job is done. Cancelling the caller does not cancel the job."""

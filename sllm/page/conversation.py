@@ -16,7 +16,7 @@ from chainlit.server import sio
 from sllm.chatstore import NotStored, StoredAnswer
 from sllm.page import view
 from sllm.page.chat_session import Page
-from sllm.page.threads import Message, Missing, Thread
+from sllm.page.messages import Message, Thread, ThreadMissing
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +152,9 @@ class Conversation:
         Returns:
             whether everything is stored.
         Raises:
-            Missing: the conversation was deleted meanwhile."""
+            ThreadMissing: the conversation was deleted meanwhile."""
         if self.deleted:
-            raise Missing(self.thread.id)
+            raise ThreadMissing(self.thread.id)
         thread = replace(self.thread, messages={})
         copies = [
             replace(message, metadata=dict(message.metadata), elements=dict(message.elements)) for message in messages
@@ -276,7 +276,7 @@ class Conversation:
             try:
                 async with self._turn:
                     await work
-            except Missing:  # deleted meanwhile
+            except ThreadMissing:  # deleted meanwhile
                 pass
             except Exception as error:
                 log.exception("a bug")

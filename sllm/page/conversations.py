@@ -6,7 +6,7 @@ from sllm.page import view
 from sllm.page.arena import comparison_props
 from sllm.page.chat_session import Page
 from sllm.page.conversation import Conversation
-from sllm.page.threads import Message, Thread, now
+from sllm.page.messages import Message, Thread, now
 from sllm.page.translations import KO
 
 
@@ -70,12 +70,12 @@ class Conversations:
         await self.page.write(self.page.threads.delete, id)
 
     async def set_thumb(self, user: str, answer: str, value: int, comment: str | None) -> str:
-        id = await self.page.write(self.page.threads.set_thumb, user, answer, value, comment)
+        id = await self.page.write(self.page.thumbs.set, user, answer, value, comment)
         self._note_thumb(answer, {"id": id, "forId": answer, "value": value, "comment": comment})
         return id
 
     async def remove_thumb(self, user: str, id: str) -> None:
-        if answer := await self.page.write(self.page.threads.remove_thumb, user, id):
+        if answer := await self.page.write(self.page.thumbs.remove, user, id):
             self._note_thumb(answer, None)
 
     def _note_thumb(self, answer: str, thumb: dict | None) -> None:

@@ -6,7 +6,7 @@ from sllm.page.api_client import ARENA, Problem, storable
 from sllm.page.arena import compare
 from sllm.page.chat_session import Asker, Page
 from sllm.page.conversation import Conversation
-from sllm.page.threads import Message
+from sllm.page.messages import Message
 from sllm.page.view import AUTHOR
 
 

@@ -36,11 +36,11 @@ class History(BaseDataLayer):
     async def get_user(self, identifier: str) -> PersistedUser | None:
         # Chainlit asks for the user of every request before it handles it, and does not say later who that was.
         _asking.set(identifier)
-        row = await self.page.read(self.page.threads.user, identifier)
+        row = await self.page.read(self.page.accounts.user, identifier)
         return row and PersistedUser(**row)
 
     async def create_user(self, user) -> PersistedUser:
-        return PersistedUser(**await self.page.write(self.page.threads.add_user, user.identifier))
+        return PersistedUser(**await self.page.write(self.page.accounts.add_user, user.identifier))
 
     # ── conversations ──
 

@@ -45,11 +45,10 @@ def serve(args: Namespace, sock: socket, started) -> None:
         from sllm.page.conversations import Conversations
         from sllm.page.history import is_thread_id
         from sllm.page.logins import Logins
-        from sllm.page.threads import ThreadStore
 
         config.run.host, config.run.port, config.run.headless = args.host, sock.getsockname()[1], True
         server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
-        page = Page(server, store, ThreadStore(store), args.system_prompt, args.max_file_mb)
+        page = Page(server, store, args.system_prompt, args.max_file_mb)
         conversations = Conversations(page)
         logins = Logins(args.users_file, page) if args.auth == "password" else None
         app.install(page, conversations, logins)

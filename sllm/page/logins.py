@@ -20,8 +20,8 @@ from starlette.requests import HTTPConnection
 
 from sllm.cli import InputError
 from sllm.page import users
+from sllm.page.accounts import Login
 from sllm.page.chat_session import Page
-from sllm.page.threads import Login
 
 WRONG_SECONDS = 1.0  # delay after a wrong password
 WINDOW_SECONDS = 60.0
@@ -68,7 +68,7 @@ class Logins:
     def __init__(self, path: str, page: Page):
         self.page = page
         self._users = users.UsersFile(path)
-        self._active = {login.id: login for login in page.threads.logins()}
+        self._active = {login.id: login for login in page.accounts.logins()}
         self._addresses, self._pairs, self._names = map(Attempts, (PER_ADDRESS, PER_NAME_AND_ADDRESS, PER_NAME))
         # One thread of its own: argon2 is slow on purpose, and conversations are not to wait for it.
         self._pool = ThreadPoolExecutor(1, "password")
@@ -93,7 +93,7 @@ class Logins:
             attempts.give_back(who)
         expires = datetime.now(UTC) + timedelta(seconds=config.project.user_session_timeout)
         login = Login(secrets.token_urlsafe(24), name, _credential(hashed), expires)
-        await self.page.write(self.page.threads.add_login, login)
+        await self.page.write(self.page.accounts.add_login, login)
         self._active[login.id] = login
         return login.id
 
@@ -117,7 +117,7 @@ class Logins:
     async def end(self, login: Login) -> None:
         """The login, and the tabs that are open with it."""
         self._active.pop(login.id, None)
-        await self.page.write(self.page.threads.end_login, login.id)
+        await self.page.write(self.page.accounts.end_login, login.id)
         for session in list(ws_sessions_id.values()):
             if session.token and _login_id(session.token) == login.id:
                 await sio.disconnect(session.socket_id)

@@ -33,7 +33,7 @@ from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form
 from sllm.page.history import is_thread_id
 from sllm.page.logins import Logins
-from sllm.page.threads import Message, Missing
+from sllm.page.messages import Message, ThreadMissing
 
 TITLE_LENGTH = 80
 
@@ -71,7 +71,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
             taken = False
             try:
                 taken = await _take_message(page, conversations, session, payload)
-            except Missing:
+            except ThreadMissing:
                 await toast(translations()["conversation_deleted"], "info")
             # What was not taken goes back into the input.
             await session.emit("window_message", {"sllm": "taken" if taken else "returned"})

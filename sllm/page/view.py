@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sllm.page.threads import Message, Thread
+from sllm.page.messages import Message, Thread
 
 if TYPE_CHECKING:
     from sllm.page.conversation import Conversation
