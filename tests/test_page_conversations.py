@@ -507,7 +507,7 @@ def test_stop_ends_everything_that_runs(page, api):
         await asyncio.to_thread(wait_for, lambda: running(api) == 0, 5)
         await one.reload()
         assert [m["output"] for m in one.messages if m["type"] == "user_message"] == ["첫 번째", "두 번째"]
-        assert "답을 받지 못했습니다" in one.messages[-1]["output"]  # and can be asked for
+        assert "아직 답변이 없습니다" in one.messages[-1]["output"]  # and can be asked for
         assert [answer.finish_reason for answer in kept(page, one.thread)] == ["stopped"]
         await two.socket.disconnect()
         await one.leave()
@@ -569,7 +569,7 @@ def test_a_file_that_cannot_be_read_is_refused_while_it_is_dropped(page):
         await stranger.client.aclose()
         await person.say("가" * 500_000)  # as long as a file may not be
         await person.until(lambda: person.toasts)
-        assert "너무 깁니다" in person.toasts[-1]
+        assert "너무 길어서" in person.toasts[-1]
         await person.say("가" * 300_000)
         await person.answered("끝.")
         await person.leave()

@@ -1,4 +1,4 @@
-"""The page's parts without a browser: tables, files, words, users, flags."""
+"""The page's parts without a browser: tables, files, translations, users, flags."""
 
 import asyncio
 import random
@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, assert_refused, run_script
 
 from sllm.cli import InputError
-from sllm.page import files, markdown, security, tables, users
-from sllm.page.translations import EN, KO, words
+from sllm.page import files, html_tables, markdown, security, users
+from sllm.page.translations import EN, KO, texts_for
 
 
 def test_a_table_becomes_markdown():
@@ -20,7 +20,7 @@ def test_a_table_becomes_markdown():
         "앞 <table><caption>인구</caption><tr><th>도시</th><th colspan=2>수|만</th></tr><tr><td rowspan='2'>서울</td>"
     )
     html += "<td>1</td><td>2</td></tr><tr><td>3<br>4</td><td>&lt;b&gt;</td></tr></table> 뒤"
-    assert tables.show(html) == (
+    assert html_tables.convert(html) == (
         "앞 \n\n**인구**\n\n| 도시 | 수\\|만 | 수\\|만 |\n| --- | --- | --- |\n"
         "| 서울 | 1 | 2 |\n| 서울 | 3 4 | &lt;b> |\n\n 뒤"
     )
@@ -32,18 +32,19 @@ def test_a_table_becomes_markdown():
 def test_streamed_in_any_pieces_a_text_shows_the_same(text):
     dice = random.Random(0)
     for _ in range(50):
-        stream, shown, rest = tables.Tables(), "", text
+        stream, shown, rest = html_tables.Tables(), "", text
         while rest:
             cut = dice.randint(1, 7)
             shown, rest = shown + stream.feed(rest[:cut]), rest[cut:]
-        assert shown + stream.close() == tables.show(text)
+        assert shown + stream.close() == html_tables.convert(text)
 
 
 def test_a_table_that_was_cut_shows_its_whole_rows():
     cut = "<table><tr><th>이름</th></tr><tr><td>한라산</td></tr><tr><td>백두"
-    assert tables.show(cut).split() == "| 이름 | | --- | | 한라산 | 백두".split()
-    assert tables.show("<table><tr><td>한라산</td></tr>\n\n설명은 <b>남는다</b>").endswith("설명은 <b>남는다</b>")
-    assert tables.show("<table> 태그는 </tr> 이렇게") == "<table> 태그는 </tr> 이렇게"
+    assert html_tables.convert(cut).split() == "| 이름 | | --- | | 한라산 | 백두".split()
+    html = "<table><tr><td>한라산</td></tr>\n\n설명은 <b>남는다</b>"
+    assert html_tables.convert(html).endswith("설명은 <b>남는다</b>")
+    assert html_tables.convert("<table> 태그는 </tr> 이렇게") == "<table> 태그는 </tr> 이렇게"
 
 
 FORMULAS = (
@@ -62,12 +63,12 @@ FORMULAS = (
 
 @pytest.mark.parametrize(("text", "shown"), FORMULAS)
 def test_formulas_are_formulas_and_prices_are_prices(text, shown):
-    assert markdown.show(text) == shown
+    assert markdown.render(text) == shown
 
 
 def test_an_answer_that_streams_ends_as_it_would_at_once():
     code = "```sh\n" + "echo $HOME \\(x\\)\n" * 400 + "```"
-    assert markdown.show(f"$1\n\n{code}\n\n$2") == f"\\$1\n\n{code}\n\n\\$2"
+    assert markdown.render(f"$1\n\n{code}\n\n$2") == f"\\$1\n\n{code}\n\n\\$2"
     text = (
         "\n\n".join(text for text, _ in FORMULAS[:-2])
         + f"\n\n{code}\n\n"
@@ -81,7 +82,7 @@ def test_an_answer_that_streams_ends_as_it_would_at_once():
             stream.feed(rest[:cut])
             rest = rest[cut:]
         stream.close()
-        assert stream.shown == markdown.show(text)
+        assert stream.rendered == markdown.render(text)
 
 
 def test_a_paragraph_without_end_stays_cheap_to_show():
@@ -89,8 +90,8 @@ def test_a_paragraph_without_end_stays_cheap_to_show():
     stream = markdown.Markdown()
     for _ in range(4000):
         stream.feed("\\[ $a ")
-        assert len(stream._open) <= markdown.LONGEST
-    assert len(stream.shown) >= 4000 * 4
+        assert len(stream._open) <= markdown.MAX_OPEN
+    assert len(stream.rendered) >= 4000 * 4
 
 
 def test_files_are_read_or_refused_by_name():
@@ -99,13 +100,13 @@ def test_files_are_read_or_refused_by_name():
 
     assert read("a.txt", "\ufeff한글\r\n둘".encode()) == "한글\n둘"
     assert read("A.CSV", "가,나".encode("cp949")) == "가,나"
-    for name, data, word in (
+    for name, data, kind in (
         ("a.txt", b"x" * 2000, "file_too_large"), ("a.exe", b"x", "file_kind"), ("a.txt", b"a\0b", "file_binary"),
         ("a.txt", b"\xff\xfe\xff", "file_encoding"), ("a.md", b" \n", "file_empty"),
     ):  # fmt: skip
         with pytest.raises(files.Unreadable) as error:
             read(name, data)
-        assert error.value.word == word and KO[word].format(**error.value.how) != KO[word]
+        assert error.value.kind == kind and KO[kind].format(**error.value.values) != KO[kind]
 
 
 def fields(text: str) -> set:
@@ -117,7 +118,8 @@ def test_both_languages_say_the_same_things():
     for name in KO:
         assert type(KO[name]) is type(EN[name])
         assert isinstance(KO[name], str) is False or fields(KO[name]) == fields(EN[name]), name
-    assert words("en-US,en;q=0.9") is EN and words("ko") is KO and words(None) is KO and words("fr-FR,en") is KO
+    assert texts_for("en-US,en;q=0.9") is EN
+    assert all(texts_for(language) is KO for language in ("ko", None, "fr-FR,en"))
 
 
 def test_every_rule_of_the_tasks_has_a_name():

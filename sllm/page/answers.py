@@ -1,10 +1,10 @@
-"""Answers: asked for, streamed, stored piece by piece, and what is said when they fail."""
+"""Answers: requested, streamed, stored piece by piece, and the message when they fail."""
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -13,18 +13,18 @@ from sllm.page import view
 from sllm.page.api_client import ARENA, MAX_RETRIES, Chunk, ModelInfo, Problem
 from sllm.page.chat_session import SETTINGS, Asker, Page
 from sllm.page.conversation import Conversation
-from sllm.page.markdown import Markdown, show
-from sllm.page.messages import Message, ThreadMissing
+from sllm.page.markdown import Markdown, render
+from sllm.page.messages import Message, ThreadMissing, new_id
 from sllm.page.view import AUTHOR
 
-SAVE_SECONDS = 1.0  # of an answer at most are lost when the page is killed
+SAVE_SECONDS = 1.0  # at most this much of an answer is lost when the page is killed
 log = logging.getLogger(__name__)
 INCOMPLETE_REASONS = ("length", "stopped", "broken")
 
 
 @dataclass
 class StreamingAnswer:
-    """An answer while it is written. `text` is the model's own, `markdown` what the page renders."""
+    """An answer while it is written. `text`: as the model wrote it; `rendered`: as the page shows it."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -35,46 +35,57 @@ class StreamingAnswer:
     markdown: Markdown = field(default_factory=Markdown)
 
     @property
-    def shown(self) -> str:
-        return self.markdown.shown
+    def rendered(self) -> str:
+        return self.markdown.rendered
 
-    def take(self, piece: Chunk) -> None:
-        self.text += piece.text
-        self.finish_reason = piece.finish_reason or self.finish_reason
-        self.conformance = piece.conformance or self.conformance
-        self.messages = piece.messages or self.messages
-        self.markdown.feed(piece.text)
+    def add(self, chunk: Chunk) -> None:
+        self.text += chunk.text
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.conformance = chunk.conformance or self.conformance
+        self.messages = chunk.messages or self.messages
+        self.markdown.feed(chunk.text)
+
+    def fail(self, error: Exception) -> None:
+        if not isinstance(error, Problem):
+            log.error("unexpected error", exc_info=error)
+            error = Problem("bug", type(error).__name__)
+        self.problem, self.finish_reason = error, "broken"
 
 
-async def pieces(page: Page, path: str, body: dict, waiting) -> AsyncIterator[Chunk]:
-    """The server's pieces; while none has come, what passes is waited for. `waiting`: told of each wait."""
-    turn = 0
+Waiting = Callable[[Problem, float, int], Awaitable[None]]  # problem, seconds, retry
+
+
+async def stream(page: Page, path: str, body: dict, waiting: Waiting) -> AsyncIterator[Chunk]:
+    """The server's chunks; temporary problems before the first text are retried. `waiting`: called before each wait."""
+    retries = 0
     while True:
         begun = False
         try:
-            async with aclosing(page.server.answer(path, body)) as answer:
-                async for piece in answer:
-                    begun = begun or bool(piece.text)
-                    yield piece
+            async with aclosing(page.server.answer(path, body)) as chunks:
+                async for chunk in chunks:
+                    begun = begun or bool(chunk.text)
+                    yield chunk
             return
         except Problem as problem:
             if begun:
                 problem.kind = "broken"
                 raise
-            seconds = problem.wait(turn)
+            seconds = problem.wait(retries)
             if seconds is None:
                 raise
-            turn += 1
-            await waiting(problem, seconds, turn)
+            retries += 1
+            await waiting(problem, seconds, retries)
             await asyncio.sleep(seconds)
 
 
-def waiting_text(problem: Problem, seconds: float, turn: int, text: dict) -> str:
-    return text["waiting"].format(why=text[problem.kind], seconds=round(seconds), turn=turn, turns=MAX_RETRIES)
+def waiting_text(problem: Problem, seconds: float, retry: int, text: dict) -> str:
+    return text["waiting"].format(
+        reason=text[problem.kind], seconds=round(seconds), retry=retry, max_retries=MAX_RETRIES
+    )
 
 
 async def find_model(page: Page, profile: str | None) -> ModelInfo:
-    """The profile's model. A server that is down or loading may be up when it is asked for the answer, which waits."""
+    """The profile's model. A server that is down or loading may be ready for the request itself, which is retried."""
     named = profile not in (None, "-")
     try:
         models = await page.server.models(patient=True)
@@ -87,7 +98,7 @@ async def find_model(page: Page, profile: str | None) -> ModelInfo:
 
 
 async def respond(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
-    """Answer a question, by the model that its conversation is with."""
+    """Answer a question, with the model of its conversation."""
     from sllm.page.arena import compare
 
     messages = conversation.prompt(question, asker.system_prompt)
@@ -96,132 +107,126 @@ async def respond(page: Page, conversation: Conversation, asker: Asker, question
     try:
         model = await find_model(page, asker.profile)
     except Problem as problem:
-        return await say_problem(conversation, problem, question, asker.text)
+        return await report_problem(conversation, problem, question, asker.text)
     body = asker.sampling() | {"model": model.id, "messages": messages}
     await answer(page, conversation, asker, question, "chat/completions", body, model, messages)
 
 
 async def answer(
-    page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict, model: ModelInfo,
+    page: Page, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
     messages: list[dict] | None,
 ) -> None:  # fmt: skip
     """Stream one answer into a message and store it as it comes.
 
     Args:
-        asked: the question or the task. messages: what the model is sent, where that is known before it answers.
+        question: or the task. messages: the prompt, if it is known before the server answers.
     """
-    reply = Reply(page, conversation, asker, asked, path, body, model, messages)
+    reply = Reply(page, conversation, asker, question, path, body, model, messages)
     stopped = await reply.write()
-    await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it half shown
+    await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it unfinished
 
 
 class Reply:
-    """One answer, from its question to its last word. Arguments: as of `answer`."""
+    """One answer, from its question to its last token. Arguments: as of `answer`."""
 
     def __init__(
-        self, page: Page, conversation: Conversation, asker: Asker, asked: Message, path: str, body: dict,
+        self, page: Page, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict,
         model: ModelInfo, messages: list[dict] | None,
     ):  # fmt: skip
-        self.page, self.conversation, self.asker, self.asked = page, conversation, asker, asked
+        self.page, self.conversation, self.asker, self.question = page, conversation, asker, question
         self.path, self.body, self.model, self.messages = path, body, model, messages
-        self.message = Message("answer", parent=asked.id, author=AUTHOR, run=str(uuid.uuid4()), streaming=True)
-        self.writing = StreamingAnswer()
-        self.shown = False
+        self.message = Message("answer", parent=question.id, author=AUTHOR, run=str(uuid.uuid4()), streaming=True)
+        self.answer = StreamingAnswer()
+        self.started = False
 
     async def write(self) -> bool:
-        """The answer as it comes; returns whether it was stopped."""
-        conversation, writing = self.conversation, self.writing
+        """Stream the answer; returns whether it was stopped."""
+        conversation, answer = self.conversation, self.answer
         saved: float | None = None
         try:
             await conversation.start_answer(self.message)
-            async with aclosing(pieces(self.page, self.path, self.body, self._show_waiting)) as answer_pieces:
-                async for piece in answer_pieces:
-                    writing.take(piece)
-                    if writing.shown:
-                        await self._show(writing.shown)
-                    if writing.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
+            async with aclosing(stream(self.page, self.path, self.body, self._show_waiting)) as chunks:
+                async for chunk in chunks:
+                    answer.add(chunk)
+                    if answer.rendered:
+                        await self._show(answer.rendered)
+                    if answer.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
                         saved = time.monotonic()
-                        await conversation.save(self.message, **self._stored("broken"))  # until it has ended
+                        await conversation.save(self.message, answer=self._stored("broken"))  # until it has ended
         except asyncio.CancelledError:
             stopped = not conversation.closing
-            writing.finish_reason = "stopped" if stopped else "broken"
+            answer.finish_reason = "stopped" if stopped else "broken"
             return stopped
-        except Problem as problem:
-            writing.problem, writing.finish_reason = problem, "broken"
         except ThreadMissing:
             raise
-        except Exception as error:  # what came is kept all the same
-            log.exception("a bug")
-            writing.problem, writing.finish_reason = Problem("bug", type(error).__name__), "broken"
-        if not writing.text.strip() and not writing.problem:
-            writing.problem = Problem("empty")
+        except Exception as error:
+            answer.fail(error)  # what has arrived is kept
+        if not answer.text.strip() and not answer.problem:
+            answer.problem = Problem("empty")
         return False
 
     async def finish(self, stopped: bool) -> None:
-        """Store the whole answer, and say what went wrong. An answer without a word is none."""
-        conversation, message, writing, text = self.conversation, self.message, self.writing, self.asker.text
-        writing.markdown.close()
-        message.content, message.streaming = writing.shown, False
-        after = self.asked
-        if writing.text.strip():
-            if writing.conformance:
-                message.elements = {str(uuid.uuid4()): ("Verdict", verdict(writing.conformance, text))}
-            stored = self._stored(writing.finish_reason)
+        """Store the whole answer, and report what went wrong. An empty answer is removed."""
+        conversation, message, answer, text = self.conversation, self.message, self.answer, self.asker.text
+        answer.markdown.close()
+        message.content, message.streaming = answer.rendered, False
+        after = self.question
+        if answer.text.strip():
+            if answer.conformance:
+                message.elements = {new_id(): ("Verdict", verdict(answer.conformance, text))}
+            stored = self._stored(answer.finish_reason)
             if not stored:
-                await conversation.toast(text["not_stored"].format(why=text["prompt_unknown"]))
-            await conversation.update(message, **stored)
+                await conversation.toast(text["not_stored"].format(reason=text["prompt_unknown"]))
+            await conversation.update(message, answer=stored)
             after = message
         elif message.id in conversation.messages:
             await conversation.drop(message)
         if stopped:
             await conversation.toast(text["stopped"], "info")
-        elif writing.problem:
-            await say_problem(conversation, writing.problem, after, text)
-        elif writing.finish_reason == "length":
+        elif answer.problem:
+            await report_problem(conversation, answer.problem, after, text)
+        elif answer.finish_reason == "length":
             await conversation.toast(text["cut"], "info")
 
-    async def _show_waiting(self, problem: Problem, seconds: float, turn: int) -> None:
-        self.writing.waiting = waiting_text(problem, seconds, turn, self.asker.text)
-        await self._show(self.writing.waiting)
+    async def _show_waiting(self, problem: Problem, seconds: float, retry: int) -> None:
+        await self._show(waiting_text(problem, seconds, retry, self.asker.text))
 
-    async def _show(self, now: str) -> None:
-        """The text as it is now; only what is new is sent, where it goes on from what was shown."""
+    async def _show(self, text: str) -> None:
+        """The text so far; only the new part is sent if it continues what was shown."""
         message = self.message
-        if not self.shown:
-            self.shown, message.content = True, now
+        if not self.started:
+            self.started, message.content = True, text
             await self.conversation.start_stream(message)
-        elif now.startswith(message.content):
-            await self.conversation.stream(message, now[len(message.content) :])
+        elif text.startswith(message.content):
+            await self.conversation.stream(message, text[len(message.content) :])
         else:
-            await self.conversation.stream(message, now, replace=True)
+            await self.conversation.stream(message, text, replace=True)
 
-    def _stored(self, finish_reason: str | None) -> dict:
-        """What to store of the answer: in the chat store too, where its prompt is known."""
-        writing, task = self.writing, self.asked.metadata.get("task")
-        prompt = writing.messages or self.messages
-        self.message.metadata = {"text": writing.text} | ({"messages": prompt, "task": task} if task else {})
+    def _stored(self, finish_reason: str | None) -> StoredAnswer | None:
+        """The answer for the chat store; None if its prompt is not known. Updates the message's metadata too."""
+        answer, task = self.answer, self.question.metadata.get("task")
+        prompt = answer.messages or self.messages
+        self.message.metadata = {"text": answer.text} | ({"messages": prompt, "task": task} if task else {})
         if not prompt:
-            return {}
-        return {
-            "answer": StoredAnswer(
-                id=self.message.run, conversation=self.conversation.thread.id, user_id=self.asker.user,
-                model=self.model.id, prompt=prompt, text=writing.text, finish_reason=finish_reason,
-                template_hash=self.model.template_hash, task=task,
-                sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},
-            )
-        }  # fmt: skip
+            return None
+        return StoredAnswer(
+            id=self.message.run, conversation=self.conversation.thread.id, user_id=self.asker.user,
+            model=self.model.id, prompt=prompt, text=answer.text, finish_reason=finish_reason,
+            template_hash=self.model.template_hash, task=task,
+            sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},
+        )  # fmt: skip
 
 
-async def say_problem(conversation: Conversation, problem: Problem, after: Message, text: dict) -> None:
-    """What went wrong and what to do, with a button that tries again; the question stays where it is."""
-    await conversation.add(view.problem(problem.kind, after, text, show(problem.detail)))
+async def report_problem(conversation: Conversation, problem: Problem, after: Message, text: dict) -> None:
+    """What went wrong and what to do, with a button to try again; the question stays."""
+    await conversation.add(view.problem(problem.kind, after, text, render(problem.detail)))
 
 
 def verdict(conformance: dict, text: dict) -> dict:
-    """What a task's rules say of its answer, as the properties of what is shown."""
+    """The verdicts of a task's rules on its answer, as the properties of the element."""
     rules = [
         {"name": text["rules"].get(rule["rule"], rule["rule"]), "ok": rule["ok"], "reason": rule.get("reason")}
         for rule in conformance.get("rules", [])
     ]
-    word = text["verdict_ok" if conformance.get("ok") else "verdict_broken"]
-    return {"ok": bool(conformance.get("ok")), "word": word, "rules": rules}
+    summary = text["verdict_ok" if conformance.get("ok") else "verdict_broken"]
+    return {"ok": bool(conformance.get("ok")), "word": summary, "rules": rules}

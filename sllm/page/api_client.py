@@ -1,7 +1,7 @@
-"""The server that the page talks to, over HTTP: models, tasks, and answers as they come.
+"""The client of the server that the page talks to: models, tasks, and streamed answers.
 
-Any OpenAI-compatible server will do; `/v1/tasks`, and what a model is, only ours says. Everything that goes wrong
-becomes a `Problem` of a few kinds, each of which the page has words for.
+Any OpenAI-compatible server works; only ours has `/v1/tasks` and reports the kind of a model. Every failure becomes a
+`Problem` of one of a few kinds, each of which has a text in the translations.
 """
 
 import json
@@ -12,32 +12,32 @@ from dataclasses import dataclass
 import httpx
 from httpx_sse import SSEError, aconnect_sse
 
-KINDS = ("merged", "dpo", "sft", "base")  # the last stage first: that is the model to greet people with
-ARENA = "arena"  # the choice of two models at once, beside the models
+KINDS = ("merged", "dpo", "sft", "base")  # the last stage first: the default model
+ARENA = "arena"  # profile with two models at once
 MODEL_CACHE_SECONDS = 5.0
-RETRIED = ("down", "closed", "loading", "full")
-MAX_RETRIES = 3  # that a request is tried again before the page gives up
-LONGEST_WAIT = 10.0
+RETRIED_KINDS = ("down", "closed", "loading", "full")
+MAX_RETRIES = 3  # of one request
+MAX_WAIT_SECONDS = 10.0
 
 
 class Problem(Exception):
-    """The server did not answer as it should. `kind` names the words; `detail` is the server's own sentence."""
+    """The server did not answer as expected. `kind`: key of the translations; `detail`: the server's own sentence."""
 
     def __init__(self, kind: str, detail: str = "", retry_after: float | None = None):
         super().__init__(detail or kind)
         self.kind, self.detail, self.retry_after = kind, detail, retry_after
 
-    def wait(self, turn: int) -> float | None:
-        """Seconds before trying again, or None: that would change nothing, or the server asks for too much patience."""
-        if self.kind not in RETRIED or turn >= MAX_RETRIES:
+    def wait(self, retries: int) -> float | None:
+        """Seconds before the next retry; None: a retry is useless, or the server's Retry-After is too long."""
+        if self.kind not in RETRIED_KINDS or retries >= MAX_RETRIES:
             return None
-        seconds = self.retry_after if self.retry_after is not None else 2.0**turn
-        return seconds if seconds <= LONGEST_WAIT else None
+        seconds = self.retry_after if self.retry_after is not None else 2.0**retries
+        return seconds if seconds <= MAX_WAIT_SECONDS else None
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One entry of /v1/models. `kind`: one of KINDS where the server says so; `template_hash`: of its chat template."""
+    """One entry of /v1/models. `kind`: one of KINDS if the server reports it; `template_hash`: of the chat template."""
 
     id: str
     kind: str | None = None
@@ -46,7 +46,7 @@ class ModelInfo:
 
 @dataclass
 class Chunk:
-    """Some of an answer: text, why it ended, and, of a task, the verdict and the messages that it was asked with."""
+    """Part of an answer: text, finish reason and, of a task, the verdicts of its rules and the prompt."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -58,7 +58,7 @@ class ApiClient:
     """
     Args:
         base_url: with the /v1.
-        timeout: seconds until the first piece of an answer, and between two pieces.
+        timeout: seconds until the first chunk of an answer, and between two chunks.
     """
 
     def __init__(self, base_url: str, api_key: str | None, *, timeout: float):
@@ -77,13 +77,15 @@ class ApiClient:
         await self.client.aclose()
 
     async def models(self, *, patient: bool = False) -> list[ModelInfo]:
-        """As the server lists them; asked at most every few seconds. Problem where it cannot be asked.
+        """As the server lists them, cached for a few seconds.
 
         Args:
-            patient: a server that is down or loading is taken to have what it listed last: the answer will wait for it.
+            patient: if the server is down or loading, return its last list: the request for the answer is retried.
+        Raises:
+            Problem: the server cannot be reached.
         """
-        asked, models = self._models
-        if time.monotonic() - asked > MODEL_CACHE_SECONDS or not models:
+        fetched, models = self._models
+        if time.monotonic() - fetched > MODEL_CACHE_SECONDS or not models:
             try:
                 data = (await self._get("models"))["data"]
                 models = [
@@ -94,24 +96,24 @@ class ApiClient:
                     return models
                 raise
             except (KeyError, TypeError, AttributeError):
-                raise Problem("bug", "/v1/models is no list of models") from None
+                raise Problem("bug", "/v1/models is not a list of models") from None
             if not models:
-                raise Problem("missing", "/v1/models lists none")
+                raise Problem("missing", "/v1/models is an empty list")
             self._models = (time.monotonic(), models)
         return models
 
     @property
     def last_models(self) -> list[ModelInfo]:
-        """As the server listed them last; empty before it was asked."""
+        """As the server last listed them; empty before the first request."""
         return self._models[1]
 
     def lists(self, name: str | None) -> bool:
-        """Whether the server was last seen to have this model; the arena, where it has two."""
+        """Whether the server last listed this model; for the arena, whether it listed two."""
         names = [model.id for model in self.last_models]
         return name in names or (name == ARENA and len(names) > 1)
 
     async def tasks(self) -> list[dict]:
-        """The task table; empty where the server has none."""
+        """The task table; empty if the server has none."""
         if not self._tasks:
             try:
                 self._tasks = (await self._get("tasks")).get("data") or []
@@ -122,23 +124,23 @@ class ApiClient:
 
     async def _get(self, path: str) -> dict:
         try:
-            answer = await self.client.get(path, timeout=10.0)
+            response = await self.client.get(path, timeout=10.0)
         except httpx.HTTPError as error:
             raise _problem(error) from None
-        if answer.status_code != 200:
-            raise _refusal(answer.status_code, answer.content, answer.headers)
+        if response.status_code != 200:
+            raise _refusal(response.status_code, response.content, response.headers)
         try:
-            return answer.json()
+            return response.json()
         except ValueError:
-            raise Problem("bug", f"{path} is no JSON") from None
+            raise Problem("bug", f"{path} is not JSON") from None
 
     async def answer(self, path: str, body: dict) -> AsyncIterator[Chunk]:
-        """Pieces of an answer as they come. Leaving the iteration closes the connection, at which the server aborts.
+        """Stream the chunks of an answer. Leaving the iteration closes the connection, which aborts the request.
 
         Args:
             path: "chat/completions", or "tasks/{id}".
         Raises:
-            Problem: some of the answer may have come already.
+            Problem: part of the answer may have arrived before.
         """
         ended = False
         try:
@@ -148,9 +150,9 @@ class ApiClient:
                 async for event in source.aiter_sse():
                     if event.data == "[DONE]":
                         return
-                    piece = _read(event.data)
-                    ended = ended or bool(piece.finish_reason)
-                    yield piece
+                    chunk = _parse(event.data)
+                    ended = ended or bool(chunk.finish_reason)
+                    yield chunk
         except (httpx.HTTPError, SSEError) as error:
             raise _problem(error) from None
         if not ended:
@@ -158,23 +160,23 @@ class ApiClient:
 
 
 def storable(text: str) -> str:
-    """Without what no database takes: NUL, and halves of characters."""
+    """Without what databases refuse: NUL, and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _read(data: str) -> Chunk:
+def _parse(data: str) -> Chunk:
     try:
-        chunk = json.loads(data)
-        if error := chunk.get("error"):
+        event = json.loads(data)
+        if error := event.get("error"):
             status = error.get("code") if isinstance(error.get("code"), int) else 500
             raise _refusal(status, data.encode(), httpx.Headers())
-        piece = Chunk(conformance=chunk.get("conformance"), messages=chunk.get("messages"))
-        for choice in chunk.get("choices") or []:
-            piece.text += storable((choice.get("delta") or {}).get("content") or "")
-            piece.finish_reason = choice.get("finish_reason") or piece.finish_reason
-        return piece
+        chunk = Chunk(conformance=event.get("conformance"), messages=event.get("messages"))
+        for choice in event.get("choices") or []:
+            chunk.text += storable((choice.get("delta") or {}).get("content") or "")
+            chunk.finish_reason = choice.get("finish_reason") or chunk.finish_reason
+        return chunk
     except (ValueError, AttributeError, TypeError):
-        raise Problem("bug", "the server sent something that is not a chunk of an answer") from None
+        raise Problem("bug", "the server sent an event that is not a chunk of an answer") from None
 
 
 def _problem(error: Exception) -> Problem:

@@ -1,32 +1,64 @@
-"""The page's behaviour, as Chainlit callbacks: who logs in, which models there are, and what buttons and forms do."""
+"""The page as an ASGI app: Chainlit's, with our callbacks, without the routes that are not used, behind our middleware.
 
-import contextlib
-from collections.abc import AsyncIterator
+Importing this imports Chainlit, which reads its settings at once: `launch` prepares them first.
+"""
 
 import chainlit as cl
+from chainlit import server as chainlit
 from chainlit.config import config
 from chainlit.types import ChatProfile, Starter
 
-from sllm.page import sockets
-from sllm.page.api_client import ARENA, KINDS, Problem
-from sllm.page.arena import take_vote
-from sllm.page.chat_session import Page, asker, is_integer, toast, translations
-from sllm.page.conversation import Conversation
+from sllm.page import files, security, sockets
+from sllm.page.api_client import ARENA, KINDS, ApiClient, ModelInfo, Problem
+from sllm.page.buttons import Buttons
+from sllm.page.chat_session import Page, is_integer, toast, translations
 from sllm.page.conversations import Conversations
-from sllm.page.forms import answer_again, open_form, send_form
-from sllm.page.history import History
+from sllm.page.history import History, is_thread_id
 from sllm.page.logins import Logins
-from sllm.page.messages import Message
-from sllm.page.translations import words
+from sllm.page.translations import texts_for
 
 
-def install(page: Page, conversations: Conversations, logins: Logins | None) -> None:
-    """Register everything with Chainlit. `logins`: None where nobody has to log in."""
+def create(page: Page, conversations: Conversations, *, host: str, users_file: str | None) -> security.Security:
+    """
+    Args:
+        host: that the page listens on. users_file: of the users who may log in; None: no login is needed.
+    """
+    logins = Logins(users_file, page) if users_file else None
+    _install_callbacks(page, conversations, logins)
+    security.close_routes(chainlit.app)
+    files.install_upload(chainlit.app, page.max_file_bytes)
+    # A message may be as long as a file; a longer one is refused with a reason, not by closing the connection.
+    chainlit.sio.eio.max_http_buffer_size = security.longest_body(page.max_file_bytes)
+    html = chainlit.get_html_template("")
+    _patch_site(page.server, "password" if logins else "none")
+
+    async def owns(user: str, thread: str) -> bool:
+        return is_thread_id(thread) and await page.read(page.threads.owner, thread) == user
+
+    hosts = None if logins else (*security.LOCAL_HOSTS, host.lower())
+    return security.Security(chainlit.app, html, hosts, logins, owns, page.max_file_bytes)
+
+
+def _patch_site(server: ApiClient, auth: str) -> None:
+    get_html, get_help = chainlit.get_html_template, chainlit.get_markdown_str
+
+    def html(root_path: str) -> str:
+        return security.strip_external_links(get_html(root_path)).replace("<body>", f'<body data-auth="{auth}">')
+
+    def help_text(root: str, language: str) -> str:
+        """The browser requests it again after choosing a model: by then the models are known."""
+        names = ", ".join(f"`{model.id}`" for model in server.last_models)
+        return get_help(root, language).replace("{models}", f": {names}" if names else "")
+
+    chainlit.get_html_template, chainlit.get_markdown_str = html, help_text
+
+
+def _install_callbacks(page: Page, conversations: Conversations, logins: Logins | None) -> None:
     history = History(page, conversations)
     cl.data_layer(lambda: history)
     _install_logins(logins)
     _install_welcome(page)
-    _install_buttons(page, conversations)
+    Buttons(page, conversations).install()
     sockets.install(page, conversations, logins)
 
     @cl.on_chat_resume
@@ -60,107 +92,40 @@ def _install_logins(logins: Logins | None) -> None:
             return cl.User(identifier=name, metadata={"login": login})
         return None
 
-    # Chainlit's decorator would make a wrong password of an HTTPException.
+    # Chainlit's decorator would turn a wrong password into an HTTPException.
     config.code.password_auth_callback = log_in
 
 
 def _install_welcome(page: Page) -> None:
     @cl.set_chat_profiles
     async def profiles(user, language) -> list[ChatProfile]:
-        text = words(language)
+        text = texts_for(language)
         try:
-            models = await page.server.models()
+            return _profiles(await page.server.models(), text)
         except Problem:
             return [ChatProfile(name="-", display_name=text["no_models"], markdown_description=text["no_models_about"])]
-        best = max(models, key=lambda model: -KINDS.index(model.kind) if model.kind in KINDS else -len(KINDS)).id
-        found = [
-            ChatProfile(
-                name=model.id,
-                markdown_description=text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(
-                    id=model.id
-                ),
-                icon="/public/model.svg",
-                default=model.id == best,
-            )
-            for model in models
-        ]
-        if len(models) > 1:
-            about = text["arena_about"]
-            icon = "/public/arena.svg"
-            found.append(ChatProfile(name=ARENA, display_name=text["arena"], markdown_description=about, icon=icon))
-        return found
 
     @cl.set_starters
     async def starters(user, language) -> list[Starter]:
-        text = words(language)
-        choose, icon = text["task_starter"], "/public/task.svg"
+        text = texts_for(language)
+        choose = text["task_starter"]
         return [
-            Starter(label=choose, message=choose, command=text["task"], icon=icon),
+            Starter(label=choose, message=choose, command=text["task"], icon="/public/task.svg"),
             *(Starter(label=asked, message=asked, icon="/public/ask.svg") for asked in text["starters"]),
         ]
 
 
-def _install_buttons(page: Page, conversations: Conversations) -> None:
-    @contextlib.asynccontextmanager
-    async def pressed(action: cl.Action) -> AsyncIterator[tuple[Conversation | None, Message | None]]:
-        """The conversation of the tab in which a button was pressed, and the message that it is for."""
-        async with sockets.opened(conversations, cl.context.session) as conversation:
-            if conversation is None:
-                await toast(translations()["conversation_deleted"], "info")
-            yield conversation, conversation and conversation.messages.get(action.payload.get("message"))
-
-    async def again(action: cl.Action) -> None:
-        async with pressed(action) as (conversation, message):
-            asked = message and conversation.asked_by(message)
-            if not asked:
-                return
-            problem = message if message.role == "problem" else None
-            asker = sockets.asker_of(page, conversation)
-            work = answer_again(page, conversation, asker, asked, problem=problem)
-            if not conversation.run(work, text=translations(), alone=True):
-                await toast(translations()["busy"], "info")
-
-    cl.action_callback("again")(again)
-    cl.action_callback("retry")(again)
-
-    @cl.action_callback("branch")
-    async def branch(action: cl.Action) -> None:
-        async with pressed(action) as (conversation, message):
-            if message and conversation.running:
-                await toast(translations()["busy"], "info")
-            elif message:
-                branches = conversation.branches(message)
-                step = 1 if action.payload.get("step") == 1 else -1
-                await conversation.show_branch(branches[(branches.index(message) + step) % len(branches)])
-
-    @cl.action_callback("task_edit")
-    async def task_edit(action: cl.Action) -> None:
-        async with pressed(action) as (conversation, message):
-            asked = message and conversation.asked_by(message)
-            if asked and asked.role == "task":
-                metadata = asked.metadata
-                work = open_form(
-                    page, conversation, translations(), task=metadata["task"], values=metadata.get("fields")
-                )
-                conversation.run(work, text=translations(), alone=True)
-
-    @cl.action_callback("task_run")
-    async def task_run(action: cl.Action) -> dict:
-        async with pressed(action) as (conversation, _):
-            payload = action.payload
-            if not conversation or not isinstance(payload.get("fields"), dict):
-                return {"state": "refused"}
-            state = await send_form(
-                page, conversation, sockets.asker_of(page, conversation), str(payload.get("form")),
-                str(payload.get("task")), payload["fields"],
-            )  # fmt: skip
-            if state == "busy":
-                await toast(translations()["busy"], "info")
-            return {"state": state}
-
-    @cl.action_callback("vote")
-    async def vote(action: cl.Action) -> dict:
-        async with pressed(action) as (conversation, _):
-            comparison, choice = (str(action.payload.get(name)) for name in ("comparison", "choice"))
-            ok = bool(conversation) and await take_vote(page, conversation, asker(), comparison, choice)
-            return {"ok": ok}
+def _profiles(models: list[ModelInfo], text: dict) -> list[ChatProfile]:
+    best = min(models, key=lambda model: KINDS.index(model.kind) if model.kind in KINDS else len(KINDS))
+    profiles = []
+    for model in models:
+        about = text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(id=model.id)
+        profiles.append(
+            ChatProfile(
+                name=model.id, markdown_description=about, icon="/public/model.svg", default=model.id == best.id
+            )
+        )
+    if len(models) > 1:
+        arena = {"display_name": text["arena"], "markdown_description": text["arena_about"]}
+        profiles.append(ChatProfile(name=ARENA, icon="/public/arena.svg", **arena))
+    return profiles

@@ -1,4 +1,4 @@
-"""Who is asking, in which language, with which settings: what one browser tab brings along."""
+"""What one browser tab brings along: the user, their language and their settings."""
 
 import asyncio
 import re
@@ -13,11 +13,12 @@ from chainlit.input_widget import Slider, TextInput
 from sllm.chatstore import ChatStore
 from sllm.page.accounts import AccountStore
 from sllm.page.api_client import ApiClient
+from sllm.page.messages import Thread
 from sllm.page.threads import ThreadStore
 from sllm.page.thumbs import ThumbStore
-from sllm.page.translations import words
+from sllm.page.translations import texts_for
 
-SETTINGS = {  # name: (lowest, highest, step, to start with)
+SETTINGS = {  # name: (lowest, highest, step, default)
     "temperature": (0, 2, 0.05, 0.7),
     "top_p": (0.05, 1, 0.05, 1),
     "top_k": (0, 200, 1, 0),
@@ -31,7 +32,7 @@ Result = TypeVar("Result")
 class Page:
     """What everything on the page shares: the server with the models, and the database.
 
-    One thread writes, so that writes happen in the order in which they were asked for. Neither it nor the readers are
+    One thread writes, so that writes happen in the order in which they were requested. Neither it nor the readers are
     threads of asyncio's own pool, which others keep busy.
     """
 
@@ -55,7 +56,7 @@ class Page:
         return await asyncio.get_running_loop().run_in_executor(self._readers, job, *args)
 
     def too_long(self, *texts: str) -> bool:
-        """Whether a message is longer than a file may be."""
+        """Whether a message is longer than the largest file."""
         return sum(len(text.encode()) for text in texts) > self.max_file_bytes
 
     @property
@@ -65,7 +66,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Asker:
-    """Whose question it is: name, words of their language, what they set, and the model that they chose."""
+    """Who asks: the user's name, the texts in their language, the chosen model and the settings."""
 
     user: str
     text: dict
@@ -77,9 +78,9 @@ class Asker:
         return str(self.settings.get("system_prompt") or "").strip()
 
     def sampling(self) -> dict:
-        """What the settings say, without what changes nothing: other servers refuse fields that they do not know."""
+        """Request fields, without those that change nothing: other servers refuse fields that they do not know."""
         settings = self.settings
-        body = {name: _within(settings.get(name), low, high, start) for name, (low, high, _, start) in SETTINGS.items()}
+        body = {name: _clamp(settings.get(name), name) for name in SETTINGS}
         body["max_tokens"], top_k = int(body["max_tokens"]), int(body.pop("top_k"))
         if top_k:
             body["top_k"] = top_k
@@ -91,37 +92,42 @@ class Asker:
         return body
 
 
-def asker() -> Asker:
-    """Of the session at hand."""
+def current_asker(page: Page, thread: Thread) -> Asker:
+    """Who asks in the current session, with the model of the conversation."""
     session = cl.context.session
-    return Asker(session.user.identifier, translations(), session.chat_profile, dict(session.chat_settings))
+    profile, settings = session.chat_profile, dict(session.chat_settings)
+    if profile in (None, "-") and thread.profile:  # the page was opened while the server was down
+        profile = thread.profile
+    if not settings:  # it was sent before the page could offer them
+        settings = thread.settings or {"system_prompt": page.system_prompt}
+    return Asker(session.user.identifier, translations(), profile, settings)
 
 
 def translations() -> dict:
-    """The words of this session's language."""
-    return words(cl.context.session.environ.get("HTTP_ACCEPT_LANGUAGE"))
+    """The texts in the language of the current session."""
+    return texts_for(cl.context.session.environ.get("HTTP_ACCEPT_LANGUAGE"))
 
 
 async def toast(message: str, kind: str = "error") -> None:
-    """To the tab at hand."""
+    """In the current tab."""
     await cl.context.emitter.send_toast(message, kind)
 
 
-async def offer_settings(page: Page, kept: dict) -> None:
-    """The settings and the task button of the input. `kept`: what was set before, in this conversation."""
+async def offer_settings(page: Page, saved: dict) -> None:
+    """The settings and the task button of the input. `saved`: the settings of this conversation so far."""
     text = translations()
     sliders = [
-        Slider(id=name, label=text[name], initial=_within(kept.get(name), low, high, start), min=low, max=high,
-               step=step, description=text[f"{name}_about"])
-        for name, (low, high, step, start) in SETTINGS.items()
+        Slider(id=name, label=text[name], initial=_clamp(saved.get(name), name), min=low, max=high, step=step,
+               description=text[f"{name}_about"])
+        for name, (low, high, step, _) in SETTINGS.items()
     ]  # fmt: skip
     await cl.ChatSettings(
         [
             TextInput(id="system_prompt", label=text["system_prompt"], multiline=True,
-                      initial=str(kept.get("system_prompt", page.system_prompt) or ""),
+                      initial=str(saved.get("system_prompt", page.system_prompt) or ""),
                       description=text["system_prompt_about"]),
             *sliders,
-            TextInput(id="seed", label=text["seed"], initial=str(kept.get("seed") or ""),
+            TextInput(id="seed", label=text["seed"], initial=str(saved.get("seed") or ""),
                       description=text["seed_about"]),
         ]
     ).send()  # fmt: skip
@@ -134,6 +140,7 @@ def is_integer(text: str) -> bool:
     return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
 
 
-def _within(value, low: float, high: float, start: float) -> float:
-    """What a browser sends need not be what the sliders allow."""
-    return float(min(max(value, low), high)) if isinstance(value, (int, float)) and value == value else float(start)
+def _clamp(value: object, name: str) -> float:
+    """A browser may send values that the sliders do not allow."""
+    low, high, _, default = SETTINGS[name]
+    return float(min(max(value, low), high) if isinstance(value, (int, float)) and value == value else default)

@@ -1,4 +1,4 @@
-"""The conversations of the page: opened, renamed, judged, deleted, and closed when the page stops."""
+"""The conversations of the page: opened, renamed, rated, deleted, and closed when the page stops."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from sllm.page.translations import KO
 
 
 class Conversations:
-    """The conversations that somebody has open, or in which something runs."""
+    """The conversations that are open in a tab, or in which something runs."""
 
     def __init__(self, page: Page):
         self.page = page
@@ -20,72 +20,72 @@ class Conversations:
         self._started = now()
 
     async def get(self, id: str, text: dict | None = None) -> Conversation | None:
-        """`text`: of somebody who opens it, and holds it at once; without, it is only read."""
-        if found := self.open.get(id):
-            return found
+        """`text`: in the language of a user who opens it, and holds it at once; without, it is only read."""
+        if conversation := self.open.get(id):
+            return conversation
         async with self._loading:
-            if found := self.open.get(id):
-                return found
+            if conversation := self.open.get(id):
+                return conversation
             thread = await self.page.read(self.page.threads.load, id)
             if thread is None:
                 return None
-            conversation = Conversation(self.page, thread, text or KO, stored=True, idle=self.forget_idle)
+            conversation = Conversation(self.page, thread, text or KO, stored=True, idle=self.close_idle)
             if text:
                 self.open[id] = conversation
-                conversation.held += 1  # until the caller holds it
+                conversation.holds += 1  # until the caller holds it
                 try:
-                    await self._complete(conversation)
+                    await self._repair(conversation)
                 finally:
-                    conversation.held -= 1
+                    conversation.holds -= 1
             return conversation
 
     async def new(self, id: str, owner: str, text: dict) -> Conversation:
         async with self._loading:
             if id not in self.open or self.open[id].thread.owner != owner:
-                self.open[id] = Conversation(self.page, Thread(id, owner), text, stored=False, idle=self.forget_idle)
+                self.open[id] = Conversation(self.page, Thread(id, owner), text, stored=False, idle=self.close_idle)
             return self.open[id]
 
     def close_tab(self, tab: str) -> None:
         for conversation in list(self.open.values()):
             if tab in conversation.tabs:
                 conversation.tabs.discard(tab)
-                self.forget_idle(conversation)
+                self.close_idle(conversation)
 
-    def forget_idle(self, conversation: Conversation) -> None:
-        in_use = conversation.tabs or conversation.running or conversation.held
+    def close_idle(self, conversation: Conversation) -> None:
+        in_use = conversation.tabs or conversation.running or conversation.holds
         if not in_use and self.open.get(conversation.thread.id) is conversation:
             del self.open[conversation.thread.id]
 
     async def rename(self, id: str, name: str) -> None:
-        if found := self.open.get(id):
-            found.thread.name = name
+        if conversation := self.open.get(id):
+            conversation.thread.name = name
         await self.page.write(self.page.threads.rename, id, name)
 
     async def delete(self, id: str) -> None:
-        """What runs in it ends, and nothing is written to it any more."""
-        if found := self.open.pop(id, None):
-            found.deleted = True
-            found.stop()
-            await found.toast(found.text["conversation_deleted"], "info")
+        """Stops what runs in it; nothing more is written to it."""
+        if conversation := self.open.pop(id, None):
+            conversation.deleted = True
+            conversation.stop()
+            await conversation.toast(conversation.text["conversation_deleted"], "info")
         await self.page.write(self.page.threads.delete, id)
 
     async def set_thumb(self, user: str, answer: str, value: int, comment: str | None) -> str:
         id = await self.page.write(self.page.thumbs.set, user, answer, value, comment)
-        self._note_thumb(answer, {"id": id, "forId": answer, "value": value, "comment": comment})
+        self._show_thumb(answer, {"id": id, "forId": answer, "value": value, "comment": comment})
         return id
 
     async def remove_thumb(self, user: str, id: str) -> None:
         if answer := await self.page.write(self.page.thumbs.remove, user, id):
-            self._note_thumb(answer, None)
+            self._show_thumb(answer, None)
 
-    def _note_thumb(self, answer: str, thumb: dict | None) -> None:
+    def _show_thumb(self, answer: str, thumb: dict | None) -> None:
         for conversation in self.open.values():
             for message in conversation.messages.values():
                 if message.run == answer:
                     message.thumb = thumb
 
     async def close(self) -> None:
-        """End what runs, as something that broke off, and wait until it is stored."""
+        """Stop what runs, marked as interrupted, and wait until it is stored."""
         tasks = [task for conversation in self.open.values() for task in conversation.tasks]
         for conversation in self.open.values():
             conversation.closing = True
@@ -93,10 +93,10 @@ class Conversations:
         if tasks:
             await asyncio.wait(tasks, timeout=5)
 
-    async def _complete(self, conversation: Conversation) -> None:
-        """The page was killed while it answered: what came is kept as an answer that broke off, and can be asked for
-        again, as can a question that got none. A comparison that an older page left unfinished is as its answers are.
-        """
+    async def _repair(self, conversation: Conversation) -> None:
+        """After the page was killed while it answered: the partial answer is kept, marked as interrupted, and can be
+        requested again, as can an unanswered question. A comparison that an older page left unfinished gets the state
+        of its answers."""
         text, changed = conversation.text, []
 
         def add_problem(kind: str, after: Message) -> None:
@@ -113,8 +113,8 @@ class Conversations:
                 add_problem("broken", message)
             for id, (name, props) in message.elements.items():
                 if name == "Arena" and props.get("state") == "writing" and not message.streaming:
-                    found = await self.page.read(self.page.store.comparison, id)
-                    props = comparison_props(found, text) if found else props | {"state": "stopped"}
+                    stored = await self.page.read(self.page.store.comparison, id)
+                    props = comparison_props(stored, text) if stored else props | {"state": "stopped"}
                     message.elements[id] = (name, props)
                     changed.append(message)
         last = conversation.messages.get(conversation.thread.leaf or "")

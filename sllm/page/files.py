@@ -1,4 +1,4 @@
-"""Dropped files, as text. What cannot be read is refused while it is uploaded, before it is part of a message."""
+"""Dropped files, as text. A file that cannot be read is refused during the upload, before it is part of a message."""
 
 import uuid
 from pathlib import PurePath
@@ -10,19 +10,19 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from sllm.page.translations import words
+from sllm.page.translations import texts_for
 
 SUFFIXES = (".txt", ".md", ".csv", ".html", ".htm")
-MOST_WAITING = 20  # files of one tab that were dropped and not sent yet
+MAX_UNSENT = 20  # files of one tab that were dropped and not sent yet
 CurrentUser = Annotated[object, Depends(get_current_user)]
 
 
 class Unreadable(Exception):
-    """`word` names the sentence to say, `how` what it wants to know."""
+    """`kind` is the key of the message in the translations, `values` are those that it requires."""
 
-    def __init__(self, word: str, **how):
-        super().__init__(word)
-        self.word, self.how = word, how
+    def __init__(self, kind: str, **values):
+        super().__init__(kind)
+        self.kind, self.values = kind, values
 
 
 def read(data: bytes, name: str, limit: int) -> str:
@@ -51,31 +51,31 @@ def read(data: bytes, name: str, limit: int) -> str:
 
 
 def install_upload(app: FastAPI, limit: int) -> None:
-    """The route that Chainlit's page uploads to, in place of Chainlit's own, which takes any file. `limit`: bytes."""
+    """Replaces Chainlit's upload route, which accepts any file. `limit`: bytes."""
 
     async def upload(request: Request, session_id: str, user: CurrentUser) -> JSONResponse:
         session = WebsocketSession.get_by_id(session_id)
         if session is None or user is None or session.user is None or session.user.identifier != user.identifier:
-            raise HTTPException(401, "not your session")
+            raise HTTPException(401, "this session belongs to another user")
         try:
             async with request.form(max_files=1, max_fields=1) as form:
                 file = form.get("file")
                 if not hasattr(file, "read"):
                     raise HTTPException(400, "no file")
                 data, name = await file.read(), file.filename or ""
-        except ClientDisconnect:  # or more than a request may have
+        except ClientDisconnect:  # or a request that is too long
             raise HTTPException(413, "too large") from None
         try:
             text = read(data, name, limit)
         except Unreadable as error:
-            said = words(request.headers.get("accept-language"))
-            raise HTTPException(400, said[error.word].format(**error.how | {"name": ""}).removeprefix(": ")) from None
+            text = texts_for(request.headers.get("accept-language"))[error.kind]
+            raise HTTPException(400, text.format(**error.values | {"name": ""}).removeprefix(": ")) from None
         id = str(uuid.uuid4())
         session.files[id] = {"id": id, "name": name, "size": len(data), "text": text}
-        for oldest in list(session.files)[:-MOST_WAITING]:
+        for oldest in list(session.files)[:-MAX_UNSENT]:
             del session.files[oldest]
         return JSONResponse({"id": id})
 
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/project/file"]
     app.add_api_route("/project/file", upload, methods=["POST"])
-    app.router.routes.insert(0, app.router.routes.pop())  # before Chainlit's page, which takes every path
+    app.router.routes.insert(0, app.router.routes.pop())  # before Chainlit's route for every path

@@ -1,7 +1,7 @@
-"""Tasks: the form that asks for a task's fields, and the task as it was asked."""
+"""Tasks: the form for a task's fields, and the task once it is sent."""
 
 from sllm import tasks
-from sllm.page.answers import answer, find_model, respond, say_problem
+from sllm.page.answers import answer, find_model, report_problem, respond
 from sllm.page.api_client import ARENA, Problem, storable
 from sllm.page.arena import compare
 from sllm.page.chat_session import Asker, Page
@@ -13,12 +13,12 @@ from sllm.page.view import AUTHOR
 async def open_form(
     page: Page, conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None
 ) -> None:  # fmt: skip
-    """Append a form. `task`: that it begins with; `values`: of its fields."""
+    """Append a form. `task`: selected at first; `values`: of its fields."""
     after = conversation.thread.leaf
     try:
         table = await page.server.tasks()
     except Problem as problem:
-        return await say_problem(conversation, problem, conversation.messages[after], text)
+        return await report_problem(conversation, problem, conversation.messages[after], text)
     if not table:
         return await conversation.add(Message("note", text["task_none"], after, author=AUTHOR))
     entries = [
@@ -47,15 +47,15 @@ async def open_form(
 
 
 async def send_form(page: Page, conversation: Conversation, asker: Asker, form_id: str, task: str, fields: dict) -> str:
-    """What a form asks for, as the user's own message; it runs once, however often the button was pressed. The
-    browser's word is taken for neither the task nor its fields: they become a path and a body.
+    """The task of a form as a message of the user; it runs once, however often the button was pressed. The browser
+    chooses a path and a body: the task has to exist, and only its own fields are sent.
 
     Returns:
-        sent; again, of a form that was sent already; busy, while an answer is being written; refused.
+        "sent"; "again": the form was sent already; "busy": an answer is being written; "refused".
     """
     text = asker.text
     forms = [m for m in conversation.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
-    form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms do not say which
+    form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms have no id
     if form is None:
         return "refused"
     element_id, element = next((id, e) for id, e in form.elements.items() if e[0] == "TaskForm")
@@ -70,7 +70,7 @@ async def send_form(page: Page, conversation: Conversation, asker: Asker, form_i
             raise Problem("refused", f"task {task[:40]}")
     except Problem as problem:
         form.elements[element_id] = element
-        await say_problem(conversation, problem, conversation.messages[conversation.thread.leaf], text)
+        await report_problem(conversation, problem, conversation.messages[conversation.thread.leaf], text)
         return "refused"
     entry = table[task]
     fields = {
@@ -81,16 +81,16 @@ async def send_form(page: Page, conversation: Conversation, asker: Asker, form_i
         await conversation.toast(text["message_too_long"].format(limit=page.max_file_mb))
         return "refused"
     name = entry[text["task_name"]]
-    asked = Message("task", f"{name} ({task})", conversation.thread.leaf, author=asker.user,
+    question = Message("task", f"{name} ({task})", conversation.thread.leaf, author=asker.user,
                     metadata={"task": task, "fields": fields})  # fmt: skip
     if not any(message.role in ("question", "task", "answer") for message in conversation.path()):
-        # The history lists what was asked, not the name of a button.
+        # The list of conversations names the task, not the button.
         conversation.thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
     await conversation.update(form)
-    await conversation.add(asked)
+    await conversation.add(question)
     title = {"interaction": conversation.thread.name, "thread_id": conversation.thread.id}
-    await conversation.emit("first_interaction", title)  # the list of conversations looks again
-    conversation.run(run_task(page, conversation, asker, asked), text=text)
+    await conversation.emit("first_interaction", title)  # reloads the list of conversations
+    conversation.run(run_task(page, conversation, asker, question), text=text)
     return "sent"
 
 
@@ -100,47 +100,45 @@ def _field(value) -> str | list[str] | None:
     return storable(value) if isinstance(value, str) else None
 
 
-async def run_task(page: Page, conversation: Conversation, asker: Asker, asked: Message) -> None:
-    """Ask one of the server's tasks."""
-    task, fields = asked.metadata["task"], asked.metadata["fields"]
+async def run_task(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
+    """Answer one of the server's tasks."""
+    task, fields = question.metadata["task"], question.metadata["fields"]
     try:
         model = await find_model(page, None if asker.profile == ARENA else asker.profile)
     except Problem as problem:
-        return await say_problem(conversation, problem, asked, asker.text)
+        return await report_problem(conversation, problem, question, asker.text)
     try:
         messages = tasks.build_messages(task, fields)
     except ValueError:
-        messages = None  # the server will say what is wrong
+        messages = None  # the server will report what is wrong
     if asker.profile == ARENA and messages:
-        return await compare(page, conversation, asker, asked, messages)
+        return await compare(page, conversation, asker, question, messages)
     body = asker.sampling() | {"model": model.id} | fields
-    await answer(page, conversation, asker, asked, f"tasks/{task}", body, model, messages)
+    await answer(page, conversation, asker, question, f"tasks/{task}", body, model, messages)
 
 
 async def answer_again(
-    page: Page, conversation: Conversation, asker: Asker, asked: Message, *, problem: Message | None = None
+    page: Page, conversation: Conversation, asker: Asker, question: Message, *, problem: Message | None = None
 ) -> None:
-    """Another answer to a question or a task, as a branch beside those that it has. Where none comes, what was shown
+    """Another answer to a question or a task, as a branch beside those that it has. If none arrives, what was shown
     before is shown again.
 
     Args:
-        problem: what is being retried, and makes room.
+        problem: what is being retried; it is removed.
     """
     before = conversation.thread.leaf
     if problem and before == problem.id:
         before = problem.parent
         await conversation.drop(problem)
-    answered = any(
-        message.parent == asked.id and message.role == "answer" for message in conversation.messages.values()
-    )
-    if conversation.thread.leaf != asked.id:
-        conversation.thread.leaf = asked.id
+    answered = any(m.parent == question.id and m.role == "answer" for m in conversation.messages.values())
+    if conversation.thread.leaf != question.id:
+        conversation.thread.leaf = question.id
         await conversation.show()
     try:
-        await (run_task if asked.role == "task" else respond)(page, conversation, asker, asked)
+        await (run_task if question.role == "task" else respond)(page, conversation, asker, question)
     finally:
         last = conversation.messages.get(conversation.thread.leaf or "")
-        if answered and last and not conversation.deleted and (last is asked or last.parent == asked.id):
+        if answered and last and not conversation.deleted and (last is question or last.parent == question.id):
             if last.role == "problem":
                 await conversation.toast(last.content.replace("**", "").removeprefix("⚠️ "))
                 await conversation.drop(last)

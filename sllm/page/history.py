@@ -1,8 +1,8 @@
-"""What Chainlit's routes ask of its data layer: users, the list of conversations, renaming, deleting, thumbs.
+"""The data layer of Chainlit's routes: users, the list of conversations, renaming, deleting, thumbs.
 
-Chainlit's own SQLAlchemy layer is not used: it logs SQL errors and goes on as if nothing had happened, writes ids that
-browsers choose into its SQL, makes conversations again that were deleted, and keeps no order between two writes.
-Messages are not written through this interface at all, but by `conversation.Conversation`.
+Chainlit's own SQLAlchemy layer is not used: it logs SQL errors and continues, writes ids that browsers choose into its
+SQL, creates deleted conversations again, and does not keep writes in order. Messages are not written through this
+interface, but by `conversation.Conversation`.
 """
 
 import uuid
@@ -16,11 +16,11 @@ from sllm.page import view
 from sllm.page.chat_session import Page
 from sllm.page.conversations import Conversations
 
-_asking: ContextVar[str] = ContextVar("asking", default="")  # the user of the request at hand
+_current_user: ContextVar[str] = ContextVar("current_user", default="")  # of this request
 
 
 def is_thread_id(text: str) -> bool:
-    """Browsers say which conversation they want."""
+    """Browsers choose the id; only a UUID is accepted."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
@@ -31,11 +31,11 @@ class History(BaseDataLayer):
     def __init__(self, page: Page, conversations: Conversations):
         self.page, self.conversations = page, conversations
 
-    # ── people ──
+    # ── users ──
 
     async def get_user(self, identifier: str) -> PersistedUser | None:
-        # Chainlit asks for the user of every request before it handles it, and does not say later who that was.
-        _asking.set(identifier)
+        # Chainlit looks up the user of every request before it handles it, and does not pass the user on.
+        _current_user.set(identifier)
         row = await self.page.read(self.page.accounts.user, identifier)
         return row and PersistedUser(**row)
 
@@ -50,11 +50,11 @@ class History(BaseDataLayer):
     async def get_thread(self, thread_id: str):
         if not is_thread_id(thread_id):
             return None
-        found = await self.conversations.get(thread_id)
-        return found and view.thread(found)
+        conversation = await self.conversations.get(thread_id)
+        return conversation and view.thread(conversation)
 
     async def update_thread(self, thread_id: str, name: str | None = None, **_) -> None:
-        """Renaming; all else that Chainlit would write here is the conversation's own business."""
+        """Renaming; `Conversation` writes everything else."""
         if name is not None:
             await self.conversations.rename(thread_id, name)
 
@@ -63,7 +63,7 @@ class History(BaseDataLayer):
 
     async def list_threads(self, pagination, filters) -> PaginatedResponse:
         start = int(pagination.cursor) if (pagination.cursor or "").isdigit() else 0
-        user = _asking.get()  # here: the thread that reads has a context of its own
+        user = _current_user.get()  # here: the reading thread has another context
         rows, more = await self.page.read(
             lambda: self.page.threads.list(user, filters.search or "", first=pagination.first, start=start)
         )
@@ -79,13 +79,13 @@ class History(BaseDataLayer):
     # ── thumbs ──
 
     async def upsert_feedback(self, feedback) -> str:
-        return await self.conversations.set_thumb(_asking.get(), feedback.forId, feedback.value, feedback.comment)
+        return await self.conversations.set_thumb(_current_user.get(), feedback.forId, feedback.value, feedback.comment)
 
     async def delete_feedback(self, feedback_id: str) -> bool:
-        await self.conversations.remove_thumb(_asking.get(), feedback_id)
+        await self.conversations.remove_thumb(_current_user.get(), feedback_id)
         return True
 
-    # ── what Chainlit would write of messages: `Conversation` does ──
+    # ── messages: `Conversation` writes them ──
 
     async def create_element(self, element) -> None: ...
 

@@ -1,5 +1,5 @@
-"""The page's site, its secret, and its life from the first request to the last. Chainlit is set up through files and
-environment variables that it reads when it is imported."""
+"""The page's site, its secret, and its lifespan. Chainlit is configured through files and environment variables, which
+it reads when it is imported."""
 
 import asyncio
 import gc
@@ -10,17 +10,18 @@ import secrets
 import shutil
 import tempfile
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 
-from sllm.page.translations import TRANSLATIONS
+from sllm.page.translations import CHAINLIT_TEXTS
 
 SITE = Path(__file__).resolve().parent / "site"
 
 
-def serve(args: Namespace, sock: socket, started) -> None:
-    """Serve the page until it is told to stop.
+def serve(args: Namespace, sock: socket, started: Callable[[str], None]) -> None:
+    """Serve the page until it is stopped.
 
     Args:
         args: of chainlit_app.py. sock: bound. started: called with the database's URL, without its password, before
@@ -30,110 +31,90 @@ def serve(args: Namespace, sock: socket, started) -> None:
         prepare_site(Path(root))
         set_environment(args, root)
 
-        import uvicorn
-
         from sllm.chatstore import ChatStore
 
-        store = ChatStore(args.database_url)
+        store = ChatStore(args.database_url)  # may fail, and is quicker to import than the rest
 
-        from chainlit import server as chainlit
         from chainlit.config import config
 
-        from sllm.page import app, files, security
+        from sllm.page import app
         from sllm.page.api_client import ApiClient
         from sllm.page.chat_session import Page
         from sllm.page.conversations import Conversations
-        from sllm.page.history import is_thread_id
-        from sllm.page.logins import Logins
 
         config.run.host, config.run.port, config.run.headless = args.host, sock.getsockname()[1], True
         server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
         page = Page(server, store, args.system_prompt, args.max_file_mb)
         conversations = Conversations(page)
-        logins = Logins(args.users_file, page) if args.auth == "password" else None
-        app.install(page, conversations, logins)
-        security.close_routes(chainlit.app)
-        files.install_upload(chainlit.app, page.max_file_bytes)
-        # A message may be as long as a file; what is longer is refused with a reason, not by cutting the connection.
-        longest = security.longest_body(page.max_file_bytes)
-        chainlit.sio.eio.max_http_buffer_size = longest
-
-        async def owns(user: str, thread: str) -> bool:
-            return is_thread_id(thread) and await page.read(page.threads.owner, thread) == user
+        users_file = args.users_file if args.auth == "password" else None
+        guarded = app.create(page, conversations, host=args.host, users_file=users_file)
 
         async def shut_down() -> None:
             await conversations.close()
             await page.write(store.close)
 
-        template, help_text = chainlit.get_html_template, chainlit.get_markdown_str
-        body = f'<body data-auth="{args.auth}">'
-        chainlit.get_html_template = lambda root_path: security.strip_external_links(template(root_path)).replace(
-            "<body>", body
-        )
-        # The browser asks again once it has chosen a model: by then the server has said which there are.
-        chainlit.get_markdown_str = lambda root, language: _name_models(help_text(root, language), server)
-        names = (*security.LOCAL_HOSTS, args.host.lower()) if args.auth == "none" else None
-        guarded = security.Security(chainlit.app, template(""), names, logins, owns, page.max_file_bytes)
         started(store.url.render_as_string())
-        gc.collect()
-        gc.freeze()  # what is loaded stays; looking through it again would hold every chat up for 150 ms
-        # asyncio accepts up to `backlog` connections before it looks at anything else
-        settings = uvicorn.Config(
-            _at_the_end(guarded, shut_down), log_level="error", timeout_graceful_shutdown=2, backlog=32,
-            ws_max_size=longest,
-        )  # fmt: skip
-        # uvicorn's own `run` would switch asyncio's debug mode off, which tells what blocks the page.
-        asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
+        _run(_at_shutdown(guarded, shut_down), sock, guarded.longest_body)
 
 
-def _name_models(text: str, server) -> str:
-    names = ", ".join(f"`{model.id}`" for model in server.last_models)
-    return text.replace("{models}", f": {names}" if names else "")
+def _run(app, sock: socket, longest_body: int) -> None:
+    import uvicorn
+
+    gc.collect()
+    gc.freeze()  # the loaded modules stay: scanning them again would pause every chat for 150 ms
+    # asyncio accepts up to `backlog` connections before it does anything else
+    settings = uvicorn.Config(
+        app, log_level="error", timeout_graceful_shutdown=2, backlog=32, ws_max_size=longest_body
+    )  # fmt: skip
+    # uvicorn's own `run` would switch off asyncio's debug mode, which reports what blocks the page.
+    asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
 
 
-def _at_the_end(app, shut_down):
-    """The app, with `shut_down` called once uvicorn has closed every connection; Chainlit then ends the process."""
+def _at_shutdown(app, shut_down: Callable[[], Awaitable[None]]):
+    """The app, with `shut_down` called after uvicorn has closed every connection; Chainlit then ends the process."""
 
     async def wrapped(scope, receive, send) -> None:
-        async def told() -> dict:
+        async def watched() -> dict:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 await shut_down()
             return message
 
-        await app(scope, told if scope["type"] == "lifespan" else receive, send)
+        await app(scope, watched if scope["type"] == "lifespan" else receive, send)
 
     return wrapped
 
 
 def prepare_site(root: Path) -> None:
-    """Chainlit writes beside its settings: it gets a copy of them. Who reads neither Korean nor English reads Korean,
-    as our own words do."""
+    """A copy of the site: Chainlit writes next to its settings. Browsers in neither Korean nor English get Korean, as
+    with our own texts."""
     shutil.copytree(SITE, root, dirs_exist_ok=True)
     translations = Path(find_spec("chainlit").origin).parent / "translations"
     target = root / ".chainlit" / "translations"
     target.mkdir(parents=True)
     (root / "config.toml").rename(root / ".chainlit" / "config.toml")
-    korean = _translated(translations / "ko.json", TRANSLATIONS["ko"])
+    korean = _translated(translations / "ko.json", CHAINLIT_TEXTS["ko"])
     for file in translations.glob("*.json"):
-        text = _translated(file, TRANSLATIONS["en"]) if file.stem.startswith("en") else korean
+        text = _translated(file, CHAINLIT_TEXTS["en"]) if file.stem.startswith("en") else korean
         (target / file.name).write_text(text, encoding="utf-8")
     (target / "ko-KR.json").write_text(korean, encoding="utf-8")
+    for suffix in ("", "_ko", "_ko-KR", "_en", "_en-US"):
+        shutil.copy(SITE / f"help_{'en' if 'en' in suffix else 'ko'}.md", root / f"chainlit{suffix}.md")
 
 
 def _translated(file: Path, changes: dict[str, str]) -> str:
-    words = json.loads(file.read_text(encoding="utf-8"))
+    texts = json.loads(file.read_text(encoding="utf-8"))
     for path, text in changes.items():
         *parents, name = path.split(".")
-        at = words
+        node = texts
         for parent in parents:
-            at = at[parent]
-        at[name] = text
-    return json.dumps(words, ensure_ascii=False)
+            node = node[parent]
+        node[name] = text
+    return json.dumps(texts, ensure_ascii=False)
 
 
 def set_environment(args: Namespace, root: str) -> None:
-    """The secret signs logins; it lasts as long as the database's folder."""
+    """The secret signs logins; it is kept in the database's folder."""
     os.environ["CHAINLIT_APP_ROOT"] = root
     if "CHAINLIT_AUTH_SECRET" not in os.environ:
         folder = Path("outputs/chat")
@@ -146,5 +127,5 @@ def set_environment(args: Namespace, root: str) -> None:
             new.touch(mode=0o600)
             new.write_text(secrets.token_hex(32))
             new.replace(file)
-        # Who came in while there were no passwords has to log in.
+        # Those who entered while no password was required have to log in.
         os.environ["CHAINLIT_AUTH_SECRET"] = hashlib.sha256(file.read_bytes() + args.auth.encode()).hexdigest()

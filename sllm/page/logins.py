@@ -1,4 +1,4 @@
-"""Who may log in, and who is: passwords in a file, logins in the database."""
+"""Logins: passwords are in a file, logins in the database."""
 
 import asyncio
 import hashlib
@@ -25,36 +25,36 @@ from sllm.page.chat_session import Page
 
 WRONG_SECONDS = 1.0  # delay after a wrong password
 WINDOW_SECONDS = 60.0
-# Attempts in that window; a successful login gives its own back. The limit for one name from one address is low and the
+# Attempts in that window; a successful login does not count. The limit for one name from one address is low and the
 # limit for the name from all addresses is high: an attacker at another address does not lock the user out.
 PER_NAME_AND_ADDRESS, PER_ADDRESS, PER_NAME = 10, 30, 100
-LONGEST_NAME = 200  # as many characters as the database takes
+MAX_NAME_LENGTH = 200  # characters, as in the database
 client_address: ContextVar[str] = ContextVar("client_address", default="")
 log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """Counts in a sliding window, of the callers of the last minute only."""
+    """Counts by key in a sliding window."""
 
-    def __init__(self, most: int, seconds: float = WINDOW_SECONDS):
-        self.most, self.seconds = most, seconds
+    def __init__(self, limit: int, seconds: float = WINDOW_SECONDS):
+        self.limit, self.seconds = limit, seconds
         self._times: dict[str, deque[float]] = defaultdict(deque)
 
-    def take(self, who: str) -> bool:
+    def take(self, key: str) -> bool:
         """False: there were too many."""
         now = time.monotonic()
         if len(self._times) > 10_000:
-            self._times = defaultdict(deque, {w: t for w, t in self._times.items() if t and t[-1] > now - self.seconds})
-        times = self._times[who]
+            self._times = defaultdict(deque, {k: t for k, t in self._times.items() if t and t[-1] > now - self.seconds})
+        times = self._times[key]
         while times and times[0] < now - self.seconds:
             times.popleft()
-        if len(times) >= self.most:
+        if len(times) >= self.limit:
             return False
         times.append(now)
         return True
 
-    def give_back(self, who: str) -> None:
-        if times := self._times.get(who):
+    def give_back(self, key: str) -> None:
+        if times := self._times.get(key):
             times.pop()
 
 
@@ -62,7 +62,7 @@ class Logins:
     """
     Args:
         path: of the file with names and hashes; it is read again when it changes.
-        page: logins are kept in its database, so that a restart ends none.
+        page: logins are stored in its database, so that a restart ends none.
     """
 
     def __init__(self, path: str, page: Page):
@@ -70,27 +70,27 @@ class Logins:
         self._users = users.UsersFile(path)
         self._active = {login.id: login for login in page.accounts.logins()}
         self._addresses, self._pairs, self._names = map(Attempts, (PER_ADDRESS, PER_NAME_AND_ADDRESS, PER_NAME))
-        # One thread of its own: argon2 is slow on purpose, and conversations are not to wait for it.
+        # A thread of its own: argon2 is slow on purpose, and conversations must not wait for it.
         self._pool = ThreadPoolExecutor(1, "password")
 
     async def check(self, name: str, password: str) -> str | None:
-        """The id of a new login, or None. Somebody unknown costs as much time as a wrong password.
+        """The id of a new login, or None. An unknown name takes as long as a wrong password.
 
         Raises:
             HTTPException: 429, before anything is hashed."""
-        if len(name) > LONGEST_NAME:
+        if len(name) > MAX_NAME_LENGTH:
             return None
         address = client_address.get()
         counts = ((self._addresses, address), (self._pairs, f"{address} {name}"), (self._names, name))
-        if not all(attempts.take(who) for attempts, who in counts):
+        if not all(attempts.take(key) for attempts, key in counts):
             raise HTTPException(429, "tooManyAttempts", headers={"Retry-After": str(int(WINDOW_SECONDS))})
         hashed = self._known().get(name)
         loop = asyncio.get_running_loop()
         if not await loop.run_in_executor(self._pool, users.verify, hashed, password):
             await asyncio.sleep(WRONG_SECONDS)
             return None
-        for attempts, who in counts:
-            attempts.give_back(who)
+        for attempts, key in counts:
+            attempts.give_back(key)
         expires = datetime.now(UTC) + timedelta(seconds=config.project.user_session_timeout)
         login = Login(secrets.token_urlsafe(24), name, _credential(hashed), expires)
         await self.page.write(self.page.accounts.add_login, login)
@@ -98,13 +98,13 @@ class Logins:
         return login.id
 
     def of(self, connection: HTTPConnection) -> Login | None:
-        """The login that a request was made with, unless it has ended: by logging out, another password, a name taken
-        off the file, or time."""
+        """The login of a request, unless it has ended: by logging out, a new password, a removed name, or time."""
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        return self._of(get_token_from_cookies(connection.cookies) or (token if scheme.lower() == "bearer" else None))
+        bearer = token if scheme.lower() == "bearer" else None
+        return self._of(get_token_from_cookies(connection.cookies) or bearer)
 
     def allows(self, token: str | None) -> bool:
-        """Whether the login of a tab that is open already still counts."""
+        """Whether the login of an open tab is still valid."""
         return self._of(token) is not None
 
     def _of(self, token: str | None) -> Login | None:
@@ -115,7 +115,7 @@ class Logins:
         return login if hashed and _credential(hashed) == login.credential else None
 
     async def end(self, login: Login) -> None:
-        """The login, and the tabs that are open with it."""
+        """Ends the login and disconnects its tabs."""
         self._active.pop(login.id, None)
         await self.page.write(self.page.accounts.end_login, login.id)
         for session in list(ws_sessions_id.values()):
@@ -125,8 +125,8 @@ class Logins:
     def _known(self) -> dict[str, str]:
         try:
             return self._users.read()
-        except InputError as error:  # said once for each change of the file
-            log.error("%s; who could log in before still can", "; ".join(error.problems))
+        except InputError as error:  # logged once for each change of the file
+            log.error("%s; the users read before can still log in", "; ".join(error.problems))
             return self._users.last
 
 
@@ -137,5 +137,5 @@ def _credential(hashed: str) -> str:
 def _login_id(token: str) -> str | None:
     try:
         return decode_jwt(token).metadata.get("login")
-    except Exception:  # of PyJWT, and of what is signed but is not a user
+    except Exception:  # of PyJWT, or of a token that is signed but is not a user
         return None

@@ -1,25 +1,33 @@
-r"""Answers as Chainlit's page can show them: HTML tables as Markdown, `\(…\)` and `\[…\]` as formulas, and a dollar
-sign as a dollar sign where it does not begin a formula."""
+r"""Answers in the Markdown of Chainlit's page: HTML tables as Markdown, `\(…\)` and `\[…\]` as formulas, and a dollar
+sign escaped where it does not start a formula."""
 
 import re
 
-from sllm.page.tables import Tables
+from sllm.page.html_tables import Tables
 
 _SPECIAL = re.compile(r"```|~~~|`+|\\\[|\\\(|\\.|\$\$|\$", re.DOTALL)
 _INLINE = re.compile(r"\$(?![\s$])(?!\d[^$\n]*[가-힣])[^$\n]*(?<![\s\\])\$(?!\d)")  # pandoc's rule, and no prices
 FENCES = ("```", "~~~")
-LONGEST = 4_000  # characters of one paragraph that are looked at again when more comes
+MAX_OPEN = 4_000  # characters of one paragraph that are converted again when more text arrives
 
 
 class Markdown:
-    """A text as it comes, and what the page shows of it in `shown`."""
+    """Converts a stream of text; `rendered` is what the page shows of it so far."""
 
     def __init__(self) -> None:
-        self.shown = ""
+        self.rendered = ""
         self._tables = Tables()
         self._settled = ""
         self._open = ""  # what later text may still change
         self._fence = ""  # of a long code block that has not ended
+
+    @classmethod
+    def of(cls, text: str) -> "Markdown":
+        """Of a complete text."""
+        markdown = cls()
+        markdown.feed(text)
+        markdown.close()
+        return markdown
 
     def feed(self, text: str) -> None:
         self._add(self._tables.feed(text))
@@ -33,17 +41,17 @@ class Markdown:
             self._add_code()
         if not self._fence:
             self._settle()
-        self.shown = self._settled + (self._open if self._fence else with_formulas(self._open))
+        self.rendered = self._settled + (self._open if self._fence else with_formulas(self._open))
 
     def _settle(self) -> None:
-        """Put away what later text cannot change any more."""
+        """Convert for good what later text cannot change."""
         end = self._open.rfind("\n\n") + 2
         while end > 1 and not _is_whole(self._open[:end]):
             end = self._open.rfind("\n\n", 0, end - 2) + 2
         if end > 1:
             self._settled += with_formulas(self._open[:end])
             self._open = self._open[end:]
-        if len(self._open) <= LONGEST:
+        if len(self._open) <= MAX_OPEN:
             return
         self._fence = next((fence for fence in FENCES if self._open.count(fence) % 2), "")
         start = self._open.rfind(self._fence) + len(self._fence) if self._fence else len(self._open)
@@ -53,7 +61,7 @@ class Markdown:
             self._add_code()
 
     def _add_code(self) -> None:
-        """A code block that is longer than what is looked at again goes through as it is, up to its end."""
+        """A long code block passes unchanged, up to its end."""
         end = self._open.find(self._fence)
         stop = end + len(self._fence) if end >= 0 else max(len(self._open) - len(self._fence) + 1, 0)
         self._settled += self._open[:stop]
@@ -62,16 +70,13 @@ class Markdown:
             self._fence = ""
 
 
-def show(text: str) -> str:
-    """A whole text."""
-    markdown = Markdown()
-    markdown.feed(text)
-    markdown.close()
-    return markdown.shown
+def render(text: str) -> str:
+    """A complete text."""
+    return Markdown.of(text).rendered
 
 
 def _is_whole(text: str) -> bool:
-    """No code block or formula goes on after it."""
+    """No code block or formula continues after it."""
     return not (
         any(text.count(fence) % 2 for fence in FENCES) or text.count("$$") % 2 or text.count("\\[") > text.count("\\]")
     )
@@ -82,19 +87,19 @@ def with_formulas(text: str) -> str:
     if "$" not in text and "\\" not in text:
         return text
     parts: list[str] = []
-    absent: set[str] = set()  # closing marks that do not come any more: nothing is searched twice
+    absent: set[str] = set()  # closing marks that are not in the rest: nothing is searched twice
     at = 0
 
     def closing(mark: str, start: int) -> int:
-        found = -1 if mark in absent else text.find(mark, start)
-        if found < 0:
+        end = -1 if mark in absent else text.find(mark, start)
+        if end < 0:
             absent.add(mark)
-        return found
+        return end
 
-    while found := _SPECIAL.search(text, at):
-        mark, start = found.group(), found.start()
+    while match := _SPECIAL.search(text, at):
+        mark, start = match.group(), match.start()
         parts.append(text[at:start])
-        at = found.end()
+        at = match.end()
         if mark.startswith(("`", "~")):
             end = closing(mark, at)
             stop = end + len(mark) if end >= 0 else (len(text) if mark in FENCES else at)

@@ -1,4 +1,5 @@
-"""What stands between the web and the page: which requests are taken, whose logins count, and what a page may load."""
+"""Middleware between the web and the page: which requests are accepted, which logins are valid, and what a page may
+load."""
 
 import base64
 import hashlib
@@ -6,12 +7,12 @@ import re
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import HTTPConnection
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from sllm.page.logins import Logins, client_address
-from sllm.page.translations import words
+from sllm.page.translations import texts_for
 
-_ELSEWHERE = re.compile(r"<link[^>]*https://[^>]*>")
+_EXTERNAL = re.compile(r"<link[^>]*https://[^>]*>")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 # Chainlit's routes that the page does not use. They would let a user overwrite other users' elements, share
 # conversations or run commands (MCP), and describe the API to anyone.
@@ -24,38 +25,38 @@ CLOSED_ROUTES = (
 
 
 def close_routes(app) -> None:
-    """Take the routes that the page does not use out of Chainlit's app."""
+    """Remove the routes that the page does not use from Chainlit's app."""
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in CLOSED_ROUTES]
 
 
 def longest_body(max_file_bytes: int) -> int:
-    """Bytes of a request or a message: as JSON a text may be longer than it is."""
+    """Bytes of a request or a message: escaped as JSON, a text gets longer."""
     return 4 * max_file_bytes + 2**20
 
 
 def strip_external_links(html: str) -> str:
-    """Chainlit's page without the fonts and style sheets that it asks other hosts for."""
-    return _ELSEWHERE.sub("", html)
+    """Chainlit's page without the fonts and style sheets that it loads from other hosts."""
+    return _EXTERNAL.sub("", html)
 
 
 class Security:
-    """ASGI middleware. A request from another site is refused, and so is one that calls this machine by a name which
-    somebody else chose (DNS rebinding); a login that has ended counts for nothing; a conversation that is not there is
-    a 404; pages run only the scripts that they came with, and load nothing from elsewhere.
+    """ASGI middleware. Refuses requests from other sites and to unknown host names (DNS rebinding), ignores logins that
+    have ended, answers 404 for a missing conversation, and lets pages run only their own scripts and load only their
+    own files.
 
     Args:
         html: Chainlit's page, whose inline scripts are allowed by their hashes.
-        names: hosts that this page answers to; None: any, as behind a proxy.
-        logins: None where nobody has to log in.
-        owns: whether somebody, named by their login, has a conversation of this id.
-        max_file_bytes: a request may be a few times as long; of a longer one nothing is kept.
+        hosts: that this page answers to; None: any, as behind a proxy.
+        logins: None if no login is required.
+        owns: whether a user has a conversation with this id.
+        max_file_bytes: a request may be a few times as long; a longer one is dropped.
     """
 
     def __init__(
-        self, app, html: str, names: tuple[str, ...] | None, logins: Logins | None,
+        self, app, html: str, hosts: tuple[str, ...] | None, logins: Logins | None,
         owns: Callable[[str, str], Awaitable[bool]], max_file_bytes: int,
     ):  # fmt: skip
-        self.app, self.names, self.logins, self.owns = app, names, logins, owns
+        self.app, self.hosts, self.logins, self.owns = app, hosts, logins, owns
         self.max_file_bytes, self.longest_body = max_file_bytes, longest_body(max_file_bytes)
         scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
         hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
@@ -74,66 +75,81 @@ class Security:
     async def __call__(self, scope, receive, send):
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        connection = HTTPConnection(scope)
-        host = connection.headers.get("host", "").lower()
-        origin = connection.headers.get("origin", "").lower()
-        secure = scope["scheme"] in ("https", "wss")
-        foreign = origin and origin.partition("://")[2] != host
-        unknown = self.names is not None and re.sub(r":\d+$", "", host) not in self.names
-        if foreign or unknown or not re.fullmatch(r"[a-z0-9.:\-\[\]_]+", host):
-            if scope["type"] == "websocket":
+        connection, is_http = HTTPConnection(scope), scope["type"] == "http"
+        if not self._is_own_site(connection):
+            if not is_http:
                 return await send({"type": "websocket.close", "code": 1008})
-            refusal = PlainTextResponse("this page does not answer to another site or name", 403)
+            refusal = PlainTextResponse("requests from another site or to another host name are refused", 403)
             return await refusal(scope, receive, send)
         client_address.set(scope["client"][0] if scope.get("client") else "")
         login = self.logins and self.logins.of(connection)
         if self.logins and not login:
-            kept = [(name, value) for name, value in scope["headers"] if name not in (b"cookie", b"authorization")]
-            scope = {**scope, "headers": kept}
-        headers = self._headers(host, secure)
-
-        async def reply(message):
-            if message["type"] == "http.response.start":
-                own = [
-                    (name, value + b"; Secure" if secure and name == b"set-cookie" else value)
-                    for name, value in message.get("headers", [])
-                ]
-                message["headers"] = [*own, *headers]
-            await send(message)
-
-        user = login.user if login else None if self.logins else "local"
-        thread = re.fullmatch(r"/thread/([^/]*)/?", scope["path"])
-        if scope["type"] == "http" and thread and user and not await self.owns(user, thread[1]):
-            text = words(connection.headers.get("accept-language"))
-            page = _NOT_FOUND.format(title=text["conversation_missing"], home=text["home"])
-            return await HTMLResponse(page, 404)(scope, receive, reply)
-        text = words(connection.headers.get("accept-language"))
-        size = connection.headers.get("content-length", "")
-        if scope["type"] == "http" and size.isdigit() and int(size) > self.longest_body:
-            while (await receive()).get("more_body"):  # read away, so that the browser hears why
-                pass
-            limit = self.max_file_bytes / 2**20
-            detail = text["file_too_large"].format(name="", size=int(size) / 2**20, limit=limit).removeprefix(": ")
-            return await JSONResponse({"detail": detail}, 413)(scope, receive, reply)
-        taken = 0
-
-        async def bounded():
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body") or b"")
-            return message if taken <= self.longest_body else {"type": "http.disconnect"}
-
-        await self.app(scope, bounded if scope["type"] == "http" else receive, reply)
-        if login and scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == "/logout":
+            headers = [(name, value) for name, value in scope["headers"] if name not in (b"cookie", b"authorization")]
+            scope = {**scope, "headers": headers}
+        reply = self._with_headers(connection, send)
+        if is_http:
+            user = login.user if login else None if self.logins else "local"
+            if refusal := await self._refusal(connection, user, receive):
+                return await refusal(scope, receive, reply)
+        await self.app(scope, self._bounded(receive) if is_http else receive, reply)
+        if login and is_http and scope["method"] == "POST" and scope["path"] == "/logout":
             await self.logins.end(login)
 
-    def _headers(self, host: str, secure: bool) -> list[tuple[bytes, bytes]]:
+    def _is_own_site(self, connection: HTTPConnection) -> bool:
+        host = connection.headers.get("host", "").lower()
+        origin = connection.headers.get("origin", "").lower()
+        if origin and origin.partition("://")[2] != host or not re.fullmatch(r"[a-z0-9.:\-\[\]_]+", host):
+            return False
+        return self.hosts is None or re.sub(r":\d+$", "", host) in self.hosts
+
+    async def _refusal(self, connection: HTTPConnection, user: str | None, receive) -> Response | None:
+        """404 for a conversation that does not exist, 413 for a request that is too long."""
+        text = texts_for(connection.headers.get("accept-language"))
+        thread = re.fullmatch(r"/thread/([^/]*)/?", connection.scope["path"])
+        if thread and user and not await self.owns(user, thread[1]):
+            return HTMLResponse(_NOT_FOUND.format(title=text["conversation_missing"], home=text["home"]), 404)
+        size = connection.headers.get("content-length", "")
+        if not size.isdigit() or int(size) <= self.longest_body:
+            return None
+        while (await receive()).get("more_body"):  # read and drop it, so that the browser receives the reason
+            pass
+        limit = self.max_file_bytes / 2**20
+        detail = text["file_too_large"].format(name="", size=int(size) / 2**20, limit=limit).removeprefix(": ")
+        return JSONResponse({"detail": detail}, 413)
+
+    def _bounded(self, receive):
+        """Disconnects a request that is longer than it announced."""
+        received = 0
+
+        async def bounded():
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body") or b"")
+            return message if received <= self.longest_body else {"type": "http.disconnect"}
+
+        return bounded
+
+    def _with_headers(self, connection: HTTPConnection, send):
+        """Adds the security headers to a response."""
+        secure = connection.scope["scheme"] in ("https", "wss")
+        host = connection.headers.get("host", "").lower()
         policy = self.policy | {"connect-src": f"'self' {'wss' if secure else 'ws'}://{host}"}
-        return [
+        added = [
             (b"content-security-policy", "; ".join(f"{name} {value}" for name, value in policy.items()).encode()),
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"no-referrer"),
         ]
+
+        async def reply(message):
+            if message["type"] == "http.response.start":
+                headers = [
+                    (name, value + b"; Secure" if secure and name == b"set-cookie" else value)
+                    for name, value in message.get("headers", [])
+                ]
+                message["headers"] = [*headers, *added]
+            await send(message)
+
+        return reply
 
 
 _NOT_FOUND = """<!doctype html>

@@ -1,23 +1,22 @@
-"""What happens in a tab. These handlers take the place of Chainlit 2.12's own (`chainlit.socket`), each for a reason:
+"""The socket events of a tab. These handlers replace those of Chainlit 2.12 (`chainlit.socket`), each for a reason:
 
 - `connection_successful`: theirs adds every message to its context again when a tab reconnects, and a reload during an
-  answer shows the question alone. Here a tab is shown the conversation as it is, with the answer that is being written.
-- `client_message`: theirs stores a message without waiting for it, so that an update can be overtaken by the insert.
-- `edit_message`: theirs removes everything after the first message of that id, whatever it is. Here an edited question
-  is a branch.
+  answer shows the question alone. Here a tab gets the conversation as it is, with the answer that is being written.
+- `client_message`: theirs stores a message without waiting for it, so that its update can overtake the insert.
+- `edit_message`: theirs removes everything after the first message with that id, whatever it is. Here an edited
+  question is a branch.
 - `stop`: theirs answers in English, and ends the newest task only.
-- `disconnect`: theirs makes a conversation again that was deleted.
+- `disconnect`: theirs creates a deleted conversation again.
 
 `WebsocketSession.get_config` is replaced as well.
 
-Buttons and forms come as HTTP requests to Chainlit's `/project/action`, and are registered in `app`.
+Buttons and forms come as HTTP requests to Chainlit's `/project/action`; `buttons` handles them.
 """
 
 import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from chainlit.config import config
 from chainlit.context import init_ws_context
@@ -27,7 +26,7 @@ from chainlit.user_session import user_sessions
 
 from sllm.page.answers import respond
 from sllm.page.api_client import Problem, storable
-from sllm.page.chat_session import Asker, Page, asker, offer_settings, toast, translations
+from sllm.page.chat_session import Asker, Page, current_asker, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form
@@ -40,16 +39,16 @@ TITLE_LENGTH = 80
 
 def install(page: Page, conversations: Conversations, logins: Logins | None) -> None:
     """Register the handlers."""
-    # Theirs starts a coroutine that it cannot wait for, to look for settings of a model that no model has.
+    # Chainlit's starts a coroutine that it cannot await, to look for settings of a model that no model has.
     WebsocketSession.get_config = lambda session: config
 
     async def session_of(sid: str) -> WebsocketSession | None:
-        """The session of a tab. A tab whose login has ended meanwhile is loaded again instead, and asks for one."""
+        """The session of a tab; None if its login has ended: then the tab is reloaded, and asks for a login."""
         session = WebsocketSession.require(sid)
         emitter = init_ws_context(session).emitter
         if logins and not logins.allows(session.token):
             await emitter.emit("reload", {})
-            await asyncio.sleep(1)  # it leaves by itself, where it still can
+            await asyncio.sleep(1)  # it usually disconnects by itself
             await sio.disconnect(sid)
             return None
         return session
@@ -68,13 +67,13 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
     @sio.on("client_message")
     async def message(sid: str, payload: dict) -> None:
         if session := await session_of(sid):
-            taken = False
+            accepted = False
             try:
-                taken = await _take_message(page, conversations, session, payload)
+                accepted = await _accept_message(page, conversations, session, payload)
             except ThreadMissing:
                 await toast(translations()["conversation_deleted"], "info")
-            # What was not taken goes back into the input.
-            await session.emit("window_message", {"sllm": "taken" if taken else "returned"})
+            # A refused message goes back into the input.
+            await session.emit("window_message", {"sllm": "taken" if accepted else "returned"})
 
     @sio.on("edit_message")
     async def edit(sid: str, payload: dict) -> None:
@@ -94,7 +93,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
 
 
 async def _show_tab(page: Page, conversations: Conversations, session: WebsocketSession) -> None:
-    """What a tab shows that has connected: its conversation, or a new one."""
+    """What a newly connected tab shows: its conversation, or a new one."""
     emitter = init_ws_context(session).emitter
     session.has_first_interaction = True  # else Chainlit would name conversations after buttons
     await emitter.task_end()
@@ -119,42 +118,43 @@ async def _show_tab(page: Page, conversations: Conversations, session: Websocket
 async def _end_session(session: WebsocketSession, sid: str) -> None:
     if not session.to_clear:
         await asyncio.sleep(config.project.session_timeout)
-    if WebsocketSession.get(sid) is session:  # else the tab came back, under another socket
+    if WebsocketSession.get(sid) is session:  # otherwise the tab came back, with another socket
         user_sessions.pop(session.id, None)
         await session.delete()
 
 
 @contextlib.asynccontextmanager
 async def opened(conversations: Conversations, session: WebsocketSession) -> AsyncIterator[Conversation | None]:
-    """The conversation that a tab has open, kept in memory meanwhile; None: it is new, was deleted, or is somebody
-    else's."""
+    """The conversation that a tab has open, kept in memory meanwhile; None: it is new, was deleted, or belongs to
+    another user."""
     init_ws_context(session)
-    found = await conversations.get(session.thread_id, translations()) if is_thread_id(session.thread_id) else None
-    if found is None or found.thread.owner != session.user.identifier:
+    id = session.thread_id
+    conversation = await conversations.get(id, translations()) if is_thread_id(id) else None
+    if conversation is None or conversation.thread.owner != session.user.identifier:
         yield None
         return
-    with found.hold():
-        yield found
+    with conversation.hold():
+        yield conversation
 
 
-async def _take_message(page: Page, conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
+async def _accept_message(page: Page, conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
     """Store a message and answer it. False: it was refused."""
-    sent = payload["message"]
+    sent, references = payload["message"], payload.get("fileReferences") or []
     if uuid.UUID(sent["id"]).version != 4:
-        raise ValueError("a message's id is a random UUID")
+        raise ValueError("the id of a message has to be a random UUID")
     async with opened(conversations, session) as conversation:
-        if conversation and sent["id"] in conversation.messages:  # a browser that lost the network sends once more
+        if conversation and sent["id"] in conversation.messages:  # after a network failure a browser sends again
             return True
         if await page.read(page.threads.has_message, sent["id"]):
             await toast(translations()["message_refused"])
             return False
         if conversation:
-            return await _add_message(page, conversation, session, sent, payload.get("fileReferences") or [])
+            return await _add_message(page, conversation, session, sent, references)
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
     conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
     with conversation.hold():
-        return await _add_message(page, conversation, session, sent, payload.get("fileReferences") or [])
+        return await _add_message(page, conversation, session, sent, references)
 
 
 async def _add_message(
@@ -163,52 +163,53 @@ async def _add_message(
     text, content = translations(), storable(str(sent.get("output") or ""))
     ids = [file["id"] for file in references]
     files = [session.files[id] for id in ids if id in session.files]
-    file = "\n\n".join(storable(entry["text"]) for entry in files)
-    if not (content.strip() or sent.get("command") or file):
+    file_text = "\n\n".join(storable(file["text"]) for file in files)
+    if not (content.strip() or sent.get("command") or file_text):
         return True
-    asking, thread, first = asker_of(page, conversation), conversation.thread, not conversation.messages
-    if page.too_long(content, file, asking.system_prompt):
+    thread, first = conversation.thread, not conversation.messages
+    asker = current_asker(page, thread)
+    if page.too_long(content, file_text, asker.system_prompt):
         await toast(text["message_too_long"].format(limit=page.max_file_mb))
         if not first:
             await conversation.show(session.socket_id)
         return False
     for id in ids:
         session.files.pop(id, None)
-    command = bool(sent.get("command")) or not content.strip()  # a file alone is what a task is about
-    message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=asking.user)
+    command = bool(sent.get("command")) or not content.strip()  # a file alone is the text of a task
+    message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=asker.user)
     if sent.get("command"):
         message.metadata["command"] = text["task"]
-    if file:
-        message.metadata["file"] = file
-        shown = [{"name": storable(entry["name"]), "size": entry["size"]} for entry in files]
-        message.elements = {f"{message.id}-files": ("Files", {"files": shown})}
-    thread.settings, thread.profile = asking.settings, asking.profile
+    if file_text:
+        message.metadata["file"] = file_text
+        props = {"files": [{"name": storable(file["name"]), "size": file["size"]} for file in files]}
+        message.elements = {f"{message.id}-files": ("Files", props)}
+    thread.settings, thread.profile = asker.settings, asker.profile
     if first:
         thread.name = content[:TITLE_LENGTH] or text["task"]
         await conversation.join(session.socket_id)
     await conversation.add(message)
     if first:
-        await conversation.show(session.socket_id)  # not what a deleted conversation has left in the tab
+        await conversation.show(session.socket_id)  # replaces what a deleted conversation left in the tab
         await conversation.emit("first_interaction", {"interaction": thread.name, "thread_id": thread.id})
     if command:
         question = "" if content == text["task_starter"] else content
-        await open_form(page, conversation, text, values={"context": file, "question": question})
+        await open_form(page, conversation, text, values={"context": file_text, "question": question})
     else:
-        conversation.run(respond(page, conversation, asking, message), text=text)
+        conversation.run(respond(page, conversation, asker, message), text=text)
     return True
 
 
 async def _edit(page: Page, conversation: Conversation, sent: dict, sid: str) -> None:
-    """The browser has already cut off what follows: it is shown again, with the new branch or without."""
+    """The browser has already removed what follows: it is shown again, with the new branch or without."""
     text, content = translations(), storable(str(sent.get("output") or "").strip())
     message = conversation.messages.get(sent.get("id"))
-    asking = asker_of(page, conversation)
+    asker = current_asker(page, conversation.thread)
     refusal = None
     if message is None or message.role != "question" or not content:
         refusal = text["edit_refused"]
-    elif page.too_long(content, message.metadata.get("file") or "", asking.system_prompt):
+    elif page.too_long(content, message.metadata.get("file") or "", asker.system_prompt):
         refusal = text["message_too_long"].format(limit=page.max_file_mb)
-    elif not conversation.run(_answer_edited(page, conversation, asking, message, content), text=text, alone=True):
+    elif not conversation.run(_answer_edited(page, conversation, asker, message, content), text=text, alone=True):
         refusal = text["busy"]
     if refusal:
         await toast(refusal, "info")
@@ -216,11 +217,11 @@ async def _edit(page: Page, conversation: Conversation, sent: dict, sid: str) ->
 
 
 async def _answer_edited(
-    page: Page, conversation: Conversation, asking: Asker, message: Message, content: str
+    page: Page, conversation: Conversation, asker: Asker, message: Message, content: str
 ) -> None:  # fmt: skip
     if content != message.content:
         file = message.metadata.get("file")
-        edited = Message("question", content, message.parent, author=asking.user,
+        edited = Message("question", content, message.parent, author=asker.user,
                          metadata={"file": file} if file else {})  # fmt: skip
         edited.elements = {
             f"{edited.id}-files": element for element in message.elements.values() if element[0] == "Files"
@@ -229,15 +230,4 @@ async def _answer_edited(
         await conversation.save(edited)
         await conversation.show()
         message = edited
-    await answer_again(page, conversation, asking, message)
-
-
-def asker_of(page: Page, conversation: Conversation) -> Asker:
-    """Who asks in the session at hand, of the model that the conversation is with."""
-    asking, thread = asker(), conversation.thread
-    profile, settings = asking.profile, asking.settings
-    if profile in (None, "-") and thread.profile:  # the page was opened while the server was down
-        profile = thread.profile
-    if not settings:  # it was sent before the page could offer them
-        settings = thread.settings or {"system_prompt": page.system_prompt}
-    return replace(asking, profile=profile, settings=settings)
+    await answer_again(page, conversation, asker, message)

@@ -1,4 +1,4 @@
-"""Who may log in: a file of `name:hash` lines, with passwords hashed by argon2id."""
+"""The users who may log in: a file of `name:hash` lines, with passwords hashed by argon2id."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ from sllm.cli import InputError
 
 
 def read(path: str) -> dict[str, str]:
-    """{name: hash}; InputError, naming every line, for what is no entry."""
+    """{name: hash}; InputError that names every line that is not an entry."""
     if not Path(path).is_file():
         raise InputError(
             f"--users_file {path} does not exist; python chainlit_app.py --users_file {path} --add_user NAME"
         )
-    found, problems = {}, []
+    users, problems = {}, []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -25,22 +25,22 @@ def read(path: str) -> dict[str, str]:
         name, colon, hashed = line.strip().partition(":")
         if not colon or not name or not hashed.startswith("$argon2id$"):
             problems.append(f"{path}:{number} is not name:hash; --add_user NAME writes such a line")
-        found[name] = hashed
+        users[name] = hashed
     if problems:
         raise InputError(problems)
-    if not found:
-        raise InputError(f"--users_file {path} has nobody in it; --add_user NAME adds somebody")
-    return found
+    if not users:
+        raise InputError(f"--users_file {path} is empty; --add_user NAME adds a user")
+    return users
 
 
 def add(path: str, name: str, password: str) -> None:
-    """Write or replace one entry. The file is for its owner alone, and replaced as a whole."""
+    """Write or replace one entry. The file is readable by its owner only, and replaced as a whole."""
     from argon2 import PasswordHasher
 
-    if not name.strip() or ":" in name or any(not sign.isprintable() for sign in name):
-        raise InputError(f"{name!r} cannot be a user's name")
+    if not name.strip() or ":" in name or not name.isprintable():
+        raise InputError(f"{name!r} cannot be a user name; use printable characters without a colon")
     if len(password) < 8:
-        raise InputError("a password has 8 characters or more")
+        raise InputError("the password is too short; use 8 characters or more")
     file = Path(path)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     lines = [line for line in lines if line.partition(":")[0] != name] + [f"{name}:{PasswordHasher().hash(password)}"]
@@ -52,7 +52,7 @@ def add(path: str, name: str, password: str) -> None:
 
 
 def verify(hashed: str | None, password: str) -> bool:
-    """Slow on purpose. Somebody unknown (None) costs as much time as a wrong password."""
+    """Slow on purpose. An unknown user (None) takes as long as a wrong password."""
     from argon2 import PasswordHasher
     from argon2.exceptions import VerificationError
 
@@ -74,7 +74,7 @@ class UsersFile:
     def read(self) -> dict[str, str]:
         """
         Raises:
-            InputError: it is missing or wrong; `last` is what it said before.
+            InputError: it is missing or wrong; `last` is its previous content.
         """
         try:
             status = os.stat(self.path)

@@ -1,4 +1,4 @@
-"""A conversation as Chainlit's page takes it: steps, elements and actions, made from messages."""
+"""A conversation in the form that Chainlit's page requires: steps, elements and actions, made from messages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from sllm.page.messages import Message, Thread
 if TYPE_CHECKING:
     from sllm.page.conversation import Conversation
 
-AUTHOR = "sLLM"  # of every answer; Chainlit finds no picture for names with Korean or a slash in them
-BRANCH_WORDS = ("branch", "branch_before", "branch_after")
+AUTHOR = "sLLM"  # of every answer; Chainlit has no picture for names with Korean or a slash
+BRANCH_TEXTS = ("branch", "branch_before", "branch_after")
 
 
 def problem(kind: str, after: Message, text: dict, detail: str = "") -> Message:
-    """A message that says what went wrong and what to do; it has a button that tries again.
+    """A message about what went wrong and what to do, with a button to try again.
 
     Args:
-        kind: names the words. detail: the server's own sentence, as Markdown.
+        kind: key of the translations. detail: the server's own sentence, as Markdown.
     """
     quoted = f"\n\n> {detail}" if detail else ""
     return Message("problem", f"⚠️ **{text[kind]}** {text[f'{kind}_do']}{quoted}", after.id, author=AUTHOR)
@@ -25,19 +25,19 @@ def problem(kind: str, after: Message, text: dict, detail: str = "") -> Message:
 
 def thread(conversation: Conversation) -> dict:
     """Everything that is shown of a conversation."""
-    shown = conversation.thread
-    steps, found = [], []
+    thread = conversation.thread
+    steps, shown_elements = [], []
     for message in conversation.path():
         if message.run:
-            steps.append(run_step(shown, message))
-        steps.append(step(shown, message))
-        found += elements(conversation, message)
-    metadata = {"chat_settings": shown.settings}
-    if conversation.page.server.lists(shown.profile):  # Chainlit's page reconnects without end to one that is gone
-        metadata["chat_profile"] = shown.profile
+            steps.append(run_step(thread, message))
+        steps.append(step(thread, message))
+        shown_elements += elements(conversation, message)
+    metadata = {"chat_settings": thread.settings}
+    if conversation.page.server.lists(thread.profile):  # Chainlit's page reconnects endlessly to a missing model
+        metadata["chat_profile"] = thread.profile
     return {
-        "id": shown.id, "createdAt": shown.created_at, "name": shown.name, "userIdentifier": shown.owner, "tags": [],
-        "metadata": metadata, "steps": steps, "elements": found,
+        "id": thread.id, "createdAt": thread.created_at, "name": thread.name, "userIdentifier": thread.owner,
+        "tags": [], "metadata": metadata, "steps": steps, "elements": shown_elements,
     }  # fmt: skip
 
 
@@ -62,26 +62,26 @@ def run_step(thread: Thread, message: Message) -> dict:
 
 
 def elements(conversation: Conversation, message: Message) -> list[dict]:
-    """What is shown with a message: its own elements, and how to get to its branches."""
-    found = dict(message.elements)
+    """What is shown with a message: its own elements, and the switch between its branches."""
+    elements = dict(message.elements)
     branches = conversation.branches(message)
     if len(branches) > 1:
-        words = {name: conversation.text[name] for name in BRANCH_WORDS}
-        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": words}
-        found[f"{message.id}-branches"] = ("Branches", props)
-    if message.role == "task":  # tells it from a question, which can be edited in place
+        texts = {name: conversation.text[name] for name in BRANCH_TEXTS}
+        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": texts}
+        elements[f"{message.id}-branches"] = ("Branches", props)
+    if message.role == "task":  # unlike a question, it cannot be edited in place
         fields = message.metadata.get("fields") or {}
         labelled = [[conversation.text.get(f"field_{name}", name), value] for name, value in fields.items()]
-        found[f"{message.id}-task"] = ("Task", {"fields": labelled})
+        elements[f"{message.id}-task"] = ("Task", {"fields": labelled})
     return [
         {"id": id, "threadId": conversation.thread.id, "type": "custom", "name": name, "display": "inline",
          "forId": message.id, "mime": "application/json", "props": props}
-        for id, (name, props) in found.items()
+        for id, (name, props) in elements.items()
     ]  # fmt: skip
 
 
-def actions(conversation: Conversation, message: Message, asked: Message | None) -> list[dict]:
-    """The buttons under a message. `asked`: the question or task that it belongs to."""
+def actions(conversation: Conversation, message: Message, question: Message | None) -> list[dict]:
+    """The buttons under a message. `question`: the question or task that it belongs to."""
     text = conversation.text
     if message.streaming:
         return []
@@ -89,7 +89,7 @@ def actions(conversation: Conversation, message: Message, asked: Message | None)
         buttons = [("retry", text["retry"], "", "rotate-cw")]
     elif message.role == "answer":
         buttons = [("again", "", text["again"], "refresh-cw")]
-        if asked and asked.role == "task" and asked.metadata.get("fields"):
+        if question and question.role == "task" and question.metadata.get("fields"):
             buttons.append(("task_edit", "", text["task_edit"], "pencil"))
     else:
         return []

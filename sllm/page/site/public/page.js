@@ -20,7 +20,7 @@ const restore = () => {
   if (element && draft && !element.value) setInput(element, draft);
 };
 
-// A message that was sent is kept until the server has taken it. What it refused, or what a lost connection swallowed,
+// A sent message is kept until the server has accepted it. A refused message, or one that was lost with the connection,
 // goes back into the input.
 const SENT = 'sllm-sent';
 const send = () => {
@@ -59,16 +59,16 @@ window.addEventListener('message', ({ data, origin }) => {
   }, data.sllm === 'opened' ? 1000 : 0);
 });
 
-// Chainlit's page measures and scrolls when a message comes. That something grows later (a comparison and its buttons,
-// a task's rules, a form) it learns as if the window had changed. Who was at the end stays there; who has scrolled up,
-// or is filling in a field, stays where they are.
+// Chainlit's page measures and scrolls when a message arrives. When something grows later (a comparison and its buttons,
+// a task's rules, a form), a resize event makes it measure again. A user at the end stays there; a user who has scrolled
+// up, or is filling in a field, stays where they are.
 let scroller = null;
 let atEnd = true;
 let lastTop = 0;
 document.addEventListener('scroll', ({ target }) => {
   if (target !== scroller) return;
   const near = scroller.scrollTop + scroller.clientHeight >= scroller.scrollHeight - 10;
-  atEnd = near || (atEnd && scroller.scrollTop >= lastTop); // what grew meanwhile takes nobody away from the end
+  atEnd = near || (atEnd && scroller.scrollTop >= lastTop); // content that grew meanwhile does not move a user away from the end
   lastTop = scroller.scrollTop;
 }, true);
 const follow = () => {
@@ -79,19 +79,19 @@ const follow = () => {
   if (!last || last.dataset.stepType === 'user_message') return; // Chainlit scrolls to a question that has no answer yet
   const stay = !atEnd || scroller.querySelector('textarea:focus, select:focus');
   scroller.scrollTop = stay ? before : scroller.scrollHeight;
-  scroller.dispatchEvent(new Event('scroll')); // by which Chainlit shows the arrow, or hides it
+  scroller.dispatchEvent(new Event('scroll')); // lets Chainlit show or hide the arrow
 };
 const sizes = new ResizeObserver(() => requestAnimationFrame(follow));
 const watch = () => {
-  const found = document.querySelector('main .overflow-y-auto > .overflow-y-auto');
-  if (found === scroller) return;
-  [scroller, atEnd, lastTop] = [found, true, 0];
+  const element = document.querySelector('main .overflow-y-auto > .overflow-y-auto');
+  if (element === scroller) return;
+  [scroller, atEnd, lastTop] = [element, true, 0];
   sizes.disconnect();
-  if (found) [found, found.firstElementChild].forEach((element) => sizes.observe(element));
+  if (element) [element, element.firstElementChild].forEach((part) => sizes.observe(part));
 };
 
-// A thumb counts once it is clicked. Chainlit's box for the comment would lose it when it is closed: it is sent at once,
-// and opened again for the comment.
+// A thumb is stored when it is clicked. Chainlit's comment box would lose it when closed: it is sent at once, and opened
+// again for the comment.
 document.addEventListener('click', async ({ target, isTrusted }) => {
   const thumb = isTrusted && target.closest('.positive-feedback-off, .negative-feedback-off');
   if (!thumb) return;
@@ -103,7 +103,7 @@ document.addEventListener('click', async ({ target, isTrusted }) => {
   thumb.click();
 });
 
-// HTTP/2 has no words for a status, from which Chainlit makes its message about a wrong password.
+// HTTP/2 has no status texts, which Chainlit requires for its message about a wrong password.
 const plainFetch = window.fetch;
 window.fetch = async (...request) => {
   const response = await plainFetch(...request);
@@ -112,7 +112,7 @@ window.fetch = async (...request) => {
   return new Response(response.body, { status: response.status, statusText: words, headers: response.headers });
 };
 
-// Names for buttons that have only a picture, and roles that the markup lacks, for those who do not see them.
+// Accessibility: names for buttons that have only an icon, and missing roles.
 const korean = !/^en/i.test(navigator.language);
 const LABELS = [
   ['#chat-submit', '보내기', 'Send'], ['#stop-button', '멈추기', 'Stop'], ['#upload-button', '파일 첨부', 'Attach files'],
@@ -120,18 +120,18 @@ const LABELS = [
   ['#search-chats-button', '대화 검색', 'Search chats'], ['#sidebar-trigger-button', '지난 대화', 'Past chats'],
   ['#theme-toggle', '화면 테마', 'Theme'], ['#user-nav-button', '사용자 메뉴', 'User menu'],
   ['#thread-options', '대화 메뉴', 'Chat menu'], ['#chat-profiles', '모델', 'Model'], ['#chat-input', '메시지', 'Message'],
-  ['.edit-message', '질문 고치기', 'Edit the question'], ['#edit-chat-input', '질문', 'Question'],
+  ['.edit-message', '질문 수정', 'Edit the question'], ['#edit-chat-input', '질문', 'Question'],
   ['.positive-feedback-on, .positive-feedback-off', '좋아요', 'Good answer'],
   ['.negative-feedback-on, .negative-feedback-off', '싫어요', 'Bad answer'],
-  ['button:has(> .lucide-copy)', '복사', 'Copy'], ['button:has(> .lucide-message-circle)', '의견 고치기', 'Edit the comment'],
-  ['button[id$=-again]', '다시 생성', 'Regenerate'], ['button[id$=-task_edit]', '과제 고쳐서 다시 보내기', 'Edit and send again'],
+  ['button:has(> .lucide-copy)', '복사', 'Copy'], ['button:has(> .lucide-message-circle)', '의견 수정', 'Edit the comment'],
+  ['button[id$=-again]', '다시 생성', 'Regenerate'], ['button[id$=-task_edit]', '과제 수정해서 다시 보내기', 'Edit and send again'],
   ['button:has(> .lucide-arrow-down)', '맨 아래로', 'To the end'],
   ['button:has(> .lucide-eye)', '비밀번호 보기', 'Show the password'],
   ['button:has(> .lucide-eye-off)', '비밀번호 숨기기', 'Hide the password'],
 ];
 // English that Chainlit has no translation for.
 const KOREAN = {
-  'Close': '닫기', 'Toggle theme': '화면 테마', 'Toggle Sidebar': '지난 대화 여닫기', 'Suggestions': '찾은 대화',
+  'Close': '닫기', 'Toggle theme': '화면 테마', 'Toggle Sidebar': '지난 대화 열기/닫기', 'Suggestions': '찾은 대화',
   'Avatar for sLLM': '모델',
 };
 const translate = () => {
@@ -149,7 +149,7 @@ const translate = () => {
     if (year) element.textContent = `${year}년 ${month}`;
   });
 };
-const named = new WeakSet(); // by us: React makes another button of the same element
+const named = new WeakSet(); // by this script: React reuses the element for another button
 const describe = () => {
   for (const [selector, ko, en] of LABELS) {
     document.querySelectorAll(selector).forEach((element) => {

@@ -1,4 +1,4 @@
-/* What was asked of a task. Without fields it only tells a task from a question, which can be edited in place. */
+/* The fields of a task. Without fields it only marks the message as a task, which cannot be edited in place. */
 export default function Task() {
   const fields = props.fields || [];
   return (

@@ -38,7 +38,7 @@ export default function TaskForm() {
     try {
       await callAction({ name: 'task_run', payload: { form: props.form, task: id, fields } });
     } catch (error) {
-      toast.error(String(error)); // and what was typed stays
+      toast.error(String(error)); // the form keeps its fields
     } finally {
       setSending(false);
     }

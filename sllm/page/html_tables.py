@@ -1,16 +1,16 @@
-"""HTML tables in answers, as Markdown tables: the page renders no HTML, so that no answer can bring a script along."""
+"""HTML tables in answers, as Markdown tables: the page does not render HTML, so that no answer can run a script."""
 
 import re
 from html.parser import HTMLParser
 
 _TAG = re.compile(r"</?(t[rdh]|table)\b[^>]*>?", re.IGNORECASE)
-LONGEST = 200_000  # characters of a table that is waited for; a model that never closes one does not hide its text
+MAX_LENGTH = 200_000  # characters of an open table that are held back; if a model never closes it, its text shows
 
 
 class Tables:
-    """Turns a stream of text with HTML tables into one with Markdown tables. A table shows when it is whole.
+    """Turns a stream of text with HTML tables into one with Markdown tables. A table shows when it is complete.
 
-    `feed` returns what can be shown; `close` the rest: of a table that was cut its whole rows, and then what is left.
+    `feed` returns what can be shown; `close` the rest: of an unfinished table the complete rows, and the text after.
     """
 
     def __init__(self):
@@ -18,23 +18,23 @@ class Tables:
 
     def feed(self, text: str) -> str:
         self._held += text
-        shown = ""
+        output = ""
         while self._held:
             start = self._held.lower().find("<table")
             if start < 0:
                 keep = _maybe_start(self._held)
-                shown, self._held = shown + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+                output, self._held = output + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
                 break
             end = self._held.lower().find("</table>", start)
             if end < 0:
-                shown, self._held = shown + self._held[:start], self._held[start:]
-                if len(self._held) > LONGEST:
-                    shown, self._held = shown + self._held, ""
+                output, self._held = output + self._held[:start], self._held[start:]
+                if len(self._held) > MAX_LENGTH:
+                    output, self._held = output + self._held, ""
                 break
             end += len("</table>")
-            shown += self._held[:start] + markdown_table(self._held[start:end])
+            output += self._held[:start] + markdown_table(self._held[start:end])
             self._held = self._held[end:]
-        return shown
+        return output
 
     def close(self) -> str:
         rest, self._held = self._held, ""
@@ -45,21 +45,21 @@ class Tables:
         return table + (rest[rows:] if table == rest[:rows] else _TAG.sub(" ", rest[rows:]).strip())
 
 
-def show(text: str) -> str:
-    """A whole text with its HTML tables as Markdown."""
+def convert(text: str) -> str:
+    """A complete text with its HTML tables as Markdown."""
     tables = Tables()
     return tables.feed(text) + tables.close()
 
 
 def _maybe_start(text: str) -> int:
-    """How many characters at the end may be the beginning of a table."""
+    """How many characters at the end may be the start of a table."""
     lowered = text[-6:].lower()
     return next((n for n in range(min(6, len(lowered)), 0, -1) if "<table".startswith(lowered[-n:])), 0)
 
 
 def markdown_table(html: str) -> str:
-    """One HTML table as a Markdown table between blank lines; cells that span others are repeated, as Markdown has no
-    spans. What is no table stays as it is."""
+    """One HTML table as a Markdown table between blank lines; cells with spans are repeated, as Markdown has no spans.
+    What is not a table stays as it is."""
     reader = _Reader()
     reader.feed(html)
     reader.close()
