@@ -86,11 +86,11 @@ def test_votes_become_pairs(store):
     vote(store, 5, "가", "나", None)
     vote(store, 6, "같다", "같다", "left")
     vote(store, 7, "잘린 답", "나", "left", finish_reason="length")
-    found = preferences.from_chat(store.read())
-    entries = preferences.merge(found)
-    assert [(e["row"]["prompt"], e["row"]["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
-    assert entries[1]["models"] == {"chosen": "dpo", "rejected": "sft"}
-    assert found.dropped == {
+    collected = preferences.from_chat(store.read())
+    entries = preferences.merge(collected)
+    assert [(e.row["prompt"], e.row["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
+    assert entries[1].models == {"chosen": "dpo", "rejected": "sft"}
+    assert collected.dropped == {
         "tie": 1, "both bad": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
     }  # fmt: skip
     assert len(preferences.merge(preferences.from_chat(store.read(), keep_truncated=True))) == 3
@@ -102,13 +102,13 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
     vote(store, 10, "다", "라", "left", user_id="a")
     vote(store, 11, "다", "라", "right", user_id="a")
     vote(store, 12, "가", "나", "right", user_id="c")  # the same user once more
-    found = preferences.from_chat(store.read())
-    (entry,) = preferences.merge(found)
-    assert entry["judgements"] == 2 and entry["raters"] == ["a", "b"] and entry["row"]["chosen"][0]["content"] == "가"
-    assert [(c["for"], c["against"], c["kept"]) for c in found.contradictions] == [
+    collected = preferences.from_chat(store.read())
+    (entry,) = preferences.merge(collected)
+    assert entry.judgements == 2 and entry.user_ids == ["a", "b"] and entry.row["chosen"][0]["content"] == "가"
+    assert [(c["for"], c["against"], c["kept"]) for c in collected.contradictions] == [
         (["a", "b"], ["c"], True), (["a"], ["a"], False),
     ]  # fmt: skip
-    assert found.dropped == {"the same judgement again": 2, "outvoted": 1, "judged both ways alike": 2}
+    assert collected.dropped == {"the same judgement again": 2, "outvoted": 1, "judged both ways equally often": 2}
 
 
 def test_thumbs_under_the_same_prompt_become_pairs(store):
@@ -117,15 +117,15 @@ def test_thumbs_under_the_same_prompt_become_pairs(store):
         store.set_thumb(id, value)
     store.put_answer(answer("d", "혼자", prompt=[{"role": "user", "content": "딴 질문"}]))
     store.set_thumb("d", 1)
-    found = preferences.from_chat(store.read())
-    pairs = {(e["row"]["chosen"][0]["content"], e["row"]["rejected"][0]["content"]) for e in preferences.merge(found)}
-    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not found.dropped
+    collected = preferences.from_chat(store.read())
+    pairs = {(e.row["chosen"][0]["content"], e.row["rejected"][0]["content"]) for e in preferences.merge(collected)}
+    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not collected.dropped
     for id, value, user_id in (("e", 1, "a"), ("f", 0, "b")):
         store.put_answer(answer(id, "갈리는 답", user_id=user_id))
         store.set_thumb(id, value)
-    found = preferences.from_chat(store.read())
-    assert len(found.pairs) == 2 and found.dropped == {"an answer with thumbs up and down": 2}
-    assert [(c["for"], c["against"]) for c in found.contradictions] == [(["a"], ["b"])]
+    collected = preferences.from_chat(store.read())
+    assert len(collected.pairs) == 2 and collected.dropped == {"an answer with thumbs up and down": 2}
+    assert [(c["for"], c["against"]) for c in collected.contradictions] == [(["a"], ["b"])]
     rows, dropped = preferences.unpaired(store.read())
     assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
         ("좋은 답", True), ("나쁜 답", False), ("딴 답", False), ("혼자", True),
@@ -142,8 +142,8 @@ def test_ratings_agree_with_an_independent_fit():
         left, right = generator.choice(list(truth), 2, replace=False)
         win = generator.random() < 1 / (1 + 10 ** ((truth[right] - truth[left]) / 400))
         votes.append((str(left), str(right), "left" if win else "right"))
-    found = ratings.rate(votes, samples=200)
-    assert [m["model"] for m in found["models"]] == ["dpo", "sft", "base"]
+    rated = ratings.rate(votes, samples=200)
+    assert [m.model for m in rated.models] == ["dpo", "sft", "base"]
     names = list(truth)
     tied = [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
     games = [*((left, right, choice == "left") for left, right, choice in votes), *((a, b, 0.5) for a, b in tied)]
@@ -154,30 +154,31 @@ def test_ratings_agree_with_an_independent_fit():
         np.add.at(strength, sides[:, 0], 1e-3 * (score - p))
         np.add.at(strength, sides[:, 1], -1e-3 * (score - p))
     fitted = dict(zip(names, 1000 + 400 / np.log(10) * (strength - strength.mean()), strict=True))
-    for model in found["models"]:
-        assert model["rating"] == pytest.approx(fitted[model["model"]], abs=0.5)
-        assert model["low"] < truth[model["model"]] < model["high"]
-    pair = found["pairs"][0]
-    assert pair["a_wins"] + pair["b_wins"] == pair["votes"] and pair["low"] < pair["a_rate"] < pair["high"]
+    for model in rated.models:
+        assert model.rating == pytest.approx(fitted[model.model], abs=0.5)
+        assert model.low < truth[model.model] < model.high
+    pair = rated.pairs[0]
+    assert pair.a_wins + pair.b_wins == pair.votes
+    assert pair.low < pair.a_rate < pair.high
 
 
 def test_ratings_of_a_long_chain_are_converged():
     """Of two models that only met each other the rating gap has a closed form: 400 · log10 of the odds."""
-    found = ratings.rate([("a", "b", "left")] * 100 + [("c", "d", "left")] * 30 + [("c", "d", "right")] * 10)
-    gap = {m["model"]: m["rating"] for m in found["models"]}
+    rated = ratings.rate([("a", "b", "left")] * 100 + [("c", "d", "left")] * 30 + [("c", "d", "right")] * 10)
+    gap = {m.model: m.rating for m in rated.models}
     assert gap["a"] - gap["b"] == pytest.approx(400 * np.log10(100.5 / 0.5), abs=0.2)
     assert gap["c"] - gap["d"] == pytest.approx(400 * np.log10(30.5 / 10.5), abs=0.2)
-    assert {m["model"]: m["group"] for m in found["models"]} == {"a": 0, "b": 0, "c": 1, "d": 1}
+    assert {m.model: m.group for m in rated.models} == {"a": 0, "b": 0, "c": 1, "d": 1}
     chain = ratings.rate([(f"m{n}", f"m{n + 1}", "left") for n in range(7) for _ in range(100)], samples=100)
-    steps = np.diff([m["rating"] for m in chain["models"]])
+    steps = np.diff([m.rating for m in chain.models])
     assert steps == pytest.approx(-400 * np.log10(100.5 / 0.5), abs=0.2)
 
 
 def test_ratings_of_few_votes_are_finite():
-    found = ratings.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
-    assert [m["model"] for m in found["models"]][0] == "a" and all(np.isfinite(m["rating"]) for m in found["models"])
-    assert found["pairs"][-1]["both_bad"] + found["pairs"][0]["both_bad"] == 1
-    assert ratings.rate([]) == {"models": [], "pairs": []}
+    rated = ratings.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
+    assert [m.model for m in rated.models][0] == "a" and all(np.isfinite(m.rating) for m in rated.models)
+    assert rated.pairs[-1].both_bad + rated.pairs[0].both_bad == 1
+    assert ratings.rate([]) == ratings.Ratings()
 
 
 def test_the_script_writes_what_it_says(store, tmp_path):
@@ -228,13 +229,13 @@ def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
         for value in (1, 0):
             store.put_answer(answer(f"{number}-{value}", f"{value} 답 {number}"))
             store.set_thumb(f"{number}-{value}", value)
-    found = preferences.from_chat(store.read(), max_pairs_per_prompt=90)
-    assert len(found.pairs) == 90 and len({pair.key for pair in found.pairs}) == 90
+    collected = preferences.from_chat(store.read(), max_pairs_per_prompt=90)
+    assert len(collected.pairs) == 90 and len({pair.key for pair in collected.pairs}) == 90
     for side in ("chosen", "rejected"):
-        uses = Counter(getattr(pair, side).text for pair in found.pairs)
+        uses = Counter(getattr(pair, side).text for pair in collected.pairs)
         assert len(uses) == 60 and set(uses.values()) == {1, 2}
-    assert found.capped == [{"prompt": PROMPT, "up": 60, "down": 60, "kept": 90}]
-    assert found.dropped == {"more pairs of thumbs than --max_pairs_per_prompt": 3510}
+    assert collected.capped == [{"prompt": PROMPT, "up": 60, "down": 60, "kept": 90}]
+    assert collected.dropped == {"more pairs of thumbs than --max_pairs_per_prompt": 3510}
     assert len(preferences.from_chat(store.read()).pairs) == 10
     assert len(preferences.from_chat(store.read(), max_pairs_per_prompt=5000).pairs) == 3600
 
@@ -287,7 +288,7 @@ def test_a_vote_after_the_names_is_kept_apart_and_not_trained_on(store):
     store.vote("0", "right")
     assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "right")
     (entry,) = preferences.merge(preferences.from_chat(store.read()))
-    assert entry["row"]["chosen"][0]["content"] == "왼쪽"
+    assert entry.row["chosen"][0]["content"] == "왼쪽"
     store.delete_conversation("c1")
     assert store.comparisons() == []
 

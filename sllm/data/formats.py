@@ -12,12 +12,12 @@ from pathlib import Path
 from sllm import checkpoint
 from sllm.cli import InputError
 from sllm.data.converters import FORMATS, convert, detect, format_of
-from sllm.data.json_reader import examine, format_problems, jsonl, read_file, scan
+from sllm.data.json_reader import examine, format_problems, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
 
 __all__ = [
     "FORMATS", "MAX_LOST_SHARE", "Row", "Skipped", "convert", "detect", "examine", "format_of", "ignored_keys",
-    "ignored_note", "jsonl", "format_problems", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
+    "format_problems", "ignored_note", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
 ]  # fmt: skip
 
 

@@ -6,7 +6,6 @@ UTF-8. Which of them is found out from the text, not from the name.
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -215,12 +214,3 @@ def _is_row(value: object) -> bool:
 def kind_of(value: object) -> str:
     names = {list: "an array", str: "a text", bool: "true or false", type(None): "null", dict: "an object"}
     return names.get(type(value), "a number")
-
-
-def jsonl(rows: Iterable[dict]) -> str:
-    """JSON Lines with Korean as it is; a lone surrogate (only in a refused row) can only be written escaped."""
-    lines = []
-    for row in rows:
-        line = json.dumps(row, ensure_ascii=False)
-        lines.append(json.dumps(row) if any("\ud800" <= c <= "\udfff" for c in line) else line)
-    return "".join(line + "\n" for line in lines)

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from sllm import checkpoint, tasks
+from sllm import tasks
 from sllm.cli import InputError
-from sllm.data.json_reader import SHOWN, format_problems, jsonl
+from sllm.data.json_reader import SHOWN, format_problems
+from sllm.data.json_writer import write_jsonl
 
 MAX_LOST_SHARE = 0.05  # of a file's rows, whether they are skipped or lose their whole answer to truncation
 FILE = "skipped_rows.jsonl"
@@ -148,7 +149,7 @@ class Skipped:
         if not self.rows:
             return None
         path = Path(folder) / FILE
-        checkpoint.write_atomically(path, jsonl(self.rows))
+        write_jsonl(path, self.rows)
         return path
 
 

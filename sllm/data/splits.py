@@ -1,4 +1,4 @@
-"""From converted rows to splits: which rows belong together, who goes where, and the figures of the report."""
+"""From converted rows to splits: which rows belong together, which split they go to, and the report."""
 
 import hashlib
 import math
@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 
 from sllm import tasks
 from sllm.cli import InputError
+from sllm.data.input_files import InputFile, RejectedRow
 from sllm.data.rows import ignored_keys, near_misses, unknown_tasks
 
 SPLITS = ("train", "valid", "test")
@@ -24,8 +25,8 @@ def prompt_and_answer(row: dict) -> tuple[list[dict], str]:
 
 
 def context_key(row: dict) -> str:
-    """What a row is about: its task's context, table, text or title; else its own `context` key, where it had one;
-    else the section labelled `Context`; else the first user turn. White space and Unicode composition do not count."""
+    """What a row is about: its task's context, table, text or title; else its own `context` key; else the section
+    labelled `Context`; else the first user turn. White space and Unicode composition are ignored."""
     user = _first_user_turn(row)
     source = tasks.TASKS[row["task"]].source if row["task"] in tasks.TASKS else None
     context = tasks.split_user_turn(row["task"], user).get(source, "") if source else ""
@@ -58,12 +59,12 @@ def group(rows: list[dict]) -> list[int]:
 def split(rows: list[dict], groups: list[int], *, valid: float, test: float, seed: int) -> list[str]:
     """The split of each row: "train", "valid" or "test".
 
-    Groups stand in order task by task, and inside a task by a hash of the seed and their content (so the order of
-    the input does not matter). Each goes to the split that is furthest behind its share of the rows placed so far.
-    So the whole comes within half a group of the asked ratios, and each task is spread alike: one that has two
-    groups or more due in a split (its groups × the ratio) is seen there, and rarer tasks take turns. A group of
-    several tasks stands with the rarest of them. Valid and test take no group that would leave them more than half
-    of it over their share: a few rows, or a few huge groups, leave them empty. Train never is.
+    Groups are ordered by task, and within a task by a hash of the seed and their content (so the order of the input
+    does not matter). Each goes to the split that is furthest behind its share of the rows placed so far. So the
+    result is within half a group of the requested ratios, and each task is spread in the same way: a task with two
+    groups or more due in a split (its groups × the ratio) appears there, and rarer tasks take turns. A group with
+    several tasks counts as the rarest of them. Valid and test get no group that would exceed their share by more than
+    half of it: with a few rows, or a few huge groups, they stay empty. Train is never empty.
     """
     members: dict[int, list[int]] = defaultdict(list)
     for i, number in enumerate(groups):
@@ -78,18 +79,18 @@ def split(rows: list[dict], groups: list[int], *, valid: float, test: float, see
         return draw(str(task)), draw(min(context_key(rows[i]) for i in members[number]))
 
     shares = {"train": 1 - valid - test, "valid": valid, "test": test}
-    placed, total, sides = Counter(), 0, [""] * len(rows)
+    placed, total, split_names = Counter(), 0, [""] * len(rows)
     for number in sorted(members, key=place):
         size = len(members[number])
-        # One more row, not `size` more: else a large group would always look like train's.
+        # One more row, not `size` more: otherwise a large group would always go to train.
         behind = {name: share * (total + 1) - placed[name] for name, share in shares.items()}
         fits = [name for name in ("valid", "test") if placed[name] + size / 2 <= shares[name] * len(rows) + 1e-9]
-        side = max(("train", *fits), key=behind.get) if total else "train"
-        placed[side] += size
+        name = max(("train", *fits), key=behind.get) if total else "train"
+        placed[name] += size
         total += size
         for i in members[number]:
-            sides[i] = side
-    return sides
+            split_names[i] = name
+    return split_names
 
 
 def hold_out(rows: list[dict], size: float, seed: int) -> tuple[list[dict], list[dict]]:
@@ -123,59 +124,58 @@ def lengths(texts: list[str]) -> dict[str, float]:
 def characters(rows: list[dict]) -> dict[str, dict]:
     """Lengths of the prompts (all turns together) and of the answers; of both answers for preference rows."""
     pairs = [prompt_and_answer(row) for row in rows]
-    found = {
+    counts = {
         "prompt": lengths(["".join(turn["content"] for turn in prompt) for prompt, _ in pairs]),
         "answer": lengths([answer for _, answer in pairs]),
     }
     if "rejected" in rows[0]:
-        found["rejected"] = lengths([row["rejected"][0]["content"] for row in rows])
-    return found
+        counts["rejected"] = lengths([row["rejected"][0]["content"] for row in rows])
+    return counts
 
 
 def conformance(rows: list[dict]) -> dict[str, dict]:
-    """For each known task: answers checked, how many keep every rule, and how many break which. Conversations of one
-    question only: the rules look at a labelled user turn. Tells, and refuses nothing."""
-    found: dict[str, dict] = {}
+    """For each known task: answers checked, how many pass all rules, and how many fail each rule. Only conversations
+    with one question, since the rules read a labelled user turn. Nothing is refused for it."""
+    by_task: dict[str, dict] = {}
     for row in rows:
         prompt, answer = prompt_and_answer(row)
         if row["task"] not in tasks.TASKS or sum(turn["role"] == "user" for turn in prompt) != 1:
             continue
-        counts = found.setdefault(row["task"], {"answers": 0, "conform": 0, "broken": Counter()})
+        counts = by_task.setdefault(row["task"], {"answers": 0, "conform": 0, "broken": Counter()})
         failures = tasks.check(row["task"], prompt[-1]["content"], answer)
         counts["answers"] += 1
         counts["conform"] += not failures
         counts["broken"].update(failure.rule for failure in failures)
-    return dict(sorted(found.items()))
+    return dict(sorted(by_task.items()))
 
 
-def report(files: list[dict], rows: list[dict], groups: list[int], sides: list[str]) -> dict:
-    """What report.json says: counts by file, reason, task and split that add up, lengths, conformance, keys not used.
+def report(files: list[InputFile], rows: list[dict], groups: list[int], split_names: list[str]) -> dict:
+    """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys.
 
     Args:
-        files: {"path", "format", "read", "rows", "rejects"} of each input.
-        rows: the kept rows of all files; `groups` and `sides` are theirs.
+        rows: the kept rows of all files; `groups` and `split_names` are theirs.
     """
-    rejects = [reject for file in files for reject in file["rejects"]]
+    rejects = [reject for file in files for reject in file.rejects]
     labels = unknown_tasks(rows)
     splits = {}
     for name in SPLITS:
-        mine = [i for i, side in enumerate(sides) if side == name]
-        tasks_seen = _by_task([rows[i] for i in mine])
-        splits[name] = {"rows": len(mine), "groups": len({groups[i] for i in mine}), "tasks": tasks_seen}
+        members = [i for i, split_name in enumerate(split_names) if split_name == name]
+        counts = _by_task([rows[i] for i in members])
+        splits[name] = {"rows": len(members), "groups": len({groups[i] for i in members}), "tasks": counts}
     return {
         "kind": "preference" if "chosen" in rows[0] else "training",
         "files": [
             {
-                "path": file["path"],
-                "format": file["format"],
-                "read": file["read"],
-                "kept": len(file["rows"]),
-                "refused": _by_reason(file["rejects"]),
-                "ignored": ignored_keys(file["rows"]),
+                "path": file.path,
+                "format": file.format,
+                "read": file.read,
+                "kept": len(file.rows),
+                "refused": _by_reason(file.rejects),
+                "ignored": ignored_keys(file.rows),
             }
             for file in files
         ],
-        "rows": {"read": sum(file["read"] for file in files), "kept": len(rows), "refused": len(rejects)},
+        "rows": {"read": sum(file.read for file in files), "kept": len(rows), "refused": len(rejects)},
         "refused": _by_reason(rejects),
         "ignored": ignored_keys(rows),
         "tasks": _by_task(rows),
@@ -187,9 +187,9 @@ def report(files: list[dict], rows: list[dict], groups: list[int], sides: list[s
     }
 
 
-def _by_reason(rejects: list[dict]) -> dict[str, int]:
-    """How many rows for which reason: of a row's first reason, the words before any detail."""
-    kinds = ("duplicate" if r["reason"].startswith("duplicate of ") else r["reason"] for r in rejects)
+def _by_reason(rejects: list[RejectedRow]) -> dict[str, int]:
+    """Rows by the first reason of each, without its details."""
+    kinds = ("duplicate" if r.reason.startswith("duplicate of ") else r.reason for r in rejects)
     return dict(Counter(kind.partition("; ")[0].partition(":")[0] for kind in kinds).most_common())
 
 

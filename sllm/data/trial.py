@@ -1,29 +1,29 @@
 """Encode prepared rows as a trainer will, before any training."""
 
-from sllm.data import tokenize as columns
+from sllm.data import tokenize
+from sllm.data.input_files import InputFile
 from sllm.data.rows import Skipped
 
 
-def encode(files: list[dict], tokenizer, max_length: int) -> dict:
+def encode(files: list[InputFile], tokenizer, max_length: int) -> dict:
     """Encode the rows of all files. Those that a trainer would refuse move from `rows` to `rejects` of their file.
 
     Args:
-        files: {"path", "read", "rows", "rejects"} of each input, all of one sort; changed in place.
-        max_length: tokens that the trainer will cut at.
+        files: all of one kind, training or preference; changed in place.
+        max_length: tokens that the trainer will truncate at.
     Returns:
         The statistics of `sft_columns` or `dpo_columns`, with `refused`: how many rows moved.
     """
     skipped = Skipped(True, share=1.0)  # any number: the report counts them
-    rows = [row for file in files for row in file["rows"]]
+    rows = [row for file in files for row in file.rows]
     for file in files:
-        skipped.expect(file["path"], file["read"])
-    sort = columns.dpo_columns if rows and "chosen" in rows[0] else columns.sft_columns
-    _, stats = sort(tokenizer, rows, max_length, skipped=skipped)
+        skipped.expect(file.path, file.read)
+    columns_of = tokenize.dpo_columns if rows and "chosen" in rows[0] else tokenize.sft_columns
+    _, stats = columns_of(tokenizer, rows, max_length, skipped=skipped)
     for file in files:
-        refused = [row for row in file["rows"] if skipped.reason(row)]
-        file["rejects"] += [
-            {"file": row.file, "line": row.line, "reason": skipped.reason(row), "row": row} for row in refused
-        ]
-        file["rejects"].sort(key=lambda reject: reject["line"])
-        file["rows"] = [row for row in file["rows"] if not skipped.reason(row)]
+        for row in file.rows:
+            if reason := skipped.reason(row):
+                file.reject(row.line, reason, row)
+        file.sort_rejects()
+        file.rows = [row for row in file.rows if not skipped.reason(row)]
     return {"refused": len(skipped.rows), **stats}
