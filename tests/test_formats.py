@@ -35,9 +35,9 @@ def problems(call, *args):
 @pytest.mark.parametrize(
     ("name", "row", "expected"),
     [
-        ("original", ORIGINAL, [SYSTEM, USER, ANSWER]),
-        ("original", {**ORIGINAL, "system_prompt": ""}, [USER, ANSWER]),
-        ("original", {**ORIGINAL, "system_prompt": " \n"}, [USER, ANSWER]),
+        ("system_user_assistant", ORIGINAL, [SYSTEM, USER, ANSWER]),
+        ("system_user_assistant", {**ORIGINAL, "system_prompt": ""}, [USER, ANSWER]),
+        ("system_user_assistant", {**ORIGINAL, "system_prompt": " \n"}, [USER, ANSWER]),
         ("messages", {"messages": [SYSTEM, USER, ANSWER, USER, WORSE]}, [SYSTEM, USER, ANSWER, USER, WORSE]),
         ("messages", {"messages": [{**USER, "name": "철수"}, ANSWER]}, [USER, ANSWER]),
         ("messages", {"system": "답하라.", "messages": [USER, ANSWER]}, [SYSTEM, USER, ANSWER]),
@@ -72,8 +72,8 @@ def problems(call, *args):
             [USER, ANSWER],
         ),
         ("prompt_completion", {"prompt": "물은?", "completion": "100℃", "label": True}, [USER, ANSWER]),
-        ("original", {**ORIGINAL, "task": "summarization"}, [SYSTEM, USER, ANSWER]),
-        ("original", {**ORIGINAL, "system_prompt": " ", "system": "답하라."}, [SYSTEM, USER, ANSWER]),
+        ("system_user_assistant", {**ORIGINAL, "task": "summarization"}, [SYSTEM, USER, ANSWER]),
+        ("system_user_assistant", {**ORIGINAL, "system_prompt": " ", "system": "답하라."}, [SYSTEM, USER, ANSWER]),
     ],
 )
 def test_training_rows(name, row, expected):
@@ -81,6 +81,10 @@ def test_training_rows(name, row, expected):
     converted = formats.convert(row, name)
     assert converted == {"id": converted["id"], "task": row.get("task"), "messages": expected}
     assert len(converted["id"]) == 12
+
+
+def test_the_old_name_of_a_format_is_accepted():
+    assert formats.convert(ORIGINAL, "original") == formats.convert(ORIGINAL, "system_user_assistant")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +272,7 @@ def test_load_rows_counts_ignored_keys_and_mistyped_tasks(tmp_path):
     assert formats.ignored_keys(loaded) == {"source": 4, "url": 1}
     assert formats.notes(loaded) == [
         "ignored keys: source (4 rows), url (1 row)",
-        "warning: task 'task1_01' (1 row) is no task id and is kept as a label; task01_01 was probably meant",
+        "warning: task 'task1_01' (1 row) is not a task id and is kept as a label; task01_01 was probably meant",
     ]
     assert [(row.file, row.line) for row in loaded] == [(str(tmp_path / "rows.jsonl"), n) for n in range(1, 6)]
     assert json.dumps(loaded[0]) == json.dumps(dict(loaded[0])) and "line" not in loaded[0]
@@ -313,7 +317,7 @@ def converted_by_its_advice(path, folder):
         ("s.json", b'[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]',
          "these are ShareGPT rows", ("Q", "A")),
         ("c.jsonl", b'{"dialogue": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}',
-         "the messages stand under 'dialogue'", ("Q", "A")),
+         "the messages are under 'dialogue'", ("Q", "A")),
         ("q.json", b'{"version": "1", "data": [{"title": "t", "paragraphs": [{"context": "C", "qas": [{"id": "1", '
          b'"question": "Q", "answers": [{"text": "A", "answer_start": 0}]}]}]}]}', "SQuAD's (KorQuAD's) layout",
          ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
@@ -393,7 +397,7 @@ def test_more_than_the_share_is_an_error(tmp_path):
 def test_a_damaged_array_is_never_read_in_part(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("[" + ",\n".join([json.dumps(ORIGINAL)] * 40) + ",\n{]]", encoding="utf-8")
-    assert "no JSON" in problems(lambda: formats.load_rows(path, "sft", skipped=formats.Skipped(True)))[0]
+    assert "not JSON" in problems(lambda: formats.load_rows(path, "sft", skipped=formats.Skipped(True)))[0]
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -495,7 +499,7 @@ def test_load_rows_lists_syntax_and_refused_rows_together(tmp_path):
     path.write_text(path.read_text(encoding="utf-8") + "{]\n", encoding="utf-8")
     found = problems(formats.load_rows, path, "sft")
     assert [problem.split(": ")[0] for problem in found] == [f"{path}:{n}" for n in (2, 3, 4)]
-    assert "empty answer" in found[0] and "not a row of the file's format" in found[1] and "no JSON" in found[2]
+    assert "empty answer" in found[0] and "not a row of the file's format" in found[1] and "not JSON" in found[2]
 
 
 def test_load_rows_counts_what_it_does_not_list(tmp_path):

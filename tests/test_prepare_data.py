@@ -61,7 +61,7 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     first, second = report["files"]
     assert (first["format"], first["read"], first["kept"]) == ("alpaca", 83, 80)
     assert first["refused"] == {"duplicate": 1, "empty answer": 1, "not a row of the file's format, alpaca": 1}
-    assert (second["format"], second["read"], second["kept"]) == ("original", 5, 4)
+    assert (second["format"], second["read"], second["kept"]) == ("system_user_assistant", 5, 4)
     assert second["refused"] == {"label is false": 1}
     assert report["rows"] == {"read": 88, "kept": 84, "refused": 4}
     assert report["ignored"] == second["ignored"] == {"source": 2} and first["ignored"] == {}
@@ -72,7 +72,7 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
         "  1 refused: label is false",
         "  ignored keys: source (2 rows)",
         f"  warning: {warning}",
-        "  labels that are no task ids, kept: Task08_02 (1), summarization (1)",
+        "  labels that are not task ids, kept: Task08_02 (1), summarization (1)",
     ):
         assert text in done.stdout.splitlines()
     split = {name: lines(out / f"{name}.jsonl") for name in ("train", "valid", "test")}
@@ -303,7 +303,7 @@ def test_all_files_are_checked_before_anything_is_said(script, tmp_path):
         f"{empty}: no rows",
         f"{unknown}: no known format",
         f"{bad}:1: no assistant turn",
-        f"{bad}:2: no JSON: Expecting value (column 15)",
+        f"{bad}:2: not JSON: Expecting value (column 15)",
         f"{bad}:3: empty answer",
         f"{bad}:4: not UTF-8 (from byte 195 on, 1 line); convert the file: iconv -f CP949 -t UTF-8 {bad}",
         f"{bad}:5: a row is a JSON object, not an array",
@@ -330,14 +330,14 @@ def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
     path = write(tmp_path / "rows.jsonl", *alpaca(50))
     path.write_bytes(path.read_bytes() + b'{"instruction" 1}\n{"instruction": "\xb0\xa1"}\n')
     words = ["--input_path", str(path), "--output_dir", str(tmp_path / "data")]
-    with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:51: no JSON.*rows.jsonl:52: not UTF-8"):
+    with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:51: not JSON.*rows.jsonl:52: not UTF-8"):
         prepare_data.main(prepare_data.build_parser().parse_args(words))
     last = prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
     assert (last["read"], last["kept"], last["refused"]) == (52, 50, 2)
     assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
     path.write_bytes(path.read_bytes() + b'{"instruction": "\xb0\xa1"}\n' * 2)
     words[-1] = str(tmp_path / "more")
-    with pytest.raises(prepare_data.cli.InputError, match="51: no JSON.*3 lines.; convert the file: iconv"):
+    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*3 lines.; convert the file: iconv"):
         prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
 
 

@@ -1,7 +1,7 @@
 """The formats of rows that are read, and the conversion of one row (DESIGN §4). Standard library only.
 
-Texts are kept byte for byte. Nothing that a row says is lost in silence: each of its keys is used, or is named in
-`Row.ignored`, or refuses the row.
+Texts are kept byte for byte. Nothing is dropped silently: each key of a row is used, or is listed in `Row.ignored`, or
+the row is refused.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from sllm.data.json_reader import kind_of
 from sllm.data.rows import Row
 
 # A converter takes a row and returns {"messages"} or {"prompt", "chosen", "rejected"}, each a list of turns;
-# it raises ValueError with the reason where the row cannot be read so. `convert` checks what comes back.
+# it raises ValueError with the reason if the row cannot be read that way. `convert` checks the result.
 
 
 def _turns(value: object, role: str) -> list[dict]:
@@ -48,17 +48,17 @@ def _system(row: dict) -> list[dict]:
 
 
 def _one_of(row: dict, *names: str) -> object:
-    """The value of the key that is filled; ValueError where two of them say different things."""
-    filled = {name: row[name] for name in names if row.get(name) is not None}
-    said = {name: value for name, value in filled.items() if not (isinstance(value, str) and not value.strip())}
-    if len(said) > 1 and len({json.dumps(value) for value in said.values()}) > 1:
-        raise ValueError(f"{' and '.join(said)} differ: keep one of them")
-    return next(iter((said or filled).values()), None)
+    """The value of the key that is filled; ValueError if two of them differ."""
+    present = {name: row[name] for name in names if row.get(name) is not None}
+    filled = {name: value for name, value in present.items() if not (isinstance(value, str) and not value.strip())}
+    if len(filled) > 1 and len({json.dumps(value) for value in filled.values()}) > 1:
+        raise ValueError(f"{' and '.join(filled)} differ: keep one of them")
+    return next(iter((filled or present).values()), None)
 
 
-def _original(row: dict) -> dict:
-    asked, answer = _turns(row.get("user_content"), "user"), _turns(row.get("assistant_content"), "assistant")
-    return {"messages": _system(row) + asked + answer}
+def _system_user_assistant(row: dict) -> dict:
+    question, answer = _turns(row.get("user_content"), "user"), _turns(row.get("assistant_content"), "assistant")
+    return {"messages": _system(row) + question + answer}
 
 
 def _messages(row: dict) -> dict:
@@ -93,7 +93,7 @@ def _preference(row: dict) -> dict:
     if not chosen or not rejected:
         raise ValueError(f"no {'chosen' if not chosen else 'rejected'} answer")
     if not prompt and isinstance(row["chosen"], str):
-        raise ValueError("no user turn: chosen and rejected are texts, so the question has to stand in prompt")
+        raise ValueError("no user turn: chosen and rejected are texts, so the question has to be in prompt")
     for turns in (prompt, chosen, rejected):
         if turns is not prompt and turns[-1].get("weight", 1) != 1:
             raise ValueError("weight is not 1: both answers of a pair are learned from")
@@ -105,8 +105,8 @@ def _preference(row: dict) -> dict:
         system = [turn for turn in prompt if turn["role"] == "system"]
         if system and shared and shared[0]["role"] != "system":
             shared = system + shared
-        said = shared if system else [turn for turn in shared if turn["role"] != "system"]
-        if said[: len(prompt)] != prompt:
+        spoken = shared if system else [turn for turn in shared if turn["role"] != "system"]
+        if spoken[: len(prompt)] != prompt:
             raise ValueError("prompt differs from the one in chosen")
         prompt, chosen, rejected = shared, chosen[-1:], rejected[-1:]
     if len(chosen) != 1 or len(rejected) != 1:
@@ -114,15 +114,16 @@ def _preference(row: dict) -> dict:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-# The place for more formats: name → (keys that mark a row of it, its other keys, converter). A row is of the first
-# format that one of its keys marks, so the more telling names come first; a file has the format of most of its rows.
+# Add a format here: name → (keys that identify it, its other keys, converter). A row has the first format that one of
+# its keys identifies, so the more specific names come first; a file has the format of most of its rows.
 FORMATS = {
     "preference": (("chosen", "rejected"), ("prompt",), _preference),
     "messages": (("messages",), (), _messages),
-    "original": (("user_content", "assistant_content"), (), _original),
+    "system_user_assistant": (("user_content", "assistant_content"), (), _system_user_assistant),
     "alpaca": (("instruction",), ("input", "context", "output", "response", "history"), _alpaca),
     "prompt_completion": (("prompt", "completion"), ("label", "kto_tag"), _prompt_completion),
 }
+_ALIASES = {"original": "system_user_assistant"}
 _COMMON = ("id", "task", "system_prompt", "system")
 _USED = {name: {*marks, *others, *_COMMON} for name, (marks, others, _) in FORMATS.items()}
 
@@ -135,7 +136,7 @@ def detect(rows: list[dict], path: str = "FILE") -> str:
     """The format of a file: that of most of its rows.
 
     Raises:
-        ValueError: no row is of a known one; with the command that converts the file, where its format is known.
+        ValueError: no row has a known format; with the command that converts the file if its format is recognised.
     """
     counts = Counter(name for name in map(format_of, rows) if name)
     if not counts:
@@ -159,14 +160,16 @@ def detect(rows: list[dict], path: str = "FILE") -> str:
 
 
 def convert(row: dict, name: str, *, answered: bool = True) -> Row:
-    """One row of format `name` as it goes to disk.
+    """One row as it is written.
 
     Args:
+        name: its format; "original" is accepted for "system_user_assistant".
         answered: a conversation has to end with the assistant's answer; False for prompts.
     Raises:
-        ValueError: every reason why the row is refused, joined by "; ". What counts rows by reason takes the
-            words before the first ":".
+        ValueError: every reason why the row is refused, joined by "; ". Rows are counted by the text before the first
+            ":" or ";".
     """
+    name = _ALIASES.get(name, name)
     if format_of(row) != name:
         keys = ", ".join(map(repr, list(row)[:8]))
         raise ValueError(f"not a row of the file's format, {name}: it has the keys {keys or 'none'}")
@@ -175,14 +178,14 @@ def convert(row: dict, name: str, *, answered: bool = True) -> Row:
         body = FORMATS[name][2](row)
     except ValueError as error:
         raise ValueError("; ".join([str(error), *faults])) from None
-    for key in body:  # a blank system prompt is no system prompt
+    for key in body:  # a blank system prompt counts as none
         body[key] = [t for t in body[key] if t["role"] != "system" or t["content"] not in (None, "") and not blank(t)]
     if _label(row) is False and (answered or name == "preference"):
         faults.append(
             "label is false: a bad answer must not be learned; leave the row out, or give DPO (train_LoRA_DPO.py) a "
             "row with this answer as rejected and a good one as chosen"
         )
-    elif _label(row) is False:  # the question is as good as any; the answer is no reference
+    elif _label(row) is False:  # the question can be used; the answer is not a reference
         while body["messages"] and body["messages"][-1]["role"] == "assistant":
             body["messages"].pop()
     if name == "preference":
@@ -216,5 +219,5 @@ def _digest(body: dict) -> str:
 
 
 def _label(row: dict) -> object:
-    """KTO's label of a completion: true is a good answer, false a bad one. Elsewhere `label` may be anything."""
+    """KTO's label of a completion: true is a good answer, false a bad one. In other formats `label` may be anything."""
     return row["label"] if row.get("label") is not None else row.get("kto_tag")

@@ -1,13 +1,13 @@
-"""What is wrong with a row, and which of its keys nothing uses. Standard library only.
+"""The faults of a row, and its unused keys. Standard library only.
 
-A reason starts with the words that it is counted by, up to the first ":" or ";".
+Rows are counted by the text of a reason before the first ":" or ";".
 """
 
 import re
 
 from sllm.data.json_reader import kind_of
 
-# Keys that say what cannot be trained here: where one of them holds something, the row is refused.
+# Keys for what cannot be trained here: if one of them is filled, the row is refused.
 _TOOLS = ("cannot be trained here", "write the call into the content, or remove the key")
 _MEDIA = ("cannot be trained here", "only text is; remove the key or the row")
 _REASONING = ("is not read", "write it into the content as <think>…</think> if it is to be learned, or remove the key")
@@ -26,8 +26,8 @@ _HOLD_TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "user_c
 
 
 def leftovers(row: dict, name: str, used: set[str]) -> tuple[list[str], list[str]]:
-    """Keys that format `name`, which uses `used`, does not use: those that are ignored, and the faults of those that
-    refuse the row. A key with the value null says nothing."""
+    """Keys outside `used`, those of format `name`: the ignored ones, and the faults of those that refuse the row. A key
+    with the value null is skipped."""
     ignored, faults = [], []
     for key in row:
         if key in used or row[key] is None or key in ("label", "kto_tag") and isinstance(row[key], bool):
@@ -59,7 +59,7 @@ def _leftovers_of_turn(turn: dict, number: int, name: str, ignored: list[str], f
 
 
 def _contradictions(row: dict) -> list[str]:
-    """Scores of a pair that call the rejected answer the better one."""
+    """Scores of a pair that rate the rejected answer higher."""
     faults = []
     for stem in ("score", "rating", "reward"):
         for good, bad in ((f"{stem}_chosen", f"{stem}_rejected"), (f"chosen_{stem}", f"rejected_{stem}")):
@@ -112,11 +112,11 @@ def _part_types(content: object) -> str:
 
 
 def blank(turn: dict) -> bool:
-    """No character that one could see."""
+    """No visible character."""
     content = turn["content"]
     return isinstance(content, str) and not any(c.isprintable() and not c.isspace() for c in content)
 
 
 def broken(text: str) -> str | None:
-    found = re.search("[\ud800-\udfff\ufffd\0]", text)
-    return f"U+{ord(found[0]):04X} at character {found.start()}" if found else None
+    match = re.search("[\ud800-\udfff\ufffd\0]", text)
+    return f"U+{ord(match[0]):04X} at character {match.start()}" if match else None

@@ -1,7 +1,7 @@
-"""Files and rows of formats that are not read here: what they are, and the command that converts them.
+"""Files and rows in formats that are not supported: what they are, and the command that converts them.
 
-Each command is one line of Python for the file at hand, with its real columns; run in the repository's root it
-writes rows that every script reads. Standard library only.
+Each command is one line of Python for this file, with its real columns; run in the repository's root it writes rows
+that every script reads. Standard library only.
 """
 
 import csv
@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
-# Columns that hold a question, its context and an answer in the wild, the more telling names first.
+# Common column names for a question, its context and an answer, the more specific ones first.
 _QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 input 입력".split()
 _CONTEXT = "context passage document 본문 지문 문맥 input 입력".split()
 _ANSWER = (
@@ -33,7 +33,7 @@ _DUMP = "json.dumps({}, ensure_ascii=False)"
 
 
 def not_json(path: str | Path, raw: bytes) -> str | None:
-    """What a file is that holds no JSON at all, and how to convert it; None where it may be JSON."""
+    """What a file is that is not JSON, and how to convert it; None if it may be JSON."""
     if _JSON_START.match(raw):
         return None
     binary = _binary(path, raw)
@@ -50,7 +50,7 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
     if text[:1] in ("{", "[") or "\n{" in text or _is_json(text.partition("\n")[0]):
         return None
     return _separated(path, text, encoding) or (
-        "no JSON: it is plain text; a row is a JSON object a line, such as "
+        "not JSON: it is plain text; write one JSON object a line, such as "
         '{"instruction": "question", "output": "answer"}'
     )
 
@@ -93,7 +93,7 @@ def _pandas(reader: str, path: str | Path) -> str:
 
 
 def _separated(path: str | Path, text: str, encoding: str) -> str | None:
-    """CSV or TSV: the one-liner with its own header; None for a text whose lines have no common columns."""
+    """CSV or TSV: the command for its header; None for a text without columns."""
     first = text.partition("\n")[0]
     mark = "\t" if "\t" in first else max(",;|", key=first.count)
     quoting = csv.QUOTE_MINIMAL
@@ -117,11 +117,11 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
     source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
     code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
-    return f"a {kind} file; convert it{_told(left_out, sure)}: {_command(code, path)}"
+    return f"a {kind} file; convert it{_notes(left_out, sure)}: {_command(code, path)}"
 
 
 def unknown_rows(path: str | Path, row: dict) -> str | None:
-    """The same for rows of an unknown format, judged by one of them; None where nothing is known about them."""
+    """The same for rows of an unknown format, judged by one of them; None if it is not recognised."""
     for key, value in row.items():
         turn = value[0] if isinstance(value, list) and value else None
         if isinstance(turn, dict) and ({"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys()):
@@ -147,15 +147,13 @@ def unknown_rows(path: str | Path, row: dict) -> str | None:
     if len({*columns} - {*_KEPT}) < 2:
         return "text without a question and an answer cannot be learned here" if "text" in columns else None
     fields, left_out, sure = _chosen(columns)
-    return f"convert them{_told(left_out, sure)}: {_over_rows(path, fields)}"
+    return f"convert them{_notes(left_out, sure)}: {_over_rows(path, fields)}"
 
 
 def _conversations(path: str | Path, key: str, turn: dict) -> str:
-    rest = "**r" if key == "messages" else f'**r, "{key}": None'  # None says nothing: it is not named as ignored
+    rest = "**r" if key == "messages" else f'**r, "{key}": None'  # null: it is not reported as ignored
     if "role" in turn and "content" in turn:
-        return f"the messages stand under {key!r}; rename it: " + _over_rows(
-            path, f'{{{rest}, "messages": r["{key}"]}}'
-        )
+        return f"the messages are under {key!r}; rename it: " + _over_rows(path, f'{{{rest}, "messages": r["{key}"]}}')
     roles = '{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}'
     turns = f'[{{"role": roles.get(t["from"], t["from"]), "content": t["value"]}} for t in r["{key}"]]'
     command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', before=f"roles = {roles}; ")
@@ -163,8 +161,8 @@ def _conversations(path: str | Path, key: str, turn: dict) -> str:
 
 
 def _chosen(columns: list[str]) -> tuple[str, list[str], bool]:
-    """The converted row as a Python expression over r, the columns that it leaves out, and whether the names of the
-    columns told which is which."""
+    """The converted row as a Python expression over r, the columns that it leaves out, and whether the columns were
+    recognised by their names."""
     if any(keys <= set(columns) for keys in _READ):
         return "r", [], True
     free = [c for c in columns if c not in _KEPT]
@@ -187,10 +185,10 @@ def _find(columns: list[str], names: list[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _told(left_out: list[str], sure: bool) -> str:
-    said = ["put in the right columns where these are not the question and the answer"] if not sure else []
-    said += [f"it leaves out {', '.join(left_out)}"] if left_out else []
-    return f" ({'; '.join(said)})" if said else ""
+def _notes(left_out: list[str], sure: bool) -> str:
+    notes = ["check which columns are the question and the answer"] if not sure else []
+    notes += [f"it leaves out {', '.join(left_out)}"] if left_out else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _over_rows(path: str | Path, expression: str, loop: str = "for r in rows", before: str = "") -> str:

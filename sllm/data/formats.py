@@ -3,8 +3,8 @@
     training    {"id", "task", "messages": [{"role", "content"}, …]}
     preference  {"id", "task", "prompt": [message, …], "chosen": [message], "rejected": [message]}
 
-An assistant message may have "weight": 0, which leaves it unsupervised. `load_rows` is what trainers and inference
-read with: strict, or with a small share of bad rows left out; `prepare_data.py` sets refused rows aside instead.
+An assistant message may have "weight": 0, which leaves it unsupervised. Trainers and inference read with `load_rows`:
+strict, or with a small share of bad rows left out; `prepare_data.py` writes refused rows to a file instead.
 """
 
 from pathlib import Path
@@ -22,52 +22,45 @@ __all__ = [
 
 
 def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) -> list[Row]:
-    """Every row of a file, converted. Each knows its file and line; `notes(rows)` says what of them is not used.
+    """Every row of a file, converted. Each has its file and line; `notes(rows)` lists what is not used of them.
 
     Args:
         path: a file of any known format, or a folder that prepare_data.py wrote: its train.jsonl, and its
             test.jsonl for prompts.
-        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either sort, answered
+        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either kind, answered
             or not).
-        skipped: takes the rows that cannot be used, where the run allows that; without it one refused row refuses
-            the file.
+        skipped: collects the rows that cannot be used, if the run allows that; otherwise one refused row refuses the
+            file.
     Returns:
         Training or preference rows; for prompts {"id", "task", "messages", "reference"}: the conversation up to
         a user turn and the text that answered it (preference rows: chosen), or None. There, ids are unique.
     Raises:
-        InputError: all that is wrong with the file, or that it is of the other sort.
+        InputError: everything wrong with the file, or that its rows are of another kind.
     """
     skipped = skipped or Skipped()
     if Path(path).is_dir():
         checkpoint.require(path, stage="data")
         path = Path(path) / ("test.jsonl" if kind == "prompts" else "train.jsonl")
     name = str(path)
-    found = examine(path, each_line=True)
-    if len(found.bad) > MAX_LOST_SHARE * (len(found.rows) + len(found.bad)):
-        found = examine(path)  # a file in another encoding, rather than a few broken lines: say that once
-    skipped.expect(name, len(found.rows) + len(found.bad))
+    contents = examine(path, each_line=True)
+    if len(contents.bad) > MAX_LOST_SHARE * (len(contents.rows) + len(contents.bad)):
+        contents = examine(path)  # a file in another encoding, rather than a few broken lines: report that once
+    skipped.expect(name, len(contents.rows) + len(contents.bad))
     rows, refused = [], []
-    if found.rows:
+    if contents.rows:
         try:
-            sort = detect([row for _, row in found.rows], name)
+            row_format = detect([row for _, row in contents.rows], name)
         except ValueError as error:
-            raise InputError(format_problems(path, [*found.faults, *found.bad, (0, str(error))])) from None
-        if kind != "prompts" and (sort == "preference") != (kind == "preference"):
-            if sort == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in found.rows):
-                raise InputError(
-                    f"{path} holds KTO rows (prompt, completion, label), and DPO learns from pairs; "
-                    "build_preferences.py writes those too, to train.jsonl"
-                )
-            held, reader = ("preference", "DPO") if sort == "preference" else ("training", "SFT")
-            raise InputError(f"{path} holds {held} rows ({sort}): train_LoRA_{reader}.py reads those")
-        for line, row in found.rows:
+            raise InputError(format_problems(path, [*contents.faults, *contents.bad, (0, str(error))])) from None
+        _check_kind(path, kind, row_format, contents.rows)
+        for line, row in contents.rows:
             try:
-                rows.append(convert(row, sort, answered=kind != "prompts").at(name, line))
+                rows.append(convert(row, row_format, answered=kind != "prompts").at(name, line))
             except ValueError as error:
                 refused.append((line, str(error)))
-    if found.faults:
-        raise InputError(format_problems(path, found.faults + found.bad + refused))
-    for line, reason in sorted(found.bad + refused):
+    if contents.faults:
+        raise InputError(format_problems(path, contents.faults + contents.bad + refused))
+    for line, reason in sorted(contents.bad + refused):
         skipped.add_line(name, line, reason)
     skipped.check()
     if kind == "prompts":
@@ -76,12 +69,24 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
     return rows
 
 
+def _check_kind(path: str | Path, kind: str, row_format: str, rows: list[tuple[int, dict]]) -> None:
+    if kind == "prompts" or (row_format == "preference") == (kind == "preference"):
+        return
+    if row_format == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in rows):
+        raise InputError(
+            f"{path} holds KTO rows (prompt, completion, label), and DPO requires pairs; "
+            "build_preferences.py writes those too, to train.jsonl"
+        )
+    row_kind, trainer = ("preference", "DPO") if row_format == "preference" else ("training", "SFT")
+    raise InputError(f"{path} holds {row_kind} rows ({row_format}): train_LoRA_{trainer}.py reads those")
+
+
 def _prompt(row: Row) -> Row:
     messages = row["prompt"] + row["chosen"] if "prompt" in row else row["messages"]
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
     reference = messages[-1]["content"] if messages[-1]["role"] == "assistant" else None
-    asked = messages if reference is None else messages[:-1]
-    prompt = {"id": row["id"], "task": row["task"], "messages": asked, "reference": reference}
+    question = messages if reference is None else messages[:-1]
+    prompt = {"id": row["id"], "task": row["task"], "messages": question, "reference": reference}
     return Row(prompt, ignored=row.ignored, context=row.context).at(row.file, row.line)
 
 

@@ -1,7 +1,7 @@
-"""Reading a file of JSON records, and telling everything that is wrong with it in one go. Standard library only.
+"""Reading a file of JSON records, and reporting everything that is wrong with it at once. Standard library only.
 
 A file is JSON Lines, a JSON array of records, or one JSON object that holds a single array ({"data": [...]}), in
-UTF-8. Which of them is found out from the text, not from the name.
+UTF-8. Which of them is detected from the text, not from the name.
 """
 
 import json
@@ -21,8 +21,8 @@ def read_file(path: str | Path) -> list[tuple[int, dict]]:
     """The records of a file, each with the line it starts on (arrays included).
 
     Raises:
-        InputError: everything wrong with the file at once: missing, a folder, not UTF-8, no JSON (every bad
-            line), records that are no objects, no records at all.
+        InputError: everything wrong with the file at once: missing, a folder, not UTF-8, not JSON (every bad
+            line), records that are not objects, no records.
     """
     rows, problems = scan(path)
     if problems:
@@ -32,12 +32,12 @@ def read_file(path: str | Path) -> list[tuple[int, dict]]:
 
 @dataclass
 class Contents:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         rows: (line, row) of what can be read.
-        faults: what is wrong with the file as a whole, as (line, text); line 0 where no line can be named.
-        bad: lines of JSON Lines that are no row, one row each, as (line, text).
+        faults: problems of the file as a whole, as (line, text); line 0 if no line can be named.
+        bad: lines of JSON Lines that are not rows, as (line, text).
     """
 
     rows: list[tuple[int, dict]] = field(default_factory=list)
@@ -47,15 +47,15 @@ class Contents:
 
 def scan(path: str | Path) -> tuple[list[tuple[int, dict]], list[tuple[int, str]]]:
     """What can be read of a file, and what is wrong with it as (line, text); line 0 is the file as a whole."""
-    found = examine(path)
-    return found.rows, sorted(found.faults + found.bad)
+    contents = examine(path)
+    return contents.rows, sorted(contents.faults + contents.bad)
 
 
 def examine(path: str | Path, *, each_line: bool = False) -> Contents:
-    """What a file holds, good and bad.
+    """The contents of a file, good and bad.
 
     Args:
-        each_line: name every line that is not UTF-8, instead of the file once with how to convert it.
+        each_line: report every line that is not UTF-8, instead of the file once with the command to convert it.
     """
     try:
         raw = Path(path).read_bytes()
@@ -73,17 +73,17 @@ def examine(path: str | Path, *, each_line: bool = False) -> Contents:
         return Contents(faults=[undecoded[2]])
     rows, faults, one_a_line = _parse(raw.decode("utf-8", errors="replace").removeprefix("\ufeff"))
     broken = undecoded[0] if undecoded else {}
-    found = Contents([(n, row) for n, row in rows if _is_row(row) and n not in broken])
+    contents = Contents([(n, row) for n, row in rows if _is_row(row) and n not in broken])
     strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not _is_row(row)]
-    wrong = found.bad if one_a_line else found.faults
+    wrong = contents.bad if one_a_line else contents.faults
     wrong += [fault for fault in faults + strays if not (one_a_line and each_line and fault[0] in broken)]
     if broken and one_a_line and each_line:
-        found.bad += [(n, f"not UTF-8: from byte {column} of the line on; correct it") for n, column in broken.items()]
+        contents.bad += [(n, f"not UTF-8: from byte {byte} of the line on; correct it") for n, byte in broken.items()]
     elif broken:
-        found.faults.append(undecoded[2])
+        contents.faults.append(undecoded[2])
     if not rows and not faults and not broken:
-        found.faults.append((0, "no rows in it; give a file that has some"))
-    return found
+        contents.faults.append((0, "no rows in it; give a file that has some"))
+    return contents
 
 
 def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple[int, str]] | None:
@@ -106,7 +106,7 @@ def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple
 
 
 def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
-    """`file:line: problem` for each, in the order of lines; the first `SHOWN` in words, the others counted."""
+    """`file:line: problem` for each, in the order of lines; the first `SHOWN` in full, the others counted."""
     problems = sorted(problems)
     lines = [f"{path}:{number}: {text}" if number else f"{path}: {text}" for number, text in problems[:SHOWN]]
     if len(problems) > SHOWN:
@@ -146,10 +146,10 @@ def _held_array(text: str, value: object) -> int | None:
     arrays = [item for item in value.values() if isinstance(item, list)] if isinstance(value, dict) else []
     if len(arrays) != 1 or (arrays[0] and (not _is_row(arrays[0][0]) or {"role", "from"} & arrays[0][0].keys())):
         return None  # several arrays, or one of texts or messages
-    for found in re.finditer(r'"\s*:\s*(\[)', text):
+    for match in re.finditer(r'"\s*:\s*(\[)', text):
         try:
-            if _decode(text, found.start(1))[0] == arrays[0]:
-                return found.start(1)
+            if _decode(text, match.start(1))[0] == arrays[0]:
+                return match.start(1)
         except ValueError:  # inside a text
             continue
     return None
@@ -167,8 +167,8 @@ def _lines(text: str) -> tuple[list, list]:
 
 
 def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
-    """The elements of the array that opens at `at`. After a fault, goes on at the next line that opens a record
-    as deep as the first one does, so that one reading finds every bad record."""
+    """The elements of the array that opens at `at`. After a fault, continues at the next line that opens a
+    record at the depth of the first one, so that one pass finds every bad record."""
     rows, problems = [], []
     line, counted = 1, 0
     at = _SPACE.match(text, at + 1).end()
@@ -189,22 +189,22 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
                     raise json.JSONDecodeError("Expecting value", text, at)
         except (ValueError, RecursionError) as error:
             problems.append(_fault(error, line))
-            found = next_record.search(text, at + 1)
-            if not found:
+            match = next_record.search(text, at + 1)
+            if not match:
                 return rows, problems
-            after = at = found.end() - 1
+            after = at = match.end() - 1
     if not held and text[after + 1 :].strip():
         rest = _SPACE.match(text, after + 1).end()
-        problems.append((text.count("\n", 0, rest) + 1, "no JSON: something follows the end of the array"))
+        problems.append((text.count("\n", 0, rest) + 1, "not JSON: something follows the end of the array"))
     return rows, problems
 
 
 def _fault(error: Exception, line: int, *, one_line: bool = False) -> tuple[int, str]:
     if isinstance(error, json.JSONDecodeError):
         if error.doc[error.pos : error.pos + 1] == "'":
-            return line if one_line else error.lineno, "no JSON: Python's quotes; write the rows with json.dumps"
-        return line if one_line else error.lineno, f"no JSON: {error.msg} (column {error.colno}); correct it"
-    return line, f"no JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; correct it"
+            return line if one_line else error.lineno, "not JSON: Python's quotes; write the rows with json.dumps"
+        return line if one_line else error.lineno, f"not JSON: {error.msg} (column {error.colno}); correct it"
+    return line, f"not JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; correct it"
 
 
 def _is_row(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""A row that knows where it came from, and the rows that a run leaves out. Standard library only."""
+"""A row with its origin, and the rows that a run leaves out. Standard library only."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ class Row(dict):
 
     Attributes:
         file, line: where it was read; None for rows that were made, not read.
-        ignored: the keys that it said something with and nothing here uses.
-        context: the text that it is about, where the row had a key for it; rows of one context stay together.
+        ignored: its filled keys that are not used.
+        context: the text that it is about, if the row had a key for it; rows of one context stay in one split.
     """
 
     __slots__ = ("context", "file", "ignored", "line")
@@ -37,7 +37,7 @@ class Row(dict):
 
 
 def where(row: dict) -> str:
-    """`rows.jsonl:17 (t1-3)`, or the id alone for a row that was not read from a file."""
+    """`rows.jsonl:17 (t1-3)`, or only the id for a row that was not read from a file."""
     file, line = getattr(row, "file", None), getattr(row, "line", None)
     return f"{file}:{line} ({row['id']})" if file else f"row {row['id']}"
 
@@ -63,19 +63,19 @@ def notes(rows: list[dict]) -> list[str]:
 
 
 def ignored_note(counts: dict[str, int]) -> list[str]:
-    """The one line that names ignored keys; no line where there are none."""
+    """One line that lists the ignored keys; none if there are none."""
     named = [f"{key} ({count:,} row{'s' * (count != 1)})" for key, count in list(counts.items())[:SHOWN]]
     more = f" and {len(counts) - SHOWN} more keys" if len(counts) > SHOWN else ""
     return [f"ignored keys: {', '.join(named)}{more}"] if counts else []
 
 
 def near_misses(labels: dict[str, int]) -> dict[str, str]:
-    """Label → what was probably meant, for unknown task labels that almost are a task id."""
-    found = ((label, tasks.meant(label), count) for label, count in labels.items())
+    """Label → what was probably meant, for unknown task labels that resemble a task id."""
+    suggestions = ((label, tasks.meant(label), count) for label, count in labels.items())
     return {
-        label: f"task {label!r} ({count:,} row{'s' * (count != 1)}) is no task id and is kept as a label; "
+        label: f"task {label!r} ({count:,} row{'s' * (count != 1)}) is not a task id and is kept as a label; "
         f"{' or '.join(ids)} was probably meant"
-        for label, ids, count in found
+        for label, ids, count in suggestions
         if ids
     }
 
@@ -83,11 +83,11 @@ def near_misses(labels: dict[str, int]) -> dict[str, str]:
 class Skipped:
     """The rows that a run leaves out, with the reasons: none, or with --skip_bad_rows a small share of each file.
 
-    One object goes through a whole run: `load_rows` and `encode` add to it and call `check`.
+    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`.
 
     Args:
         allow: leave bad rows out instead of refusing their file.
-        share: most of a file's rows that may be left out.
+        share: of a file's rows that may be left out.
     Attributes:
         rows: {"file", "line", "id", "reason"} of each, in the order in which they were found.
     """
@@ -99,7 +99,7 @@ class Skipped:
         self._reasons: dict[int, str] = {}  # by id(row)
 
     def expect(self, file: str | None, count: int) -> None:
-        """`file` has `count` rows, good and bad."""
+        """`file` has `count` rows, good and bad ones."""
         self._read[file] = max(count, self._read[file])
 
     def add(self, row: dict, reason: str) -> None:
@@ -108,7 +108,7 @@ class Skipped:
         self.add_line(getattr(row, "file", None), getattr(row, "line", None), reason, row["id"])
 
     def add_line(self, file: str | None, line: int | None, reason: str, name: str | None = None) -> None:
-        """Leave out a line that no row could be made of."""
+        """Leave out a line that could not be read as a row."""
         self.rows.append({"file": file, "line": line, "id": name, "reason": reason})
 
     def reason(self, row: dict) -> str | None:
@@ -116,36 +116,39 @@ class Skipped:
         return self._reasons.get(id(row))
 
     def check(self) -> None:
-        """InputError where bad rows are not allowed, or are too many; every one of them is named."""
+        """InputError if bad rows are not allowed or too many; it names every one of them."""
         problems = []
         for file in dict.fromkeys(entry["file"] for entry in self.rows):
-            mine = [entry for entry in self.rows if entry["file"] == file]
-            most = self.share * self._read[file]
-            if self.allow and len(mine) <= most:
+            entries = self._entries(file)
+            limit = self.share * self._read[file]
+            if self.allow and len(entries) <= limit:
                 continue
-            problems += _named(file, mine)
-            count = f"{len(mine):,} of {self._read[file]:,} rows"
+            problems += _named(file, entries)
+            count = f"{len(entries):,} of {self._read[file]:,} rows"
             if self.allow:
                 problems.append(
                     f"{file or 'the rows'}: {count} cannot be used, and --skip_bad_rows leaves out at most "
-                    f"{self.share:.0%}; correct them, or let prepare_data.py set refused rows aside"
+                    f"{self.share:.0%}; correct them, or let prepare_data.py reject them"
                 )
-            elif len(mine) <= most:
+            elif len(entries) <= limit:
                 problems.append(f"{file or 'the rows'}: --skip_bad_rows leaves out such rows ({count})")
         if problems:
             raise InputError(problems)
 
     def lines(self) -> list[str]:
-        """What to print: how many rows of which file, then the first ones with their reasons."""
-        said = []
+        """Lines to print: how many rows of which file, then the first ones with their reasons."""
+        lines = []
         for file in dict.fromkeys(entry["file"] for entry in self.rows):
-            mine = [entry for entry in self.rows if entry["file"] == file]
-            said.append(f"skipped {len(mine):,} of {self._read[file]:,} rows of {file or 'the data'}:")
-            said += [f"  {line}" for line in _named(file, mine)]
-        return said
+            entries = self._entries(file)
+            lines.append(f"skipped {len(entries):,} of {self._read[file]:,} rows of {file or 'the data'}:")
+            lines += [f"  {line}" for line in _named(file, entries)]
+        return lines
+
+    def _entries(self, file: str | None) -> list[dict]:
+        return [entry for entry in self.rows if entry["file"] == file]
 
     def write(self, folder: str | Path) -> Path | None:
-        """skipped_rows.jsonl in `folder`, one line for each skipped row; no file where there is none."""
+        """skipped_rows.jsonl in `folder`, one line for each skipped row; no file if there are none."""
         if not self.rows:
             return None
         path = Path(folder) / FILE

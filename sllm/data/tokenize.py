@@ -1,4 +1,4 @@
-"""Rows → the token columns that TRL trains on, cut to length and counted. Nothing is dropped in silence."""
+"""Rows → the token columns that TRL trains on, truncated and counted. Nothing is dropped silently."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,12 +8,13 @@ from sllm.cli import InputError
 from sllm.data.rows import MAX_LOST_SHARE, Skipped, where
 
 IGNORED = -100  # label of a token that is not supervised (PyTorch's cross-entropy ignore_index)
-SHOWN = 20  # cut rows that the statistics name, the longest first
+SIDES = ("chosen", "rejected")
+SHOWN = 20  # truncated rows in the statistics, the longest first
 
 
 @dataclass
 class _Cuts:
-    """The rows that are longer than `max_length` tokens, and the sequences or pairs that nothing is left of."""
+    """The rows longer than `max_length` tokens, and the number of sequences or pairs that lose their answer."""
 
     max_length: int
     longest: int = 0
@@ -21,7 +22,7 @@ class _Cuts:
     rows: list[tuple[int, dict]] = field(default_factory=list)  # (tokens, row)
 
     def see(self, row: dict, tokens: int) -> bool:
-        """Count a sequence of `row`; True where it is cut."""
+        """Count a sequence of `row`; True if it is truncated."""
         self.longest = max(self.longest, tokens)
         if tokens <= self.max_length:
             return False
@@ -32,7 +33,7 @@ class _Cuts:
         return True
 
     def stats(self) -> dict:
-        worst = sorted(self.rows, key=lambda found: -found[0])[:SHOWN]
+        worst = sorted(self.rows, key=lambda entry: -entry[0])[:SHOWN]
         return {
             "max_length": self.max_length,
             "longest": self.longest,
@@ -49,10 +50,10 @@ def sft_columns(
     Args:
         max_length: tokens; a longer sequence loses its end.
         train_on_inputs: supervise every token instead of the assistant's alone.
-        skipped: takes the rows that cannot be rendered, or lose their whole answer, where the run allows that.
+        skipped: collects the rows that cannot be rendered, or lose their whole answer, if the run allows that.
     Returns:
         (columns, stats): columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence; stats with
-        rows, sequences, tokens, supervised_tokens, truncated and dropped (sequences), and what `cut_summary` reads.
+        rows, sequences, tokens, supervised_tokens, truncated and dropped (sequences), and the input of `cut_summary`.
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
@@ -105,10 +106,10 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
 
     Args:
         max_length: tokens of prompt and answer together; longer answers lose their end.
-        skipped: takes the pairs that cannot be used, where the run allows that.
+        skipped: collects the pairs that cannot be used, if the run allows that.
     Returns:
         (columns, stats): stats with rows, pairs, tokens (prompts counted once for each side), truncated and dropped
-        (pairs), and what `cut_summary` reads.
+        (pairs), and the input of `cut_summary`.
     Raises:
         InputError: pairs that cannot be rendered or whose two sides render alike, all of them; or more than
             5 % lost to truncation.
@@ -117,24 +118,24 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
     skipped, cuts, tokens = _expecting(skipped, rows), _Cuts(max_length), 0
     for row in rows:
         try:
-            sides = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in ("chosen", "rejected")}
-            if sides["chosen"] == sides["rejected"]:
+            answers = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in SIDES}
+            if answers["chosen"] == answers["rejected"]:
                 raise ValueError("chosen and rejected render to the same tokens, so there is no choice")
         except (ValueError, InputError) as error:
             skipped.add(row, str(error))
             continue
         prompt = chat.prompt_ids(tokenizer, row["prompt"])
-        room, whole = max_length - len(prompt), len(prompt) + max(map(len, sides.values()))
-        cuts.see(row, whole)
-        if room < 1 or sides["chosen"][:room] == sides["rejected"][:room]:
+        available, total = max_length - len(prompt), len(prompt) + max(map(len, answers.values()))
+        cuts.see(row, total)
+        if available < 1 or answers["chosen"][:available] == answers["rejected"][:available]:
             cuts.dropped += 1
             if skipped.allow:
-                skipped.add(row, _lost(max_length, whole))
+                skipped.add(row, _lost(max_length, total))
             continue
         columns["prompt_ids"].append(prompt)
-        for name, ids in sides.items():
-            columns[f"{name}_ids"].append(ids[:room])
-            tokens += len(prompt) + len(ids[:room])
+        for name, ids in answers.items():
+            columns[f"{name}_ids"].append(ids[:available])
+            tokens += len(prompt) + len(ids[:available])
     skipped.check()
     if not skipped.allow:
         _refuse_losses(cuts, len(rows))
@@ -149,15 +150,15 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
 
 
 def cut_summary(stats: dict, *, most: int | None = None, shown: int = 3) -> list[str]:
-    """Lines to print about the rows that are cut: how many, the longest, and the length that holds them all.
+    """Lines to print about the truncated rows: how many, the longest, and the length that fits them all.
 
     Args:
         stats: of `sft_columns` or `dpo_columns`.
-        most: tokens that the model has positions for, if known; no greater length is recommended.
+        most: positions of the model, if known; no greater length is recommended.
     """
     if not stats["cut_rows"]:
         return []
-    worst = [f"{found['row']} has {found['tokens']:,} tokens" for found in stats["worst_cut"][:shown]]
+    worst = [f"{cut['row']} has {cut['tokens']:,} tokens" for cut in stats["worst_cut"][:shown]]
     others = stats["cut_rows"] - len(worst)
     if others:
         worst.append(f"{others:,} more")
@@ -176,15 +177,15 @@ def cut_summary(stats: dict, *, most: int | None = None, shown: int = 3) -> list
 def as_sequences(columns: dict) -> dict:
     """Preference columns as prompt + chosen, prompt + rejected, …: `input_ids` and `labels` in SFT's form."""
     sequences: dict[str, list] = {"input_ids": [], "labels": []}
-    for prompt, *sides in zip(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"], strict=True):
-        for ids in sides:
+    for prompt, *answers in zip(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"], strict=True):
+        for ids in answers:
             sequences["input_ids"].append(prompt + ids)
             sequences["labels"].append([IGNORED] * len(prompt) + ids)
     return sequences
 
 
 def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
-    """Where the rows go that cannot be used. It knows the files that were read with it; others are counted here."""
+    """The collector of unusable rows. Files that were read with it are counted already; the others are counted here."""
     skipped = skipped or Skipped()
     for file, count in Counter(getattr(row, "file", None) for row in rows).items():
         skipped.expect(file, count)
@@ -192,7 +193,7 @@ def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
 
 
 def _learns_its_end(example, messages: list[dict], end: int) -> bool:
-    """Is the last supervised token the end of turn, and the last of all where no answer has the weight 0?"""
+    """Is the last supervised token the end of turn, and the last token of all if no answer has the weight 0?"""
     supervised = [i for i, on in enumerate(example.completion_mask) if on]
     if any(message.get("weight") == 0 for message in messages):
         return not supervised or example.input_ids[supervised[-1]] == end
@@ -200,7 +201,7 @@ def _learns_its_end(example, messages: list[dict], end: int) -> bool:
 
 
 def _holding(tokens: int) -> int:
-    """A round length that holds `tokens`: the next power of two."""
+    """A round length that fits `tokens`: the next power of two."""
     return 1 << (tokens - 1).bit_length()
 
 
@@ -210,7 +211,7 @@ def _lost(max_length: int, tokens: int) -> str:
 
 def _refuse_losses(cuts: _Cuts, total: int) -> None:
     if cuts.dropped > MAX_LOST_SHARE * total:
-        tokens, row = max(cuts.rows, key=lambda found: found[0])
+        tokens, row = max(cuts.rows, key=lambda entry: entry[0])
         raise InputError(
             f"{cuts.dropped} of {total} rows lose their whole answer at {cuts.max_length} tokens (at most "
             f"{MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
