@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A process of ours with an address."""
+    """A process with an address."""
 
     def __init__(self, *command: object, url: str, **env: str):
         self.url = url
@@ -47,9 +48,9 @@ class Process:
         except httpx.TransportError:
             return False
 
-    def stop(self, how=None) -> int:
+    def stop(self, signal_number: int | None = None) -> int:
         if self.process.poll() is None:
-            self.process.send_signal(how) if how else self.process.terminate()
+            self.process.send_signal(signal_number or signal.SIGTERM)
         return self.process.wait(30)
 
 
@@ -68,10 +69,10 @@ def stub(*models: str, port: int | None = None) -> Process:
     return Process("tests/stub_openai.py", port, *models, url=f"http://127.0.0.1:{port}/v1/models")
 
 
-def wait_for(what, seconds: float = 30, said=lambda: ""):
+def wait_for(condition, seconds: float = 30, describe=lambda: ""):
     end = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < end, f"nothing within {seconds} s: {said()}"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"nothing within {seconds} s: {describe()}"
         time.sleep(0.05)
     return value
 
@@ -126,7 +127,7 @@ class Network:
 
 
 class Browser:
-    """Chromium, and what a person does in the page. `errors`: what its console complained about."""
+    """Chromium, and its tabs."""
 
     def __init__(self, playwright):
         self.chromium = playwright.chromium.launch(
@@ -161,12 +162,12 @@ class Tab:
         if ready:
             self.ready()
 
-    def _console(self, said) -> None:
-        """Errors and warnings, but Chainlit's own: it asks who is logged in before anybody is, and which files may be
-        dropped before it has read its settings; and its dialogs have no description."""
-        known = re.search(r"401|Unauthorized|Skipped \"application/\*\"|Missing `Description`", said.text)
-        if said.type in ("error", "warning") and not known:
-            self.complaints.append(said.text)
+    def _console(self, message) -> None:
+        """Errors and warnings, except Chainlit's own: it requests the user before the login and the accepted files
+        before it has read its settings; and its dialogs have no description."""
+        known = re.search(r"401|Unauthorized|Skipped \"application/\*\"|Missing `Description`", message.text)
+        if message.type in ("error", "warning") and not known:
+            self.complaints.append(message.text)
 
     def is_ours(self, url: str) -> bool:
         return url.startswith((self.url, self.url.replace("http", "ws", 1), "data:", "blob:"))

@@ -1,4 +1,4 @@
-"""A tab of the chat page without a browser: it speaks socket.io and HTTP as Chainlit's page does, and keeps what that
+"""A tab of the chat page without a browser: it uses socket.io and HTTP as Chainlit's page does, and keeps what that
 would show."""
 
 import asyncio
@@ -29,7 +29,7 @@ class Person:
         self.elements: dict[str, dict] = {}
         self.actions: dict[str, dict] = {}
         self.live: dict[str, dict[str, str]] = {}  # of comparisons that are being written
-        self.ended = 0  # how often the page said that what ran has ended, as it does when a tab connects
+        self.ended = 0  # how many task_end events arrived; one arrives when a tab connects
         self.changed = asyncio.Event()
         self.socket = socketio.AsyncClient(reconnection=False)
         for event in ("new_message", "update_message", "stream_start"):
@@ -113,14 +113,14 @@ class Person:
 
     @property
     def texts(self) -> list[str]:
-        """Of the answers, and of what the page says of its own."""
+        """Of the answers and of the page's own messages."""
         return [step["output"] for step in self.messages if step["type"] == "assistant_message" and step["output"]]
 
     def props(self, name: str) -> dict:
         """Of the newest element of this name; {}: none is shown."""
         shown = {step["id"] for step in self.messages}
-        found = [e["props"] for e in self.elements.values() if e["name"] == name and e["forId"] in shown]
-        return found[-1] if found else {}
+        props = [e["props"] for e in self.elements.values() if e["name"] == name and e["forId"] in shown]
+        return props[-1] if props else {}
 
     # ── what a person does ──
 
@@ -222,9 +222,9 @@ class Person:
         body = {"pagination": {"first": 100}, "filter": {"search": search} if search else {}}
         return (await self.client.post("/project/threads", json=body)).json()["data"]
 
-    async def until(self, what, seconds: float = 60):
+    async def until(self, condition, seconds: float = 60):
         async with asyncio.timeout(seconds):
-            while not (value := what()):
+            while not (value := condition()):
                 self.changed.clear()
                 await self.changed.wait()
         return value

@@ -57,7 +57,7 @@ async def chat(request: Request):
     if model == "401":
         return error(401, "wrong API key", "invalid_api_key")
     if model == "429":
-        return error(429, "every place is taken", retry_after="60")
+        return error(429, "server at capacity", retry_after="60")
     if model == "503":
         return error(503, "the server is loading", "loading", retry_after="60")
     if model == "500":
@@ -69,7 +69,7 @@ async def chat(request: Request):
     if model == "busy-once":
         state["busy"] += 1
         if state["busy"] % 2:
-            return error(429, "every place is taken", retry_after="1")
+            return error(429, "server at capacity", retry_after="1")
 
     async def stream():
         state["running"] += 1

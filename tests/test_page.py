@@ -52,11 +52,11 @@ def settings(tab, **values) -> None:
 
 
 def asked(database) -> list[str]:
-    return [answer.prompt[-1]["content"] for answer in ChatStore(database).answers()]
+    return [answer.prompt[-1]["content"] for answer in ChatStore(database).read().answers.values()]
 
 
 def last_answer(database):
-    return ChatStore(database).answers()[-1]
+    return list(ChatStore(database).read().answers.values())[-1]
 
 
 def test_a_chat_streams_and_is_kept(tab, database, api):
@@ -127,7 +127,7 @@ def test_a_task_in_the_arena_is_answered_by_two(tab, database):
     tab.page.click("#task-send")
     tab.page.wait_for_selector("[data-arena=vote]")
     tab.idle()
-    kept = ChatStore(database).comparisons()[-1]
+    kept = ChatStore(database).read().comparisons[-1]
     assert kept.left.task == kept.right.task == "task08_02" and kept.left.model != kept.right.model
     assert kept.left.prompt == kept.right.prompt and kept.left.prompt[0]["role"] == "system"
     assert tab.page.url.endswith(kept.left.conversation)
@@ -135,7 +135,7 @@ def test_a_task_in_the_arena_is_answered_by_two(tab, database):
     tab.page.wait_for_selector(f"a:has-text('{name}')")  # in the sidebar, without a reload
     tab.send("이어서 물어요")
     roles = ["system", "user", "assistant", "user"]
-    wait_for(lambda: [m["role"] for m in ChatStore(database).comparisons()[-1].left.prompt] == roles)
+    wait_for(lambda: [m["role"] for m in ChatStore(database).read().comparisons[-1].left.prompt] == roles)
 
 
 def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
@@ -168,7 +168,7 @@ def test_thumbs_with_a_comment(tab, database):
     tab.page.click("#submit-feedback")
 
     def thumbs() -> list[tuple]:
-        return [(t.value, t.comment) for t in ChatStore(database).thumbs() if t.answer.id == kept.id]
+        return [(t.value, t.comment) for t in ChatStore(database).read().thumbs if t.answer.id == kept.id]
 
     wait_for(lambda: thumbs() == [(1, "정확하다")])  # the comment follows the thumb
     tab.page.click(".positive-feedback-on")
@@ -183,11 +183,11 @@ def test_an_arena_hides_names_until_the_vote(tab, database):
     assert "base" not in shown and "sft" not in shown
     tab.page.click("[data-vote=right]")
     tab.page.wait_for_selector("[data-arena=voted]")
-    found = ChatStore(database).comparisons()[-1]
+    found = ChatStore(database).read().comparisons[-1]
     assert found.choice == "right" and {found.left.model, found.right.model} == {"base", "sft"}
     assert found.right.model in tab.page.inner_text(".arena-side[data-side=right]")
     tab.send("그 다음은?")  # goes on from the answer that was liked
-    assert ChatStore(database).comparisons()[-1].left.prompt[1]["content"] == found.right.text
+    assert ChatStore(database).read().comparisons[-1].left.prompt[1]["content"] == found.right.text
 
 
 def test_a_refresh_costs_nothing(tab, api):
@@ -242,16 +242,16 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
     api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)
     try:
-        assert stopped == 0 and len(ChatStore(copy, must_exist=True).comparisons()) == 1
+        assert stopped == 0 and len(ChatStore(copy, must_exist=True).read().comparisons) == 1
         tab = browser.open(second.url)
         tab.page.click("a:has-text('기억할 질문')")
         tab.page.wait_for_selector("[data-arena=vote]")
         tab.page.wait_for_timeout(500)
         tab.page.click("[data-vote=left]")  # the vote of a conversation from before the restart
         tab.page.wait_for_selector("[data-arena=voted]")
-        assert ChatStore(database).comparisons()[0].choice == "left"
+        assert ChatStore(database).read().comparisons[0].choice == "left"
         tab.send("이어서 물어요")
-        kept = ChatStore(database).comparisons()[-1].left
+        kept = ChatStore(database).read().comparisons[-1].left
         assert [m["role"] for m in kept.prompt] == ["user", "assistant", "user"], kept.prompt
         tab.page.reload()
         tab.page.wait_for_selector("[data-arena=voted]")
@@ -267,7 +267,7 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
         tab.page.click("#thread-options >> nth=0")
         tab.page.click("#delete-thread")
         tab.page.click("[role=alertdialog] button >> nth=-1")
-        wait_for(lambda: not ChatStore(database).answers())
+        wait_for(lambda: not ChatStore(database).read().answers)
     finally:
         second.stop()
         api.stop()
@@ -284,7 +284,7 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
         for number in range(12):
             tab.send(f"{number}번 질문입니다. 물은 몇 도에서 끓나요?")
             tab.page.wait_for_selector("[data-arena=vote] >> nth=0")
-            found = ChatStore(database).comparisons()[-1]
+            found = ChatStore(database).read().comparisons[-1]
             side = "left" if found.left.model == "sft" else "right"
             tab.page.click(f"[data-vote={side}] >> nth=-1")
             tab.page.wait_for_function("!document.querySelector('[data-arena=vote]')")
@@ -315,7 +315,7 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
             tab = browser.open(chat.url)
             tab.profile("voted")
             tab.send("물은 몇 도에서 끓나요?")
-            assert ChatStore(database).answers()[-1].model == "voted"
+            assert list(ChatStore(database).read().answers.values())[-1].model == "voted"
         finally:
             chat.stop()
     finally:

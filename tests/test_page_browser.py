@@ -161,7 +161,7 @@ def test_a_conversation_that_is_deleted_while_it_is_answered_is_gone(tab, page, 
     tab.page.reload()
     tab.ready()
     assert "지울 대화" not in tab.text()
-    assert not [a for a in ChatStore(page.database).answers() if a.prompt[-1]["content"] == "지울 대화"]
+    assert not [a for a in ChatStore(page.database).read().answers.values() if a.prompt[-1]["content"] == "지울 대화"]
 
 
 def test_a_file_that_is_refused_leaves_nothing_and_one_that_is_taken_stays(tab, api, tmp_path):
@@ -219,7 +219,7 @@ def test_a_comparison_shows_the_first_vote_and_the_change_apart(browser, new_dat
         tab.wait(KO["arena_changed"].format(choice=KO["vote_right"]))
         tab.page.reload()
         tab.wait(KO["arena_changed"].format(choice=KO["vote_right"]))
-        kept = ChatStore(page.database).comparisons()[0]
+        kept = ChatStore(page.database).read().comparisons[0]
         assert (kept.choice, kept.changed) == ("left", "right")
         tab.page.click("#search-chats-button")
         tab.page.fill("[role=dialog] input", "good의 답")  # the text of an answer, which no message has
@@ -366,7 +366,7 @@ def test_a_short_comparison_has_nothing_below(browser, new_database):
 
 def test_a_thumb_is_kept_whether_a_comment_follows_or_not(tab, page):
     def thumbs() -> list[tuple]:
-        found = ChatStore(page.database).thumbs()
+        found = ChatStore(page.database).read().thumbs
         return [(thumb.value, thumb.comment) for thumb in found if thumb.answer.prompt[-1]["content"] == "엄지"]
 
     tab.profile("counts")

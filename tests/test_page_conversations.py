@@ -48,7 +48,8 @@ def arena(new_database):
 
 def kept(page: Process, conversation: str) -> list:
     """The answers of a conversation in the chat store."""
-    return [answer for answer in ChatStore(page.database).answers() if answer.conversation == conversation]
+    answers = ChatStore(page.database).read().answers.values()
+    return [answer for answer in answers if answer.conversation == conversation]
 
 
 def base(api: Process) -> str:
@@ -241,9 +242,9 @@ def test_every_file_and_every_instant_arena_round_is_stored_whole(page, arena):
         await asyncio.gather(*map(round, range(60)))
 
     asyncio.run(everybody())
-    rounds = [c for c in ChatStore(arena.database).comparisons() if "번 비교" in c.left.prompt[0]["content"]]
+    rounds = [c for c in ChatStore(arena.database).read().comparisons if "번 비교" in c.left.prompt[0]["content"]]
     assert len(rounds) == 60 and {c.choice for c in rounds} == {"tie"}
-    prompts = [answer.prompt for answer in ChatStore(page.database).answers()]
+    prompts = [answer.prompt for answer in ChatStore(page.database).read().answers.values()]
     follow_ups = [prompt for prompt in prompts if prompt[-1]["content"] == "이어지는 질문"]
     assert len(follow_ups) == 30
     assert all("번 파일의 내용\n\n" in prompt[0]["content"] for prompt in follow_ups)
@@ -319,7 +320,7 @@ def test_a_page_that_is_killed_keeps_what_had_come(database, profile):
     try:
         asyncio.run(talk())
         if profile == "slow":
-            kept = ChatStore(database).answers()
+            kept = list(ChatStore(database).read().answers.values())
             assert [answer.finish_reason for answer in kept] == ["broken"] and kept[0].text.startswith("slow의 답")
     finally:
         page.stop()
@@ -340,7 +341,7 @@ def test_a_page_that_is_stopped_stores_what_had_come(database):
 
     try:
         asyncio.run(talk())
-        assert [answer.finish_reason for answer in ChatStore(database).answers()] == ["broken"]
+        assert [answer.finish_reason for answer in ChatStore(database).read().answers.values()] == ["broken"]
     finally:
         page.stop()
         api.stop()
@@ -395,7 +396,7 @@ def test_the_first_vote_is_what_counts(arena):
         await person.vote("right")
         await person.until(lambda: person.props("Arena").get("changed") == "right")
         assert person.props("Arena")["choice"] == "left"
-        votes = [c for c in ChatStore(arena.database).comparisons() if c.left.conversation == person.thread]
+        votes = [c for c in ChatStore(arena.database).read().comparisons if c.left.conversation == person.thread]
         assert [(c.choice, c.changed) for c in votes] == [("left", "right")]
         await person.leave()
 
@@ -679,7 +680,7 @@ def test_conversations_of_an_older_page_open_as_they_were_and_go_on(tmp_path):
 
     try:
         asyncio.run(talk())
-        vote = ChatStore(page.database).comparisons()[0]
+        vote = ChatStore(page.database).read().comparisons[0]
         assert (vote.choice, vote.changed) == ("left", "right")
     finally:
         page.stop()

@@ -61,7 +61,7 @@ def test_an_answer_that_breaks_off_is_kept_and_said(tab, page, model):
     tab.send("끊기는 답")
     text = tab.text()
     assert KO["broken"] in text and model[:4] in tab.answers()[0]
-    kept = [answer for answer in ChatStore(page.database).answers() if answer.model == model]
+    kept = [answer for answer in ChatStore(page.database).read().answers.values() if answer.model == model]
     assert kept[-1].finish_reason == "broken" and kept[-1].text
 
 
@@ -90,7 +90,7 @@ def test_stop_ends_the_generation_at_the_server(tab, api, page):
     wait_for(lambda: seen(api)["running"] == 0, 5)
     tab.idle()
     assert KO["stopped"] in tab.text() and "Task manually stopped" not in tab.text()
-    wait_for(lambda: [a for a in ChatStore(page.database).answers() if a.finish_reason == "stopped"])
+    wait_for(lambda: [a for a in ChatStore(page.database).read().answers.values() if a.finish_reason == "stopped"])
 
 
 def test_an_answer_cannot_bring_a_script(tab):
@@ -193,7 +193,7 @@ def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_pa
             tab.send(f"{name}의 비밀")
             assert seen(api)["seen"][-1]["authorization"] == "Bearer secret-key"
             assert "secret-key" not in tab.page.content()
-        assert ChatStore(page.database).answers()[0].user_id == "minji"
+        assert list(ChatStore(page.database).read().answers.values())[0].user_id == "minji"
         hidden = tabs["minji"].page.url
         tabs["jun"].page.goto(hidden)
         tabs["jun"].page.wait_for_timeout(1500)

@@ -57,8 +57,9 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, new_databas
         asyncio.run(everybody())
         kept = ChatStore(database)
         assert len(answered) == PEOPLE // 2 + 1
-        wait_for(lambda: len(kept.answers()) == PEOPLE // 2 + 1 + PEOPLE + 2)
-        assert {c.id for c in kept.comparisons() if c.choice == "left"} == set(voted) and len(voted) == PEOPLE // 2 + 1
+        wait_for(lambda: len(kept.read().answers) == PEOPLE // 2 + 1 + PEOPLE + 2)
+        assert {c.id for c in kept.read().comparisons if c.choice == "left"} == set(voted)
+        assert len(voted) == PEOPLE // 2 + 1
         slow = [line for line in page.lines if " took " in line]
         assert not slow, slow[:5]
     finally:
@@ -96,7 +97,7 @@ def test_a_page_that_is_killed_while_people_vote_loses_one_vote_at_most(api, new
     if database.startswith("sqlite"):
         with sqlite3.connect(database.removeprefix("sqlite:///")) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    kept = {c.id: c.choice for c in ChatStore(database, must_exist=True).comparisons()}
+    kept = {c.id: c.choice for c in ChatStore(database, must_exist=True).read().comparisons}
     assert said and all(kept[comparison] == choice for comparison, choice in said.items()), (said, kept)
     again = chat_page(api.url.removesuffix("/models"), database)
     assert again.stop() == 0

@@ -117,7 +117,7 @@ def test_logins_survive_a_restart_and_end_with_the_name_or_the_password(page, ap
 
     try:
         asyncio.run(talk())
-        assert not ChatStore(page.database).answers()
+        assert not ChatStore(page.database).read().answers
     finally:
         page.stop()
 

@@ -20,10 +20,10 @@ def test_the_store(postgresql):
     store.vote("1", "left")
     store.vote("1", "both_bad")
     store.set_thumb("1-a", 1, "좋다")
-    assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "both_bad")
-    assert store.thumbs()[0].comment == "좋다"
+    assert (store.read().comparisons[0].choice, store.read().comparisons[0].changed) == ("left", "both_bad")
+    assert store.read().thumbs[0].comment == "좋다"
     store.delete_conversation("c")
-    assert not store.answers() and not store.comparisons()
+    assert not store.read().answers and not store.read().comparisons
     store.close()
 
 
@@ -39,7 +39,7 @@ def test_the_page_and_its_history(postgresql):
         await person.say("기억할 질문")
         await person.until(lambda: person.props("Arena").get("state") == "vote")
         await person.vote("right")
-        assert [c.choice for c in ChatStore(database).comparisons()] == ["right"]
+        assert [c.choice for c in ChatStore(database).read().comparisons] == ["right"]
         port = int(page.url.rsplit(":", 1)[1])
         await asyncio.to_thread(page.stop)
         page = chat_page(api.url.removesuffix("/models"), database, port=port)
@@ -48,7 +48,7 @@ def test_the_page_and_its_history(postgresql):
         assert [thread["name"] for thread in await person.threads("기억할")] == ["기억할 질문"]
         body = {"threadId": person.thread}
         assert (await person.client.request("DELETE", "/project/thread", json=body)).status_code == 200
-        assert await person.threads() == [] and not ChatStore(database).answers()
+        assert await person.threads() == [] and not ChatStore(database).read().answers
         await person.leave()
 
     try:

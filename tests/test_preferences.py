@@ -46,15 +46,15 @@ def test_what_is_written_reads_back(store):
     assert kept.time and kept == given
     store.set_thumb("a", 0, "틀렸다")
     store.set_thumb("a", 1, "다시 보니 맞다")
-    assert [(t.value, t.comment) for t in store.thumbs()] == [(1, "다시 보니 맞다")]
+    assert [(t.value, t.comment) for t in store.read().thumbs] == [(1, "다시 보니 맞다")]
     store.set_thumb("a", None)
-    assert store.thumbs() == []
+    assert store.read().thumbs == []
     with pytest.raises(KeyError):
         store.set_thumb("nobody", 1)
     with pytest.raises(KeyError):
         store.vote("nothing", "left")
     store.delete_conversation("c1")
-    assert store.answers() == []
+    assert not store.read().answers
 
 
 def test_a_vote_that_does_not_arrive_is_an_error(store, tmp_path):
@@ -74,7 +74,7 @@ def test_a_comparison_is_whole_or_not_there(store):
     store.put_answer(answer("1-1", "있던 답"))
     with pytest.raises(NotStored):
         vote(store, 1, "가", "나", None)
-    assert [a.id for a in store.answers()] == ["1-1"] and store.comparisons() == []
+    assert [a.id for a in store.read().answers.values()] == ["1-1"] and store.read().comparisons == []
 
 
 def test_votes_become_pairs(store):
@@ -286,11 +286,11 @@ def test_rows_that_cannot_be_used_are_rejects_with_a_reason(store, tmp_path, dam
 def test_a_vote_after_the_names_is_kept_apart_and_not_trained_on(store):
     vote(store, 0, "왼쪽", "오른쪽", "left")
     store.vote("0", "right")
-    assert (store.comparisons()[0].choice, store.comparisons()[0].changed) == ("left", "right")
+    assert (store.read().comparisons[0].choice, store.read().comparisons[0].changed) == ("left", "right")
     (entry,) = preferences.merge(preferences.from_chat(store.read()))
     assert entry.row["chosen"][0]["content"] == "왼쪽"
     store.delete_conversation("c1")
-    assert store.comparisons() == []
+    assert store.read().comparisons == []
 
 
 def test_a_database_of_an_older_page_is_read(store, tmp_path):
@@ -298,7 +298,7 @@ def test_a_database_of_an_older_page_is_read(store, tmp_path):
     with sqlite3.connect(tmp_path / "chat.db") as other:
         other.execute("DROP TABLE sllm_changed_votes")
     old = ChatStore(f"sqlite:///{tmp_path}/chat.db", must_exist=True)
-    assert [c.choice for c in old.comparisons()] == ["left"]
+    assert [c.choice for c in old.read().comparisons] == ["left"]
 
 
 def test_a_killed_writer_leaves_a_clean_database(tmp_path):
@@ -326,5 +326,5 @@ for number in range(10_000):
     with sqlite3.connect(tmp_path / "chat.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store = ChatStore(f"sqlite:///{tmp_path}/chat.db", must_exist=True)
-    voted = [c for c in store.comparisons() if c.choice]
-    assert last + 1 <= len(voted) <= last + 2 and len(store.comparisons()) - len(voted) <= 1
+    voted = [c for c in store.read().comparisons if c.choice]
+    assert last + 1 <= len(voted) <= last + 2 and len(store.read().comparisons) - len(voted) <= 1

@@ -2,17 +2,32 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from sllm.chatstore.engine import first_line, open_engine, sqlite_file, sync_url
 from sllm.chatstore.records import Records, answer_problem, changed_votes, read_records
-from sllm.chatstore.tables import CHOICES, Base, ChangedVote, Comparison, StoredAnswer, Thumb, now
+from sllm.chatstore.tables import CHOICES, REQUIRED_TABLES, Base, ChangedVote, Comparison, StoredAnswer, Thumb, now
+from sllm.cli import InputError
+
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
 class NotStored(Exception):
     """A write did not reach the database."""
+
+
+def sync_url(url: str) -> sa.URL:
+    """The URL with a driver that works in threads (psycopg for PostgreSQL); InputError if it is not a URL."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:  # ValueError: a port that is not a number
+        raise InputError(
+            f"--database_url {url!r} is not a SQLAlchemy URL, such as sqlite:///outputs/chat/chat.db"
+        ) from error
+    backend = parsed.drivername.partition("+")[0]
+    return parsed.set(drivername=_DRIVERS.get(backend, parsed.drivername))
 
 
 class ChatStore:
@@ -26,14 +41,30 @@ class ChatStore:
 
     def __init__(self, url: str, *, must_exist: bool = False):
         self.url = sync_url(url)
-        self.engine, tables = open_engine(self.url, must_exist=must_exist)
         self._is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._written_file = None if must_exist else sqlite_file(self.url)
+        file = self.url.database if self._is_sqlite and self.url.database != ":memory:" else None
+        if file and must_exist and not Path(file).is_file():
+            raise InputError(f"{file} does not exist; chatting with chainlit_app.py creates it")
+        if file:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        self._uses_wal = bool(file) and not must_exist
+        name = self.url.render_as_string()
+        try:
+            self.engine = sa.create_engine(self.url, pool_pre_ping=True)
+            if self._uses_wal:
+                sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            if not must_exist:
+                Base.metadata.create_all(self.engine)
+            tables = sa.inspect(self.engine).get_table_names()
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            raise InputError(f"database {name} does not open: {_first_line(error)}") from error
+        if missing := [table for table in REQUIRED_TABLES if table not in tables]:
+            raise InputError(f"{name} is not a database of chainlit_app.py: it has no {', '.join(missing)}")
         self._has_changed_votes = ChangedVote.__tablename__ in tables  # an older page's database has none
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     def close(self) -> None:
-        if self._written_file:  # everything into the one file that people copy
+        if self._uses_wal:  # everything into the one file that people copy
             with contextlib.suppress(sa.exc.SQLAlchemyError), self.engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         self.engine.dispose()
@@ -50,7 +81,7 @@ class ChatStore:
             with self._sessions.begin() as session:
                 yield session
         except sa.exc.SQLAlchemyError as error:
-            raise NotStored(first_line(error)) from error
+            raise NotStored(_first_line(error)) from error
 
     def put_answer(self, answer: StoredAnswer, session: Session | None = None) -> None:
         """Add an answer, or update it with what has been written of it since."""
@@ -148,15 +179,6 @@ class ChatStore:
             finally:
                 driver.text_factory = str
 
-    def answers(self) -> list[StoredAnswer]:
-        return list(self.read().answers.values())
-
-    def comparisons(self) -> list[Comparison]:
-        return self.read().comparisons
-
-    def thumbs(self) -> list[Thumb]:
-        return self.read().thumbs
-
     @staticmethod
     def conversations_like(pattern: str) -> sa.Select:
         """The ids of the conversations with an answer like `pattern` (in lower case, escaped by a backslash)."""
@@ -181,3 +203,14 @@ def _read_back(session: Session, kind: type[Base], id: str, written: dict) -> No
     stored = session.execute(sa.select(*columns).where(sa.inspect(kind).primary_key[0] == id)).first()
     if stored is None or tuple(stored) != tuple(written.values()):
         raise NotStored(f"{kind.__tablename__} {id} reads back differently from what was written")
+
+
+def _first_line(error: Exception) -> str:
+    """The driver's own sentence of an SQLAlchemy error."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _prepare_sqlite(connection, _) -> None:
+    """Concurrent readers and writers, nothing lost when the process is killed, and waiting for locks."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -101,7 +101,7 @@ async def respond(page: Page, conversation: Conversation, asker: Asker, question
     """Answer a question, with the model of its conversation."""
     from sllm.page.arena import compare
 
-    messages = conversation.prompt(question, asker.system_prompt)
+    messages = conversation.thread.prompt(question, asker.system_prompt)
     if asker.profile == ARENA:
         return await compare(page, conversation, asker, question, messages)
     try:

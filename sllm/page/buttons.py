@@ -34,7 +34,7 @@ class Buttons:
 
     async def again(self, action: cl.Action) -> None:
         async with self._pressed(action) as (conversation, message):
-            question = message and conversation.question_of(message)
+            question = message and conversation.thread.question_of(message)
             if not question:
                 return
             problem = message if message.role == "problem" else None
@@ -50,13 +50,13 @@ class Buttons:
             if message and conversation.running:
                 await toast(translations()["busy"], "info")
             elif message:
-                branches = conversation.branches(message)
+                branches = conversation.thread.branches(message)
                 step = 1 if action.payload.get("step") == 1 else -1
                 await conversation.show_branch(branches[(branches.index(message) + step) % len(branches)])
 
     async def task_edit(self, action: cl.Action) -> None:
         async with self._pressed(action) as (conversation, message):
-            question = message and conversation.question_of(message)
+            question = message and conversation.thread.question_of(message)
             if question and question.role == "task":
                 task, fields = question.metadata["task"], question.metadata.get("fields")
                 work = open_form(self.page, conversation, translations(), task=task, values=fields)

@@ -1,8 +1,7 @@
-"""An open conversation: its messages as a tree of branches, its tabs, and what is running in it.
+"""An open conversation: its thread of messages, its tabs, and what is running in it.
 
 Every change goes through `Conversation`: it is stored in order, and shown in every tab that has the conversation open,
-with the answer that is being written. Messages that follow the same message are branches (an edited question, a
-regenerated answer); nothing is removed except by deleting the conversation.
+with the answer that is being written. Nothing is removed except by deleting the conversation.
 """
 
 import asyncio
@@ -52,53 +51,6 @@ class Conversation:
     @property
     def running(self) -> bool:
         return bool(self.tasks)
-
-    # ── the tree ──
-
-    def path(self, to: str | None = None) -> list[Message]:
-        """The messages from the first one to `to`, or to the end of the branch that is shown."""
-        path: dict[str, Message] = {}
-        id = to or self.thread.leaf
-        while id and id not in path and (message := self.messages.get(id)):
-            path[id] = message
-            id = message.parent
-        return list(path.values())[::-1]
-
-    def branches(self, message: Message) -> list[Message]:
-        """The message and its alternatives, oldest first."""
-        if message.role not in ("question", "answer"):
-            return [message]
-        return [m for m in self.messages.values() if m.parent == message.parent and m.role == message.role]
-
-    def prompt(self, to: Message, system_prompt: str) -> list[dict]:
-        """The messages to send for an answer to `to`: those on the path to it.
-
-        Of several answers to one question the last counts (older versions stored them one after another); a question
-        without an answer is left out; a task starts from scratch.
-        """
-        messages: list[dict] = []
-        for message in self.path(to.id):
-            metadata = message.metadata
-            if message.role == "question":
-                file = metadata.get("file")
-                if messages and messages[-1]["role"] == "user":
-                    messages.pop()
-                content = f"{file}\n\n{message.content}" if file else message.content
-                messages.append({"role": "user", "content": content})
-            elif message.role == "answer" and metadata.get("text"):
-                if metadata.get("messages"):
-                    messages = list(metadata["messages"])
-                elif messages and messages[-1]["role"] == "assistant":
-                    messages.pop()
-                messages.append({"role": "assistant", "content": metadata["text"]})
-        if system_prompt and not (messages and messages[0]["role"] == "system"):
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        return messages
-
-    def question_of(self, message: Message) -> Message | None:
-        """The question or the task that an answer or a problem belongs to."""
-        questions = (m for m in reversed(self.path(message.id)) if m.role in ("question", "task"))
-        return next(questions, None)
 
     # ── changing it ──
 
@@ -209,7 +161,7 @@ class Conversation:
         """Send everything, to all tabs or to one of them."""
         to, question = tab or self.room, None
         await sio.emit("resume_thread", view.thread(self), to=to)
-        for message in self.path():
+        for message in self.thread.path():
             question = message if message.role in ("question", "task") else question
             await self._show_actions(message, question, to)
 
@@ -224,7 +176,7 @@ class Conversation:
     async def _show_around(self, message: Message) -> None:
         for element in view.elements(self, message):
             await self.emit("element", element)
-        await self._show_actions(message, self.question_of(message), self.room)
+        await self._show_actions(message, self.thread.question_of(message), self.room)
 
     async def _show_actions(self, message: Message, question: Message | None, to: str) -> None:
         """Chainlit's page adds every action that it is sent: one that it may have already is removed first."""

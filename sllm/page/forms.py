@@ -54,7 +54,7 @@ async def send_form(page: Page, conversation: Conversation, asker: Asker, form_i
         "sent"; "again": the form was sent already; "busy": an answer is being written; "refused".
     """
     text = asker.text
-    forms = [m for m in conversation.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
+    forms = [m for m in conversation.thread.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
     form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms have no id
     if form is None:
         return "refused"
@@ -83,7 +83,7 @@ async def send_form(page: Page, conversation: Conversation, asker: Asker, form_i
     name = entry[text["task_name"]]
     question = Message("task", f"{name} ({task})", conversation.thread.leaf, author=asker.user,
                     metadata={"task": task, "fields": fields})  # fmt: skip
-    if not any(message.role in ("question", "task", "answer") for message in conversation.path()):
+    if not any(message.role in ("question", "task", "answer") for message in conversation.thread.path()):
         # The list of conversations names the task, not the button.
         conversation.thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
     await conversation.update(form)

@@ -27,7 +27,7 @@ def thread(conversation: Conversation) -> dict:
     """Everything that is shown of a conversation."""
     thread = conversation.thread
     steps, shown_elements = [], []
-    for message in conversation.path():
+    for message in conversation.thread.path():
         if message.run:
             steps.append(run_step(thread, message))
         steps.append(step(thread, message))
@@ -64,7 +64,7 @@ def run_step(thread: Thread, message: Message) -> dict:
 def elements(conversation: Conversation, message: Message) -> list[dict]:
     """What is shown with a message: its own elements, and the switch between its branches."""
     elements = dict(message.elements)
-    branches = conversation.branches(message)
+    branches = conversation.thread.branches(message)
     if len(branches) > 1:
         texts = {name: conversation.text[name] for name in BRANCH_TEXTS}
         props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": texts}
