@@ -76,8 +76,7 @@ def check_with_model(args, files: list[InputFile]) -> dict:
     template = chat.set_chat_template(tokenizer, args.chat_template)
     print(f"checking {sum(len(file.rows) for file in files):,} rows as the trainer of {args.model_id} will")
     stats = trial.encode(files, tokenizer, memory.max_length(args, base))
-    max_positions = getattr(memory.model_config(base).get_text_config(), "max_position_embeddings", None)
-    for line in tokenize.cut_summary(stats, most=max_positions):
+    for line in tokenize.cut_summary(stats, most=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}
 

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from sllm.chatstore import StoredAnswer
 from sllm.page import view
-from sllm.page.api_client import ARENA, MAX_RETRIES, Chunk, ModelInfo, Problem
-from sllm.page.chat_session import SETTINGS, Asker, Page
+from sllm.page.api_client import ARENA, MAX_RETRIES, ApiClient, Chunk, ModelInfo, Problem
+from sllm.page.chat_session import SETTINGS, Asker
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, render
 from sllm.page.messages import Message, ThreadMissing, new_id
@@ -55,13 +54,13 @@ class StreamingAnswer:
 Waiting = Callable[[Problem, float, int], Awaitable[None]]  # problem, seconds, retry
 
 
-async def stream(page: Page, path: str, body: dict, waiting: Waiting) -> AsyncIterator[Chunk]:
+async def stream(server: ApiClient, path: str, body: dict, waiting: Waiting) -> AsyncIterator[Chunk]:
     """The server's chunks; temporary problems before the first text are retried. `waiting`: called before each wait."""
     retries = 0
     while True:
         begun = False
         try:
-            async with aclosing(page.server.answer(path, body)) as chunks:
+            async with aclosing(server.answer(path, body)) as chunks:
                 async for chunk in chunks:
                     begun = begun or bool(chunk.text)
                     yield chunk
@@ -84,11 +83,11 @@ def waiting_text(problem: Problem, seconds: float, retry: int, text: dict) -> st
     )
 
 
-async def find_model(page: Page, profile: str | None) -> ModelInfo:
+async def find_model(server: ApiClient, profile: str | None) -> ModelInfo:
     """The profile's model. A server that is down or loading may be ready for the request itself, which is retried."""
     named = profile not in (None, "-")
     try:
-        models = await page.server.models(patient=True)
+        models = await server.models(patient=True)
     except Problem as problem:
         if not named or problem.wait(0) is None:
             raise
@@ -97,23 +96,23 @@ async def find_model(page: Page, profile: str | None) -> ModelInfo:
     return known.get(profile) or (ModelInfo(profile) if named else models[0])
 
 
-async def respond(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
+async def respond(conversation: Conversation, asker: Asker, question: Message) -> None:
     """Answer a question, with the model of its conversation."""
     from sllm.page.arena import compare
 
     messages = conversation.thread.prompt(question, asker.system_prompt)
     if asker.profile == ARENA:
-        return await compare(page, conversation, asker, question, messages)
+        return await compare(conversation, asker, question, messages)
     try:
-        model = await find_model(page, asker.profile)
+        model = await find_model(conversation.page.server, asker.profile)
     except Problem as problem:
         return await report_problem(conversation, problem, question, asker.text)
     body = asker.sampling() | {"model": model.id, "messages": messages}
-    await answer(page, conversation, asker, question, "chat/completions", body, model, messages)
+    await answer(conversation, asker, question, "chat/completions", body, model, messages)
 
 
 async def answer(
-    page: Page, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
+    conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
     messages: list[dict] | None,
 ) -> None:  # fmt: skip
     """Stream one answer into a message and store it as it comes.
@@ -121,7 +120,7 @@ async def answer(
     Args:
         question: or the task. messages: the prompt, if it is known before the server answers.
     """
-    reply = Reply(page, conversation, asker, question, path, body, model, messages)
+    reply = Reply(conversation, asker, question, path, body, model, messages)
     stopped = await reply.write()
     await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it unfinished
 
@@ -130,12 +129,12 @@ class Reply:
     """One answer, from its question to its last token. Arguments: as of `answer`."""
 
     def __init__(
-        self, page: Page, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict,
-        model: ModelInfo, messages: list[dict] | None,
+        self, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
+        messages: list[dict] | None,
     ):  # fmt: skip
-        self.page, self.conversation, self.asker, self.question = page, conversation, asker, question
+        self.conversation, self.asker, self.question = conversation, asker, question
         self.path, self.body, self.model, self.messages = path, body, model, messages
-        self.message = Message("answer", parent=question.id, author=AUTHOR, run=str(uuid.uuid4()), streaming=True)
+        self.message = Message("answer", parent=question.id, author=AUTHOR, run=new_id(), streaming=True)
         self.answer = StreamingAnswer()
         self.started = False
 
@@ -145,7 +144,7 @@ class Reply:
         saved: float | None = None
         try:
             await conversation.start_answer(self.message)
-            async with aclosing(stream(self.page, self.path, self.body, self._show_waiting)) as chunks:
+            async with aclosing(stream(conversation.page.server, self.path, self.body, self._show_waiting)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
                     if answer.rendered:

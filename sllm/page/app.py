@@ -58,8 +58,8 @@ def _install_callbacks(page: Page, conversations: Conversations, logins: Logins 
     cl.data_layer(lambda: history)
     _install_logins(logins)
     _install_welcome(page)
-    Buttons(page, conversations).install()
-    sockets.install(page, conversations, logins)
+    Buttons(conversations).install()
+    sockets.install(conversations, logins)
 
     @cl.on_chat_resume
     async def resume(thread) -> None:

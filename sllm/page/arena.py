@@ -19,7 +19,7 @@ from sllm.page.answers import (
     waiting_text,
 )  # fmt: skip
 from sllm.page.api_client import ModelInfo, Problem
-from sllm.page.chat_session import Asker, Page
+from sllm.page.chat_session import Asker
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown
 from sllm.page.messages import Message
@@ -29,19 +29,17 @@ SHOW_SECONDS = 0.1  # between two updates of a comparison that is being written
 SIDES = ("left", "right")
 
 
-async def compare(
-    page: Page, conversation: Conversation, asker: Asker, question: Message, messages: list[dict]
-) -> None:
+async def compare(conversation: Conversation, asker: Asker, question: Message, messages: list[dict]) -> None:
     """Two random models answer at once, side by side and without their names."""
     text = asker.text
     try:
-        models = await page.server.models(patient=True)
+        models = await conversation.page.server.models(patient=True)
     except Problem as problem:
         return await report_problem(conversation, problem, question, text)
     if len(models) < 2:
         problem = Problem("missing", text["arena_few"].format(count=len(models)))
         return await report_problem(conversation, problem, question, text)
-    comparison = Round(page, conversation, asker, question, messages, models)
+    comparison = Round(conversation, asker, question, messages, models)
     stopped = await comparison.write()
     await asyncio.shield(comparison.finish(stopped))  # a late Stop does not leave it unfinished
 
@@ -50,10 +48,9 @@ class Round:
     """One comparison, from its question to its vote. `pair`: the two models, drawn at random."""
 
     def __init__(
-        self, page: Page, conversation: Conversation, asker: Asker, question: Message, messages: list[dict],
-        models: list[ModelInfo],
+        self, conversation: Conversation, asker: Asker, question: Message, messages: list[dict], models: list[ModelInfo]
     ):  # fmt: skip
-        self.page, self.conversation, self.asker, self.question = page, conversation, asker, question
+        self.conversation, self.asker, self.question = conversation, asker, question
         self.messages, self.models = messages, models
         self.pair = random.SystemRandom().sample(models, 2)
         self.answers = [StreamingAnswer(), StreamingAnswer()]
@@ -93,7 +90,8 @@ class Round:
 
         try:
             body = self.body | {"model": model.id}
-            async with aclosing(stream(self.page, "chat/completions", body, waiting)) as chunks:
+            server = self.conversation.page.server
+            async with aclosing(stream(server, "chat/completions", body, waiting)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
                     answer.waiting = "" if answer.text else answer.waiting
@@ -198,9 +196,9 @@ def comparison_props(comparison: Comparison, text: dict) -> dict:
     return arena_props(comparison.id, answers, "voted", text, props)
 
 
-async def take_vote(page: Page, conversation: Conversation, asker: Asker, id: str, choice: str) -> bool:
+async def take_vote(conversation: Conversation, asker: Asker, id: str, choice: str) -> bool:
     """The first vote is blind and is used for training; a later one, made with the names known, is kept beside it."""
-    text = asker.text
+    text, page = asker.text, conversation.page
     comparison = await page.read(page.store.comparison, id)
     message = next((m for m in conversation.messages.values() if m.metadata.get("comparison") == id), None)
     origin = comparison and (comparison.left.conversation, comparison.left.user_id)

@@ -7,7 +7,7 @@ import chainlit as cl
 
 from sllm.page import sockets
 from sllm.page.arena import take_vote
-from sllm.page.chat_session import Page, current_asker, toast, translations
+from sllm.page.chat_session import current_asker, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form, send_form
@@ -17,8 +17,8 @@ from sllm.page.messages import Message
 class Buttons:
     """One method for each action, named as the browser names it."""
 
-    def __init__(self, page: Page, conversations: Conversations):
-        self.page, self.conversations = page, conversations
+    def __init__(self, conversations: Conversations):
+        self.conversations = conversations
 
     def install(self) -> None:
         for name in ("again", "retry", "branch", "task_edit", "task_run", "vote"):
@@ -38,8 +38,8 @@ class Buttons:
             if not question:
                 return
             problem = message if message.role == "problem" else None
-            asker = current_asker(self.page, conversation.thread)
-            work = answer_again(self.page, conversation, asker, question, problem=problem)
+            asker = current_asker(conversation)
+            work = answer_again(conversation, asker, question, problem=problem)
             if not conversation.run(work, text=translations(), alone=True):
                 await toast(translations()["busy"], "info")
 
@@ -59,7 +59,7 @@ class Buttons:
             question = message and conversation.thread.question_of(message)
             if question and question.role == "task":
                 task, fields = question.metadata["task"], question.metadata.get("fields")
-                work = open_form(self.page, conversation, translations(), task=task, values=fields)
+                work = open_form(conversation, translations(), task=task, values=fields)
                 conversation.run(work, text=translations(), alone=True)
 
     async def task_run(self, action: cl.Action) -> dict:
@@ -67,9 +67,9 @@ class Buttons:
             payload = action.payload
             if not conversation or not isinstance(payload.get("fields"), dict):
                 return {"state": "refused"}
-            asker = current_asker(self.page, conversation.thread)
+            asker = current_asker(conversation)
             form, task = str(payload.get("form")), str(payload.get("task"))
-            state = await send_form(self.page, conversation, asker, form, task, payload["fields"])
+            state = await send_form(conversation, asker, form, task, payload["fields"])
             if state == "busy":
                 await toast(translations()["busy"], "info")
             return {"state": state}
@@ -78,6 +78,6 @@ class Buttons:
         async with self._pressed(action) as (conversation, _):
             if not conversation:
                 return {"ok": False}
-            asker = current_asker(self.page, conversation.thread)
+            asker = current_asker(conversation)
             comparison, choice = (str(action.payload.get(name)) for name in ("comparison", "choice"))
-            return {"ok": await take_vote(self.page, conversation, asker, comparison, choice)}
+            return {"ok": await take_vote(conversation, asker, comparison, choice)}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import chainlit as cl
 from chainlit.input_widget import Slider, TextInput
@@ -13,10 +13,12 @@ from chainlit.input_widget import Slider, TextInput
 from sllm.chatstore import ChatStore
 from sllm.page.accounts import AccountStore
 from sllm.page.api_client import ApiClient
-from sllm.page.messages import Thread
 from sllm.page.threads import ThreadStore
 from sllm.page.thumbs import ThumbStore
 from sllm.page.translations import texts_for
+
+if TYPE_CHECKING:
+    from sllm.page.conversation import Conversation
 
 SETTINGS = {  # name: (lowest, highest, step, default)
     "temperature": (0, 2, 0.05, 0.7),
@@ -92,14 +94,14 @@ class Asker:
         return body
 
 
-def current_asker(page: Page, thread: Thread) -> Asker:
+def current_asker(conversation: "Conversation") -> Asker:
     """Who asks in the current session, with the model of the conversation."""
-    session = cl.context.session
+    session, thread = cl.context.session, conversation.thread
     profile, settings = session.chat_profile, dict(session.chat_settings)
     if profile in (None, "-") and thread.profile:  # the page was opened while the server was down
         profile = thread.profile
     if not settings:  # it was sent before the page could offer them
-        settings = thread.settings or {"system_prompt": page.system_prompt}
+        settings = thread.settings or {"system_prompt": conversation.page.system_prompt}
     return Asker(session.user.identifier, translations(), profile, settings)
 
 

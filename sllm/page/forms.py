@@ -4,19 +4,19 @@ from sllm import tasks
 from sllm.page.answers import answer, find_model, report_problem, respond
 from sllm.page.api_client import ARENA, Problem, storable
 from sllm.page.arena import compare
-from sllm.page.chat_session import Asker, Page
+from sllm.page.chat_session import Asker
 from sllm.page.conversation import Conversation
 from sllm.page.messages import Message
 from sllm.page.view import AUTHOR
 
 
 async def open_form(
-    page: Page, conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None
+    conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None
 ) -> None:  # fmt: skip
     """Append a form. `task`: selected at first; `values`: of its fields."""
     after = conversation.thread.leaf
     try:
-        table = await page.server.tasks()
+        table = await conversation.page.server.tasks()
     except Problem as problem:
         return await report_problem(conversation, problem, conversation.messages[after], text)
     if not table:
@@ -46,14 +46,14 @@ async def open_form(
     await conversation.add(form)
 
 
-async def send_form(page: Page, conversation: Conversation, asker: Asker, form_id: str, task: str, fields: dict) -> str:
+async def send_form(conversation: Conversation, asker: Asker, form_id: str, task: str, fields: dict) -> str:
     """The task of a form as a message of the user; it runs once, however often the button was pressed. The browser
     chooses a path and a body: the task has to exist, and only its own fields are sent.
 
     Returns:
         "sent"; "again": the form was sent already; "busy": an answer is being written; "refused".
     """
-    text = asker.text
+    text, page = asker.text, conversation.page
     forms = [m for m in conversation.thread.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
     form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms have no id
     if form is None:
@@ -90,7 +90,7 @@ async def send_form(page: Page, conversation: Conversation, asker: Asker, form_i
     await conversation.add(question)
     title = {"interaction": conversation.thread.name, "thread_id": conversation.thread.id}
     await conversation.emit("first_interaction", title)  # reloads the list of conversations
-    conversation.run(run_task(page, conversation, asker, question), text=text)
+    conversation.run(run_task(conversation, asker, question), text=text)
     return "sent"
 
 
@@ -100,11 +100,11 @@ def _field(value) -> str | list[str] | None:
     return storable(value) if isinstance(value, str) else None
 
 
-async def run_task(page: Page, conversation: Conversation, asker: Asker, question: Message) -> None:
+async def run_task(conversation: Conversation, asker: Asker, question: Message) -> None:
     """Answer one of the server's tasks."""
     task, fields = question.metadata["task"], question.metadata["fields"]
     try:
-        model = await find_model(page, None if asker.profile == ARENA else asker.profile)
+        model = await find_model(conversation.page.server, None if asker.profile == ARENA else asker.profile)
     except Problem as problem:
         return await report_problem(conversation, problem, question, asker.text)
     try:
@@ -112,13 +112,13 @@ async def run_task(page: Page, conversation: Conversation, asker: Asker, questio
     except ValueError:
         messages = None  # the server will report what is wrong
     if asker.profile == ARENA and messages:
-        return await compare(page, conversation, asker, question, messages)
+        return await compare(conversation, asker, question, messages)
     body = asker.sampling() | {"model": model.id} | fields
-    await answer(page, conversation, asker, question, f"tasks/{task}", body, model, messages)
+    await answer(conversation, asker, question, f"tasks/{task}", body, model, messages)
 
 
 async def answer_again(
-    page: Page, conversation: Conversation, asker: Asker, question: Message, *, problem: Message | None = None
+    conversation: Conversation, asker: Asker, question: Message, *, problem: Message | None = None
 ) -> None:
     """Another answer to a question or a task, as a branch beside those that it has. If none arrives, what was shown
     before is shown again.
@@ -135,7 +135,7 @@ async def answer_again(
         conversation.thread.leaf = question.id
         await conversation.show()
     try:
-        await (run_task if question.role == "task" else respond)(page, conversation, asker, question)
+        await (run_task if question.role == "task" else respond)(conversation, asker, question)
     finally:
         last = conversation.messages.get(conversation.thread.leaf or "")
         if answered and last and not conversation.deleted and (last is question or last.parent == question.id):

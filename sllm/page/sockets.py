@@ -26,7 +26,7 @@ from chainlit.user_session import user_sessions
 
 from sllm.page.answers import respond
 from sllm.page.api_client import Problem, storable
-from sllm.page.chat_session import Asker, Page, current_asker, offer_settings, toast, translations
+from sllm.page.chat_session import Asker, current_asker, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form
@@ -37,7 +37,7 @@ from sllm.page.messages import Message, ThreadMissing
 TITLE_LENGTH = 80
 
 
-def install(page: Page, conversations: Conversations, logins: Logins | None) -> None:
+def install(conversations: Conversations, logins: Logins | None) -> None:
     """Register the handlers."""
     # Chainlit's starts a coroutine that it cannot await, to look for settings of a model that no model has.
     WebsocketSession.get_config = lambda session: config
@@ -56,7 +56,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
     @sio.on("connection_successful")
     async def connected(sid: str) -> None:
         if session := await session_of(sid):
-            await _show_tab(page, conversations, session)
+            await _show_tab(conversations, session)
 
     @sio.on("disconnect")
     async def disconnected(sid: str) -> None:
@@ -69,7 +69,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
         if session := await session_of(sid):
             accepted = False
             try:
-                accepted = await _accept_message(page, conversations, session, payload)
+                accepted = await _accept_message(conversations, session, payload)
             except ThreadMissing:
                 await toast(translations()["conversation_deleted"], "info")
             # A refused message goes back into the input.
@@ -80,7 +80,7 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
         if session := await session_of(sid):
             async with opened(conversations, session) as conversation:
                 if conversation:
-                    await _edit(page, conversation, payload["message"], sid)
+                    await _edit(conversation, payload["message"], sid)
                 else:
                     await toast(translations()["conversation_deleted"], "info")
 
@@ -92,8 +92,9 @@ def install(page: Page, conversations: Conversations, logins: Logins | None) -> 
                     conversation.stop()
 
 
-async def _show_tab(page: Page, conversations: Conversations, session: WebsocketSession) -> None:
+async def _show_tab(conversations: Conversations, session: WebsocketSession) -> None:
     """What a newly connected tab shows: its conversation, or a new one."""
+    page = conversations.page
     emitter = init_ws_context(session).emitter
     session.has_first_interaction = True  # else Chainlit would name conversations after buttons
     await emitter.task_end()
@@ -137,9 +138,9 @@ async def opened(conversations: Conversations, session: WebsocketSession) -> Asy
         yield conversation
 
 
-async def _accept_message(page: Page, conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
+async def _accept_message(conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
     """Store a message and answer it. False: it was refused."""
-    sent, references = payload["message"], payload.get("fileReferences") or []
+    page, sent, references = conversations.page, payload["message"], payload.get("fileReferences") or []
     if uuid.UUID(sent["id"]).version != 4:
         raise ValueError("the id of a message has to be a random UUID")
     async with opened(conversations, session) as conversation:
@@ -149,16 +150,16 @@ async def _accept_message(page: Page, conversations: Conversations, session: Web
             await toast(translations()["message_refused"])
             return False
         if conversation:
-            return await _add_message(page, conversation, session, sent, references)
+            return await _add_message(conversation, session, sent, references)
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
     conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
     with conversation.hold():
-        return await _add_message(page, conversation, session, sent, references)
+        return await _add_message(conversation, session, sent, references)
 
 
 async def _add_message(
-    page: Page, conversation: Conversation, session: WebsocketSession, sent: dict, references: list[dict]
+    conversation: Conversation, session: WebsocketSession, sent: dict, references: list[dict]
 ) -> bool:
     text, content = translations(), storable(str(sent.get("output") or ""))
     ids = [file["id"] for file in references]
@@ -166,8 +167,8 @@ async def _add_message(
     file_text = "\n\n".join(storable(file["text"]) for file in files)
     if not (content.strip() or sent.get("command") or file_text):
         return True
-    thread, first = conversation.thread, not conversation.messages
-    asker = current_asker(page, thread)
+    page, thread, first = conversation.page, conversation.thread, not conversation.messages
+    asker = current_asker(conversation)
     if page.too_long(content, file_text, asker.system_prompt):
         await toast(text["message_too_long"].format(limit=page.max_file_mb))
         if not first:
@@ -193,23 +194,23 @@ async def _add_message(
         await conversation.emit("first_interaction", {"interaction": thread.name, "thread_id": thread.id})
     if command:
         question = "" if content == text["task_starter"] else content
-        await open_form(page, conversation, text, values={"context": file_text, "question": question})
+        await open_form(conversation, text, values={"context": file_text, "question": question})
     else:
-        conversation.run(respond(page, conversation, asker, message), text=text)
+        conversation.run(respond(conversation, asker, message), text=text)
     return True
 
 
-async def _edit(page: Page, conversation: Conversation, sent: dict, sid: str) -> None:
+async def _edit(conversation: Conversation, sent: dict, sid: str) -> None:
     """The browser has already removed what follows: it is shown again, with the new branch or without."""
     text, content = translations(), storable(str(sent.get("output") or "").strip())
     message = conversation.messages.get(sent.get("id"))
-    asker = current_asker(page, conversation.thread)
+    asker, page = current_asker(conversation), conversation.page
     refusal = None
     if message is None or message.role != "question" or not content:
         refusal = text["edit_refused"]
     elif page.too_long(content, message.metadata.get("file") or "", asker.system_prompt):
         refusal = text["message_too_long"].format(limit=page.max_file_mb)
-    elif not conversation.run(_answer_edited(page, conversation, asker, message, content), text=text, alone=True):
+    elif not conversation.run(_answer_edited(conversation, asker, message, content), text=text, alone=True):
         refusal = text["busy"]
     if refusal:
         await toast(refusal, "info")
@@ -217,7 +218,7 @@ async def _edit(page: Page, conversation: Conversation, sent: dict, sid: str) ->
 
 
 async def _answer_edited(
-    page: Page, conversation: Conversation, asker: Asker, message: Message, content: str
+    conversation: Conversation, asker: Asker, message: Message, content: str
 ) -> None:  # fmt: skip
     if content != message.content:
         file = message.metadata.get("file")
@@ -230,4 +231,4 @@ async def _answer_edited(
         await conversation.save(edited)
         await conversation.show()
         message = edited
-    await answer_again(page, conversation, asker, message)
+    await answer_again(conversation, asker, message)
