@@ -53,7 +53,7 @@ def main(args) -> dict:
     # Each source adds its pairs to `collected`; from here on they are all alike.
     collected = preferences.from_chat(
         records, keep_truncated=args.keep_truncated, max_pairs_per_prompt=args.max_pairs_per_prompt
-    )  # fmt: skip
+    )
     judgements = len(collected.pairs) + sum(collected.dropped.values())
     entries = preferences.merge(collected)
     votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]

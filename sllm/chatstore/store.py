@@ -95,9 +95,7 @@ class ChatStore:
             else:
                 _add(session, answer)
 
-    def add_comparison(
-        self, id: str, left: StoredAnswer, right: StoredAnswer, session: Session | None = None
-    ) -> None:  # fmt: skip
+    def add_comparison(self, id: str, left: StoredAnswer, right: StoredAnswer, session: Session | None = None) -> None:
         """Both answers and that they were shown together, in one transaction."""
         with self.transaction(session) as session:
             _add(session, left, right, Comparison(id, left, right))

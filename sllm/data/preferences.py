@@ -103,7 +103,7 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
 
 def _agreed_thumbs(
     answers: Iterable[list[Thumb]], collected: CollectedPairs
-) -> tuple[list[list[Thumb]], list[list[Thumb]]]:  # fmt: skip
+) -> tuple[list[list[Thumb]], list[list[Thumb]]]:
     """(up, down): the thumbs of each answer, of those whose thumbs agree."""
     by_value: dict[int, list[list[Thumb]]] = {0: [], 1: []}
     for thumbs in answers:

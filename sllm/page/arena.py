@@ -17,7 +17,7 @@ from sllm.page.answers import (
     report_problem,
     stream,
     waiting_text,
-)  # fmt: skip
+)
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import Asker
 from sllm.page.conversation import Conversation
@@ -49,7 +49,7 @@ class Round:
 
     def __init__(
         self, conversation: Conversation, asker: Asker, question: Message, messages: list[dict], models: list[ModelInfo]
-    ):  # fmt: skip
+    ):
         self.conversation, self.asker, self.question = conversation, asker, question
         self.messages, self.models = messages, models
         self.pair = random.SystemRandom().sample(models, 2)

@@ -10,9 +10,7 @@ from sllm.page.messages import Message
 from sllm.page.view import AUTHOR
 
 
-async def open_form(
-    conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None
-) -> None:  # fmt: skip
+async def open_form(conversation: Conversation, text: dict, *, task: str = "", values: dict | None = None) -> None:
     """Append a form. `task`: selected at first; `values`: of its fields."""
     after = conversation.thread.leaf
     try:

@@ -63,9 +63,7 @@ def _run(app, sock: socket, longest_body: int) -> None:
     gc.collect()
     gc.freeze()  # the loaded modules stay: scanning them again would pause every chat for 150 ms
     # asyncio accepts up to `backlog` connections before it does anything else
-    settings = uvicorn.Config(
-        app, log_level="error", timeout_graceful_shutdown=2, backlog=32, ws_max_size=longest_body
-    )  # fmt: skip
+    settings = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, backlog=32, ws_max_size=longest_body)
     # uvicorn's own `run` would switch off asyncio's debug mode, which reports what blocks the page.
     asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
 

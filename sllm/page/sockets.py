@@ -217,9 +217,7 @@ async def _edit(conversation: Conversation, sent: dict, sid: str) -> None:
         await conversation.show(sid)
 
 
-async def _answer_edited(
-    conversation: Conversation, asker: Asker, message: Message, content: str
-) -> None:  # fmt: skip
+async def _answer_edited(conversation: Conversation, asker: Asker, message: Message, content: str) -> None:
     if content != message.content:
         file = message.metadata.get("file")
         edited = Message("question", content, message.parent, author=asker.user,

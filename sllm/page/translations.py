@@ -268,7 +268,7 @@ CHAINLIT_TEXTS = {
         "navigation.newChat.dialog.description": "The chosen model answers in a new chat. This chat stays in the list on the left, and your draft is moved along.",
         "threadHistory.thread.actions.delete.description": "This deletes the chat with its answers, ratings and votes. It cannot be undone.",
     },
-}  # fmt: skip
+}
 
 
 def texts_for(language: str | None) -> dict:
