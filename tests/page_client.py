@@ -164,12 +164,12 @@ class Person:
     async def settings(self, **values) -> None:
         await self.socket.emit("chat_settings_change", values)
 
-    def message(self, text: str, **more) -> dict:
+    def message(self, text: str, **kwargs) -> dict:
         return {"id": str(uuid.uuid4()), "threadId": "", "name": "local", "type": "user_message", "output": text,
-                "createdAt": "2026-11-21T00:00:00.000Z", "metadata": {}} | more  # fmt: skip
+                "createdAt": "2026-11-21T00:00:00.000Z", "metadata": {}} | kwargs  # fmt: skip
 
-    async def say(self, text: str, *, files: tuple[str, ...] = (), **more) -> str:
-        message = self.message(text, **more)
+    async def say(self, text: str, *, files: tuple[str, ...] = (), **kwargs) -> str:
+        message = self.message(text, **kwargs)
         self.steps[message["id"]] = message
         await self.socket.emit(
             "client_message", {"message": message, "fileReferences": [{"id": file} for file in files]}

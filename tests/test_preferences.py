@@ -24,14 +24,14 @@ def store(tmp_path):
     opened.close()
 
 
-def answer(id, text, model="sft", prompt=None, user_id="minji", **more) -> StoredAnswer:
-    return StoredAnswer(id, "c1", user_id, model, prompt or PROMPT, text, more.pop("finish_reason", "stop"), **more)
+def answer(id, text, model="sft", prompt=None, user_id="minji", **kwargs) -> StoredAnswer:
+    return StoredAnswer(id, "c1", user_id, model, prompt or PROMPT, text, kwargs.pop("finish_reason", "stop"), **kwargs)
 
 
-def vote(store, number, left, right, choice, **more) -> None:
-    models = more.pop("models", ("sft", "dpo"))
+def vote(store, number, left, right, choice, **kwargs) -> None:
+    models = kwargs.pop("models", ("sft", "dpo"))
     pair = [
-        answer(f"{number}-{i}", text, model, **more)
+        answer(f"{number}-{i}", text, model, **kwargs)
         for i, text, model in zip((0, 1), (left, right), models, strict=True)
     ]
     store.add_comparison(str(number), *pair)
