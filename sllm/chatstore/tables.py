@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
 CHOICES = ("left", "right", "tie", "both_bad")
+INCOMPLETE_REASONS = ("length", "stopped", "broken")  # finish reasons of answers that were cut off
 
 
 def now() -> str:

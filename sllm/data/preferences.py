@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from math import gcd, lcm
 
-from sllm.chatstore import Records, StoredAnswer, Thumb
-
-INCOMPLETE_REASONS = ("length", "stopped", "broken")  # answers that did not end by themselves
+from sllm.chatstore import INCOMPLETE_REASONS, Records, StoredAnswer, Thumb
 
 
 @dataclass(frozen=True)

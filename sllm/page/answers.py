@@ -18,7 +18,6 @@ from sllm.page.view import AUTHOR
 
 SAVE_SECONDS = 1.0  # at most this much of an answer is lost when the page is killed
 log = logging.getLogger(__name__)
-INCOMPLETE_REASONS = ("length", "stopped", "broken")
 
 
 @dataclass

@@ -9,15 +9,8 @@ import time
 import uuid
 from contextlib import aclosing
 
-from sllm.chatstore import Comparison, NotStored, StoredAnswer
-from sllm.page.answers import (
-    INCOMPLETE_REASONS,
-    SAVE_SECONDS,
-    StreamingAnswer,
-    report_problem,
-    stream,
-    waiting_text,
-)
+from sllm.chatstore import INCOMPLETE_REASONS, Comparison, NotStored, StoredAnswer
+from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream, waiting_text
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import Asker
 from sllm.page.conversation import Conversation

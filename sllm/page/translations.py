@@ -46,7 +46,7 @@ KO = {
     "task_none": "이 서버에는 과제 목록(/v1/tasks)이 없습니다. 대화로 질문하세요.",
     "field_context": "본문", "field_table": "표 (HTML)", "field_title": "제목", "field_text": "미완성 글",
     "field_question": "질문 또는 지시", "field_choices": "보기 (한 줄에 하나, 2–5개)",
-    "optional": "비우면 기본 지시를 씁니다",
+    "optional": "비워 두면 기본 지시를 사용합니다",
     "verdict_ok": "규칙을 모두 지켰습니다",
     "verdict_broken": "지키지 않은 규칙이 있습니다",
     "rules": {
