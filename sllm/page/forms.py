@@ -56,18 +56,18 @@ async def send_form(conversation: Conversation, asker: Asker, form_id: str, task
     form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms have no id
     if form is None:
         return "refused"
-    element_id, element = next((id, e) for id, e in form.elements.items() if e[0] == "TaskForm")
-    if element[1].get("sent"):
+    element_id, props = next((id, props) for id, (name, props) in form.elements.items() if name == "TaskForm")
+    if props.get("sent"):
         return "again"
     if conversation.running:
         return "busy"
-    form.elements[element_id] = (element[0], element[1] | {"sent": True, "tasks": [], "values": {}})
+    form.elements[element_id] = ("TaskForm", props | {"sent": True, "tasks": [], "values": {}})
     try:
         table = {entry["id"]: entry for entry in await page.server.tasks()}
         if task not in table:
             raise Problem("refused", f"task {task[:40]}")
     except Problem as problem:
-        form.elements[element_id] = element
+        form.elements[element_id] = ("TaskForm", props)
         await report_problem(conversation, problem, conversation.messages[conversation.thread.leaf], text)
         return "refused"
     entry = table[task]
@@ -75,18 +75,17 @@ async def send_form(conversation: Conversation, asker: Asker, form_id: str, task
         field["name"]: value for field in entry["fields"] if (value := _field(fields.get(field["name"]))) is not None
     }
     if page.too_long(*map(str, fields.values())):
-        form.elements[element_id] = element
+        form.elements[element_id] = ("TaskForm", props)
         await conversation.toast(text["message_too_long"].format(limit=page.max_file_mb))
         return "refused"
-    name = entry[text["task_name"]]
-    question = Message("task", f"{name} ({task})", conversation.thread.leaf, author=asker.user,
-                    metadata={"task": task, "fields": fields})  # fmt: skip
-    if not any(message.role in ("question", "task", "answer") for message in conversation.thread.path()):
+    name, thread, metadata = entry[text["task_name"]], conversation.thread, {"task": task, "fields": fields}
+    question = Message("task", f"{name} ({task})", thread.leaf, author=asker.user, metadata=metadata)
+    if not any(message.role in ("question", "task", "answer") for message in thread.path()):
         # The list of conversations names the task, not the button.
-        conversation.thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
+        thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
     await conversation.update(form)
     await conversation.add(question)
-    title = {"interaction": conversation.thread.name, "thread_id": conversation.thread.id}
+    title = {"interaction": thread.name, "thread_id": thread.id}
     await conversation.emit("first_interaction", title)  # reloads the list of conversations
     conversation.run(run_task(conversation, asker, question), text=text)
     return "sent"
