@@ -40,7 +40,7 @@ class Conversation:
         self.deleted = self.closing = False
         self.idle = idle
         self._stored = stored
-        self._unsaved: list[tuple] = []  # what the database refused, to be stored with the next message
+        self._unsaved: list[dict] = []  # what the database refused, to be stored with the next message
         self._ending: asyncio.Task | None = None
         self._one_at_a_time = asyncio.Lock()
 
@@ -110,7 +110,8 @@ class Conversation:
             replace(message, metadata=dict(message.metadata), elements=dict(message.elements)) for message in messages
         ]
         new, self._stored = not self._stored, True
-        writes, self._unsaved = [*self._unsaved, (copies, answer, comparison)], []
+        write = {"messages": copies, "answer": answer, "comparison": comparison}
+        writes, self._unsaved = [*self._unsaved, write], []
 
         def job() -> tuple[list, NotStored | None]:
             if new:
@@ -118,7 +119,7 @@ class Conversation:
             refused, reason = [], None
             for write in writes:  # separately: a refused one does not prevent the others
                 try:
-                    self.page.threads.save(thread, write[0], answer=write[1], comparison=write[2])
+                    self.page.threads.save(thread, **write)
                 except NotStored as error:
                     refused.append(write)
                     reason = error
