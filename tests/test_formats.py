@@ -309,7 +309,7 @@ def converted_by_its_advice(path, folder):
          ("물은?", "100℃")),
         ("a.csv", '"질문","답변"\r\n"가,""나""\n라","다"\r\n'.encode("cp949"), "a CSV file", ('가,"나"\n라', "다")),
         ("a.csv", "\ufeffinstruction;output\n물은?;100℃\n".encode(), "a CSV file; convert it:", ("물은?", "100℃")),
-        ("it's.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode(), "a TSV file; convert it (put in",
+        ("it's.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode(), "a TSV file; convert it (check which",
          ('"가\n\n나', "neutral")),
         ("a.xls.txt", "Q\tA\n물은?\t100℃\n".encode("utf-16"), "a TSV file", ("물은?", "100℃")),
         ("k.jsonl", b'{"input": "Q", "output": "A", "Task_name": "Summarization"}', "these are KOSITP rows", ("Q",

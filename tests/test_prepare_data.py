@@ -296,7 +296,7 @@ def test_all_files_are_checked_before_anything_is_said(script, tmp_path):
     refuses(
         script("prepare_data.py", *words, "--output_dir", out),
         out,
-        "their sum has to stay below 1",
+        "their sum has to be below 1",
         f"{bad} is named twice",
         f"{none}: missing",
         f"{tmp_path}: a folder",
