@@ -100,7 +100,7 @@ def read_chat(args):
         raise InputError(f"--from_chat {given!r} does not name a file; chainlit_app.py creates outputs/chat/chat.db")
     store = ChatStore(given if "://" in given else f"sqlite:///{given}", must_exist=True)
     if args.overwrite:
-        checkpoint.require_apart(args.output_dir, store.url.database)
+        checkpoint.require_distinct(args.output_dir, store.url.database)
     args.from_chat = store.url.render_as_string()
     sys.argv = [args.from_chat if word == given else word for word in sys.argv]
     records = store.read()

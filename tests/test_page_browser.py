@@ -9,7 +9,7 @@ from browser_helpers import Network, chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
-from sllm.page.translations import EN, KO, TRANSLATIONS
+from sllm.page.translations import EN, KO, CHAINLIT_TEXTS
 
 pytestmark = [needs_browser, pytest.mark.page]
 
@@ -119,7 +119,7 @@ def test_choosing_another_model_keeps_the_draft_and_the_conversation(tab):
     tab.page.keyboard.insert_text("쓰다 만 글")
     tab.page.click("#chat-profiles")
     tab.page.click('[data-test="select-item:good"]')
-    tab.wait(TRANSLATIONS["ko"]["navigation.newChat.dialog.description"])
+    tab.wait(CHAINLIT_TEXTS["ko"]["navigation.newChat.dialog.description"])
     tab.page.click("[role=dialog] button >> nth=-2")
     tab.ready()
     assert tab.page.input_value("#chat-input") == "쓰다 만 글" and "good" in tab.page.inner_text("#chat-profiles")
@@ -240,7 +240,7 @@ def test_a_page_server_that_is_gone_says_so_and_the_draft_stays(browser, api, ne
         tab.page.click("#chat-input")
         tab.page.keyboard.insert_text("아직 안 보낸 글")
         page.process.kill()
-        tab.wait(TRANSLATIONS["ko"]["common.status.error.serverConnection"])
+        tab.wait(CHAINLIT_TEXTS["ko"]["common.status.error.serverConnection"])
         page = chat_page(base(api), page.database, port=port)
         tab.page.wait_for_selector("#session-error", state="detached", timeout=30_000)
         assert tab.page.input_value("#chat-input") == "아직 안 보낸 글"
@@ -278,7 +278,7 @@ def test_logging_in_asks_for_a_name_and_logging_out_ends_it(browser, api, tmp_pa
             tab.page.fill("#password", password)
             tab.page.click("button[type=submit]")
             if password.startswith("wrong"):
-                tab.wait(TRANSLATIONS["ko"]["auth.login.errors.unauthorized"])
+                tab.wait(CHAINLIT_TEXTS["ko"]["auth.login.errors.unauthorized"])
         tab.ready()
         cookies = {cookie["name"]: cookie["value"] for cookie in tab.page.context.cookies()}
         tab.page.click("#user-nav-button")
