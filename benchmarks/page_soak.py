@@ -74,10 +74,8 @@ class Site:
         self.api.process.kill()
         self.api.process.wait()
         for pid in engines:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.api = self.start_api(self.api.port)
 
     async def watch_memory(self) -> None:
@@ -85,10 +83,8 @@ class Site:
 
         while True:
             await asyncio.sleep(1)
-            try:
+            with contextlib.suppress(OSError):
                 self.memory[-1][int(time.monotonic() - self.born)] = resident([self.page.process.pid])
-            except OSError:
-                pass
 
 
 class Visitor:

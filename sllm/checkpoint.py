@@ -104,8 +104,7 @@ def _is_failed_start(folder: Path, held: list[str]) -> bool:
     return ours and all(
         name in _FAILED_START
         or name.startswith(tuple(f".{file}." for file in _FAILED_START))  # beside a file that was being written
-        or name.startswith("checkpoint-")
-        and name not in whole
+        or (name.startswith("checkpoint-") and name not in whole)
         for name in held
     )
 
@@ -247,7 +246,7 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
-        try:
+        try:  # noqa: SIM105
             beside.unlink(missing_ok=True)
         except OSError:
             pass  # the first error is the one to tell

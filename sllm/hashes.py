@@ -5,6 +5,7 @@ set), by path, size, times and inode. Names of folders, times and `run.json` do 
 the same model.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -256,7 +257,5 @@ def _remember(path: str, entry: list) -> None:
         beside.write_text(json.dumps(dict(list(entries.items())[-_ENTRIES:])), encoding="utf-8")
         beside.replace(cache)
     except OSError:  # a home that cannot be written to, or a full disk: the next run hashes again
-        try:
+        with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        except OSError:
-            pass

@@ -52,7 +52,8 @@ def assert_refused(done: subprocess.CompletedProcess, *said: str) -> None:
     """Exit 2, one `error:` line for each problem and nothing else on stderr, each text of `said` in it."""
     assert done.returncode == 2, done.stderr or done.stdout
     lines = done.stderr.splitlines()
-    assert lines and all(line.startswith("error: ") for line in lines), done.stderr
+    assert lines, done.stderr
+    assert all(line.startswith("error: ") for line in lines), done.stderr
     for text in said:
         assert text in done.stderr
 

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sllm import tasks  # noqa: E402
-from sllm.serve.tasks_api import task_entries  # noqa: E402
+from sllm import tasks
+from sllm.serve.tasks_api import task_entries
 
 MODELS = (
     "good other slow hangs 401 429 500 503 busy-once dies broken silent-end script rich too-long empty"

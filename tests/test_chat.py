@@ -97,7 +97,8 @@ def assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples):
     assert len(spans) == len(turns)
     for turn, (prompt, answer) in zip(turns, spans, strict=True):
         assert prompt == chat.prompt_ids(tokenizer, messages[:turn])  # guarantee 1
-        assert answer[-1] == end and answer.count(end) == 1  # guarantee 2
+        assert answer[-1] == end
+        assert answer.count(end) == 1
         assert tokenizer.decode(answer[:-1]).strip() == messages[turn]["content"].strip()
 
 
@@ -108,9 +109,8 @@ def test_mask_and_prompt(tokenizer, name, messages):
     examples = chat.build_examples(tokenizer, messages)
     assert len(examples) == 1
     assert_mask_is_what_a_server_would_generate(tokenizer, messages, examples)
-    assert (
-        examples[0].input_ids.count(tokenizer.bos_token_id) == 1 and examples[0].input_ids[0] == tokenizer.bos_token_id
-    )
+    assert examples[0].input_ids.count(tokenizer.bos_token_id) == 1
+    assert examples[0].input_ids[0] == tokenizer.bos_token_id
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -157,8 +157,11 @@ def test_reasoning_goes_on_where_the_prompt_opened_it(tokenizer, template, writt
     tag = "thought" if template == EXAONE_DEEP else "think"
     content = written.format("2와 2를 더한다.", "답은 4입니다.").replace("think>", f"{tag}>")
     ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})
-    assert prompt.endswith(f"<{tag}>\n") and prompt.count(f"<{tag}>") == 1
-    assert answer.startswith("2와 2를 더한다.") and f"<{tag}>" not in answer and answer.count(f"</{tag}>") == 1
+    assert prompt.endswith(f"<{tag}>\n")
+    assert prompt.count(f"<{tag}>") == 1
+    assert answer.startswith("2와 2를 더한다.")
+    assert f"<{tag}>" not in answer
+    assert answer.count(f"</{tag}>") == 1
     learned, said = answer.removesuffix(chat.end_of_turn(tokenizer)[0]), content.removeprefix(f"<{tag}>")
     assert "".join(learned.split()) == "".join(said.split())
     assert template == QWEN35 or learned == said.removeprefix("\n")  # Qwen3.5's own rendering sets the line breaks
@@ -186,7 +189,8 @@ def test_templates_that_write_an_empty_block_teach_it(tokenizer):
 def test_reasoning_after_a_prompt_that_closed_it_is_refused(tokenizer):
     install(tokenizer, "qwen3_5_nothink")
     ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "답은 4"})
-    assert prompt.endswith("</think>\n\n") and answer == "답은 4<|im_end|>"
+    assert prompt.endswith("</think>\n\n")
+    assert answer == "답은 4<|im_end|>"
     with pytest.raises(ValueError, match="already ends with </think>: remove the reasoning"):
         chat.build_examples(tokenizer, [TURNS[0], {"role": "assistant", "content": "<think>음</think>답은 4"}])
 
@@ -195,8 +199,10 @@ def test_reasoning_is_in_every_turn_that_is_learned_and_in_no_history(tokenizer)
     install(tokenizer, R1)
     think = [{"role": "assistant", "content": f"<think>\n생각{i}\n</think>\n\n답{i}"} for i in range(2)]
     first, second = supervised(tokenizer, TURNS[0], think[0], TURNS[2], think[1])
-    assert first[1] == "생각0\n</think>\n\n답0</s>" and second[1] == "생각1\n</think>\n\n답1</s>"
-    assert "생각0" not in second[0] and "답0" in second[0]
+    assert first[1] == "생각0\n</think>\n\n답0</s>"
+    assert second[1] == "생각1\n</think>\n\n답1</s>"
+    assert "생각0" not in second[0]
+    assert "답0" in second[0]
 
 
 def test_a_template_that_drops_reasoning_of_the_last_turn_does_not_lose_it(tokenizer):
@@ -220,7 +226,8 @@ def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
     content = "<think>가</think><b>굵게</b> 나<br> </p>"
     ((prompt, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": content})
     whole = "".join((prompt + answer).split())
-    assert whole.count("<think>") == whole.count("</think>") == 1 and "<b>굵게</b>나<br></p>" in whole
+    assert whole.count("<think>") == whole.count("</think>") == 1
+    assert "<b>굵게</b>나<br></p>" in whole
     if template in (QWEN3, MISTRAL, "chatml"):
         ((_, answer),) = supervised(tokenizer, TURNS[0], {"role": "assistant", "content": "<p>네</p>"})
         assert "<p>네</p>" in answer
@@ -230,7 +237,8 @@ def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
 def test_mistral_with_a_system_turn_keeps_the_space_before_the_answer(tokenizer, turns):
     install(tokenizer, MISTRAL)
     plain, told = (supervised(tokenizer, *messages)[-1] for messages in (TURNS[:turns], [SYSTEM, *TURNS[:turns]]))
-    assert plain[1].startswith(" ") and SYSTEM["content"] in told[0]
+    assert plain[1].startswith(" ")
+    assert SYSTEM["content"] in told[0]
     end = len(TURNS[turns - 1]["content"].strip() + "</s>")
     assert told[1] == plain[1][-end - 1 :] == f" {TURNS[turns - 1]['content'].strip()}</s>"
     for number, (prompt, _) in enumerate(supervised(tokenizer, SYSTEM, *TURNS[:turns])):
@@ -274,7 +282,8 @@ def test_nothing_after_the_last_supervised_turn_is_kept(tokenizer):
     off = [*TURNS[:5], {**TURNS[5], "weight": 0}]
     assert chat.build_examples(tokenizer, off) == chat.build_examples(tokenizer, TURNS[:4])
     columns, stats = tokenize.sft_columns(tokenizer, [{"id": "a", "messages": off}], 512)
-    assert stats["sequences"] == 1 and columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1]
+    assert stats["sequences"] == 1
+    assert columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1]
     install(tokenizer, FORGETFUL)  # one example a turn: an unsupervised turn is none
     assert (
         len(
@@ -370,7 +379,8 @@ def test_guarantee_2_broken_on_purpose(tokenizer, monkeypatch):
     chat.set_chat_template(tokenizer)
     rows = [{"id": "a", "messages": TURNS[:2]}]
     columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
-    assert columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1] and stats["dropped"] == 0
+    assert columns["labels"][0][-1] == chat.end_of_turn(tokenizer)[1]
+    assert stats["dropped"] == 0
     whole = chat.answer_text
     monkeypatch.setattr(chat, "answer_text", lambda *a: whole(*a).removesuffix("<|im_end|>"))
     with pytest.raises(InputError, match="end-of-turn token would not be learned"):
@@ -385,7 +395,8 @@ def test_truncation_is_counted_and_bounded(tokenizer):
     long = {"id": "long", "messages": [{"role": "user", "content": "물 " * 400}, TURNS[1]]}
     columns, stats = tokenize.sft_columns(tokenizer, [*rows, long], 200)
     assert (stats["truncated"], stats["dropped"], stats["sequences"]) == (1, 1, 40)
-    assert stats["tokens"] == sum(map(len, columns["input_ids"])) and stats["longest"] > 400
+    assert stats["tokens"] == sum(map(len, columns["input_ids"]))
+    assert stats["longest"] > 400
     with pytest.raises(InputError, match="3 of 43 rows lose their whole answer at 200 tokens.*--max_seq_length"):
         tokenize.sft_columns(tokenizer, [*rows, long, long, long], 200)
 
@@ -407,4 +418,5 @@ def test_a_template_that_writes_the_date_is_fixed_to_one(tokenizer):
     chat.set_chat_template(tokenizer)
     once = tokenizer.chat_template
     chat.set_chat_template(tokenizer)
-    assert tokenizer.chat_template == once and "26 Jul 2024user:" in chat.render(tokenizer, TURNS[:1])
+    assert tokenizer.chat_template == once
+    assert "26 Jul 2024user:" in chat.render(tokenizer, TURNS[:1])

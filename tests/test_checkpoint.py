@@ -13,12 +13,14 @@ NO_TENSORS = b"\2" + bytes(7) + b"{}"  # a whole safetensors file
 
 def test_output_folders_are_not_overwritten_unasked(tmp_path):
     out = tmp_path / "out"
-    assert checkpoint.check_output(out, overwrite=False) == out and not out.exists()
+    assert checkpoint.check_output(out, overwrite=False) == out
+    assert not out.exists()
     checkpoint.prepare_output(out, overwrite=False)
     (out / "kept.txt").write_text("x")
     with pytest.raises(InputError, match="--overwrite"):
         checkpoint.prepare_output(out, overwrite=False)
-    assert checkpoint.prepare_output(out, overwrite=False, resume=True) and (out / "kept.txt").exists()
+    assert checkpoint.prepare_output(out, overwrite=False, resume=True)
+    assert (out / "kept.txt").exists()
     checkpoint.prepare_output(out, overwrite=True)  # unfinished, but ours
     assert not (out / "kept.txt").exists()
     foreign = tmp_path / "photos"
@@ -56,7 +58,8 @@ def test_a_model_folder_must_be_whole(tmp_path):
     model.mkdir()
     assert "neither a model" in problems(model)[0]
     (model / "config.json").write_text("{}")
-    assert len(problems(model)) == 2 and "no tokenizer" in problems(model)[1]  # both said at once
+    assert len(problems(model)) == 2
+    assert "no tokenizer" in problems(model)[1]
     (model / "model.safetensors").write_bytes(NO_TENSORS)
     (model / "tokenizer.json").write_text("{}")
     assert checkpoint.require_model(str(model)) == (str(model), None)
@@ -65,7 +68,9 @@ def test_a_model_folder_must_be_whole(tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
     (adapter / "tokenizer.json").write_text("{}")
     weights, base = problems(adapter)
-    assert "has no weights" in weights and "base model" in base and "--base_model" in base
+    assert "has no weights" in weights
+    assert "base model" in base
+    assert "--base_model" in base
     (adapter / "adapter_model.safetensors").write_bytes(NO_TENSORS)
     assert checkpoint.require_model(str(adapter), base_model=str(model)) == (str(model), str(adapter))
 

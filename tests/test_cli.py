@@ -17,10 +17,13 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 def test_every_script_answers_help_and_bad_flags(script):
     for name in SCRIPTS:
         shown = script(name, "--help")
-        assert shown.returncode == 0 and "usage:" in shown.stdout and name in shown.stdout
+        assert shown.returncode == 0
+        assert "usage:" in shown.stdout
+        assert name in shown.stdout
         refused = script(name, "--no_such_flag")
         assert refused.returncode == 2
-        assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1
 
 
 def test_help_imports_nothing_heavy():
@@ -52,13 +55,16 @@ def run_main(body: str) -> subprocess.CompletedProcess:
 def test_exit_codes():
     done = run_main("print('표'); return {'답': '예'}")
     assert done.returncode == 0
-    assert json.loads(done.stdout.splitlines()[-1])["답"] == "예" and "답" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["답"] == "예"
+    assert "답" in done.stdout
     bad = run_main("raise cli.InputError(['one is wrong', 'two is\\nwrong'])")
     assert (bad.returncode, bad.stderr) == (2, "error: one is wrong\nerror: two is wrong\n")
     stopped = run_main("raise cli.Interrupted('python x.py --resume')")
-    assert stopped.returncode == 130 and "python x.py --resume" in stopped.stderr
+    assert stopped.returncode == 130
+    assert "python x.py --resume" in stopped.stderr
     bug = run_main("raise RuntimeError('boom')")
-    assert bug.returncode == 1 and "Traceback" in bug.stderr
+    assert bug.returncode == 1
+    assert "Traceback" in bug.stderr
 
 
 def test_collect_errors_reports_everything():
@@ -73,7 +79,8 @@ def test_collect_errors_reports_everything():
 
 def test_table_aligns_hangul():
     lines = cli.table(["이름", "n"], [["가나다", 1], ["ab", 22]]).splitlines()
-    assert lines[2] == "가나다  1" and lines[3] == "ab      22"
+    assert lines[2] == "가나다  1"
+    assert lines[3] == "ab      22"
 
 
 def test_a_python_without_the_packages_is_told_where_they_are():

@@ -88,7 +88,8 @@ def test_a_seed_gives_the_same_answer_in_parts_after_preemption_and_alone(found)
         different = [row for row, answer in alone["answers"].items() if answer != found[crowd]["answers"][row]]
         assert [row for row in different if int(row) % 10 != 9] == [], crowd  # every tenth has no seed
         assert len(different) >= 2, crowd
-    assert found["in parts"]["parts"] > 20 and found["backwards"]["parts"] > 0
+    assert found["in parts"]["parts"] > 20
+    assert found["backwards"]["parts"] > 0
 
 
 def test_seeds_differ_from_each_other(found):

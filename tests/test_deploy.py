@@ -22,7 +22,8 @@ def script_of(words: list[str]):
     """The script that a command line starts, its parsed flags, and where in `words` it stands."""
     at = next(i for i, word in enumerate(words) if word.startswith("/opt/sllm/") and word.endswith(".py"))
     name = words[at].removeprefix("/opt/sllm/")
-    assert name in SCRIPTS and (ROOT / name).is_file()
+    assert name in SCRIPTS
+    assert (ROOT / name).is_file()
     try:
         return name, importlib.import_module(name.removesuffix(".py")).build_parser().parse_args(words[at + 1 :])
     except SystemExit:
@@ -128,7 +129,8 @@ def test_the_image_copies_what_exists_and_is_let_through():
     assert "*" in ignored, "what is not listed has to stay out"
     allowed = {line[1:].rstrip("/") for line in ignored if line.startswith("!")}
     copied = set(image()["copied"])
-    assert copied == allowed and {*SCRIPTS, "sllm", "templates"} <= copied
+    assert copied == allowed
+    assert {*SCRIPTS, "sllm", "templates"} <= copied
     assert all((ROOT / path).exists() for path in copied)
 
 
@@ -149,25 +151,29 @@ def test_the_image_is_built_from_files_of_ours_alone():
 
 def test_probed_paths_exist():
     code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "sllm" / "serve").glob("*.py")))
-    assert '"/health"' in code and '"/ready"' in code  # the page's /health is Chainlit's own
+    assert '"/health"' in code
+    assert '"/ready"' in code
 
 
 # ── compose ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("service, port", [("api", 8000), ("page", 8501)])
+@pytest.mark.parametrize(("service", "port"), [("api", 8000), ("page", 8501)])
 def test_compose_commands(compose, service, port):
     made = compose["services"][service]
     script, args = script_of(made["command"])
-    assert (args.host, args.port) == ("0.0.0.0", port) and port in image()["ports"]
+    assert (args.host, args.port) == ("0.0.0.0", port)
+    assert port in image()["ports"]
     for name in made["environment"]:
         assert is_known(name, script), f"{script} does not read {name}"
     assert [published.split(":")[0] for published in made["ports"]] == ["127.0.0.1"]
     assert made["ports"][0].endswith(f":{port}")
     health = int(made["environment"].get("HEALTHCHECK_PORT", image()["variables"]["HEALTHCHECK_PORT"]))
-    assert health == port and "'/health'" in made["healthcheck"]["test"][-1]
+    assert health == port
+    assert "'/health'" in made["healthcheck"]["test"][-1]
     assert made["healthcheck"]["test"][-1] in image()["text"], "the image has another health check"
-    assert made["read_only"] and made["cap_drop"] == ["ALL"]
+    assert made["read_only"]
+    assert made["cap_drop"] == ["ALL"]
 
 
 def test_compose_mounts_hold_what_the_commands_read(compose):
@@ -200,7 +206,8 @@ def test_compose_services_find_each_other(compose):
     assert page.database_url == f"postgresql://{database['POSTGRES_USER']}@db:5432/{database['POSTGRES_DB']}"
     assert services["page"]["environment"]["PGPASSWORD"] == database["POSTGRES_PASSWORD"]
     for name, needed in services["page"]["depends_on"].items():
-        assert needed["condition"] == "service_healthy" and "healthcheck" in services[name]
+        assert needed["condition"] == "service_healthy"
+        assert "healthcheck" in services[name]
         assert set(services[name]["networks"]) & set(services["page"]["networks"])
     assert not set(services["db"]["networks"]) & set(services["api"]["networks"])
 
@@ -208,7 +215,8 @@ def test_compose_services_find_each_other(compose):
 def test_compose_gpu_adds_to_the_api_alone():
     added = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text(encoding="utf-8"))
     (device,) = added["services"]["api"]["deploy"]["resources"]["reservations"]["devices"]
-    assert list(added["services"]) == ["api"] and device["capabilities"] == ["gpu"]
+    assert list(added["services"]) == ["api"]
+    assert device["capabilities"] == ["gpu"]
     assert example_variables()["COMPOSE_FILE"].split(":")[-1] == "compose.gpu.yaml"
 
 
@@ -229,7 +237,7 @@ def unit_command(name: str) -> tuple[str, object, dict[str, str]]:
     return *script_of(words), given
 
 
-@pytest.mark.parametrize("name, port", [("sllm-api", 8000), ("sllm-page", 8501)])
+@pytest.mark.parametrize(("name", "port"), [("sllm-api", 8000), ("sllm-page", 8501)])
 def test_unit_commands(name, port):
     script, args, given = unit_command(name)
     assert (args.host, args.port) == ("127.0.0.1", port)
@@ -280,7 +288,7 @@ def pod_of(kubernetes, name: str) -> tuple[dict, dict]:
     return pod, container
 
 
-@pytest.mark.parametrize("name, port", [("sllm-api", 8000), ("sllm-page", 8501)])
+@pytest.mark.parametrize(("name", "port"), [("sllm-api", 8000), ("sllm-page", 8501)])
 def test_kubernetes_commands_and_ports(kubernetes, name, port):
     pod, container = pod_of(kubernetes, name)
     script, args = script_of(container["args"])
@@ -292,7 +300,8 @@ def test_kubernetes_commands_and_ports(kubernetes, name, port):
     assert service["ports"][0] == {"name": "http", "port": port, "targetPort": "http"}
     labels = kubernetes["Deployment", name]["spec"]["template"]["metadata"]["labels"]
     selected = kubernetes["Deployment", name]["spec"]["selector"]["matchLabels"]
-    assert service["selector"] == selected and selected.items() <= labels.items()
+    assert service["selector"] == selected
+    assert selected.items() <= labels.items()
     assert pod["enableServiceLinks"] is False, "a Service's variables begin with SLLM_, as flags do"
 
 
@@ -300,7 +309,8 @@ def test_kubernetes_commands_and_ports(kubernetes, name, port):
 def test_kubernetes_pods_are_locked_down_and_their_mounts_exist(kubernetes, name):
     pod, container = pod_of(kubernetes, name)
     user = int(image()["user"][0])
-    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == user
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == user
     assert pod["securityContext"]["fsGroup"] == user
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
@@ -329,7 +339,8 @@ def test_kubernetes_keys_come_as_a_file_that_is_renewed(kubernetes):
     _, args = script_of(container["args"])
     (mount,) = [m for m in container["volumeMounts"] if args.api_keys_file.startswith(m["mountPath"] + "/")]
     (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
-    assert "secret" in volume and "subPath" not in mount
+    assert "secret" in volume
+    assert "subPath" not in mount
     assert args.api_keys_file.removeprefix(mount["mountPath"] + "/") == "api_keys"
     assert not any(kind == "Secret" for kind, _ in kubernetes)
     readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
@@ -370,7 +381,7 @@ def test_the_readme_names_every_file():
 
 def test_commands_in_the_readme_parse():
     text = re.sub(r"\\\n\s*", " ", (DEPLOY / "README.md").read_text(encoding="utf-8"))
-    commands = [line for line in re.findall(r"^ *(.*/opt/sllm/\w+\.py .*)$", text, re.MULTILINE)]
+    commands = list(re.findall(r"^ *(.*/opt/sllm/\w+\.py .*)$", text, re.MULTILINE))
     assert commands
     for command in commands:
         script_of(shlex.split(command))

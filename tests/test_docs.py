@@ -153,7 +153,7 @@ def test_links_lead_somewhere(path):
         if "://" in file:
             continue
         there = path.parent / file if file else path
-        if not there.exists() or anchor and anchor not in anchors(read(there)):
+        if not there.exists() or (anchor and anchor not in anchors(read(there))):
             broken.append(target)
     assert not broken
 

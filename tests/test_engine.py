@@ -134,16 +134,21 @@ class OutOfMemoryError(RuntimeError):
 )  # fmt: skip
 def test_a_failed_start_is_one_line_with_reason_and_remedy(error, said, remedy):
     line = startup.explain("outputs/model", error)
-    assert line.startswith("vLLM does not start with outputs/model: ") and "\n" not in line
-    assert said in line and remedy in line.rpartition("; ")[2]
-    assert "Supported architectures" not in line and "validation error" not in line
+    assert line.startswith("vLLM does not start with outputs/model: ")
+    assert "\n" not in line
+    assert said in line
+    assert remedy in line.rpartition("; ")[2]
+    assert "Supported architectures" not in line
+    assert "validation error" not in line
 
 
 def test_the_first_cause_that_the_engines_processes_name_is_the_one_that_is_said():
     error = RuntimeError(f"{ENDED} {{'a': 1}}")
     causes = ["SafetensorError: incomplete metadata", "Exception: WorkerProc initialization failed due to an exception"]
     line = startup.explain("m", error, causes)
-    assert "incomplete metadata" in line and "damaged" in line and "WorkerProc" not in line
+    assert "incomplete metadata" in line
+    assert "damaged" in line
+    assert "WorkerProc" not in line
 
 
 def test_a_process_that_fails_writes_why_and_keeps_its_traceback(tmp_path, capfd):
@@ -259,10 +264,12 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert all(ours == theirs for ours, theirs in said["lora"].values()), said["lora"]
-    assert not said["lora"]["GPTNeoXForCausalLM"][0] and said["lora"]["LlamaForCausalLM"][0]
+    assert not said["lora"]["GPTNeoXForCausalLM"][0]
+    assert said["lora"]["LlamaForCausalLM"][0]
     assert set(engine.QUANTIZATIONS) <= set(said["quantizations"])
     assert sorted({*engine.QUANTIZATIONS} - {"fp8"}) == said["linear"]  # fp8 itself: Fp8Config, for every linear layer
-    assert set(engine.KV_CACHE_DTYPES) <= set(said["kv"]) and "bitsandbytes" not in said["quantizations"]
+    assert set(engine.KV_CACHE_DTYPES) <= set(said["kv"])
+    assert "bitsandbytes" not in said["quantizations"]
     assert set(engine.CPU_QUANTIZATIONS) <= set(engine.QUANTIZATIONS)
     assert [rank for rank in said["ranks"] if rank] == list(model_info.LORA_RANKS)
 
@@ -270,7 +277,8 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
 def test_precision_that_a_cpu_has_not_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(engine, "on_cpu", lambda: True)
     engine.check_precision("auto", "fp8_per_channel", "fp8")
-    assert engine.resolve_dtype("auto", "fp8_per_channel") == "bfloat16" and engine.resolve_dtype("auto") == "float32"
+    assert engine.resolve_dtype("auto", "fp8_per_channel") == "bfloat16"
+    assert engine.resolve_dtype("auto") == "float32"
     for dtype, quantization, kv in (
         ("auto", "fp8", "auto"),
         ("float32", "fp8_per_channel", "auto"),
@@ -315,7 +323,8 @@ def refused(script, words: list[str], monkeypatch, capsys) -> list[str]:
         cli.run(script.main, script.build_parser())
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2, lines
-    assert lines and all(line.startswith("error: ") for line in lines), lines
+    assert lines, lines
+    assert all(line.startswith("error: ") for line in lines), lines
     return lines
 
 
@@ -430,7 +439,8 @@ def test_a_port_in_use_is_exit_2(there, monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = ["--model_id", there["base"], "--port", str(taken.getsockname()[1])]
         (line,) = refused(api_server, words, monkeypatch, capsys)
-    assert f"127.0.0.1:{words[-1]} is in use" in line and "--port" in line
+    assert f"127.0.0.1:{words[-1]} is in use" in line
+    assert "--port" in line
 
 
 # ── samples, log-probabilities, beams ──────────────────────────────────────────────────────────────────────
@@ -468,13 +478,16 @@ def test_log_probabilities_stay_json_and_end_with_the_ending_token():
     likely = [{0: one(-0.5, 1), 1: one(-1.25, 2)}, {2: one(-math.inf, 9), 1: one(-0.1, 1), 0: one(-0.7, 2)}]
     answer = generation.Generation([0, 2], "stop", None, likely)
     found = generation.logprobs_of(Letters(), answer, 2)
-    assert [entry["token_id"] for entry in found] == [0, 2] and found[1]["logprob"] == -9999.0
+    assert [entry["token_id"] for entry in found] == [0, 2]
+    assert found[1]["logprob"] == -9999.0
     assert [entry["token"] for entry in found[1]["top_logprobs"]] == ["b", "a"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert generation.logprobs_of(Letters(), answer, 0)[0]["top_logprobs"] == []
     line = outputs.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
-    assert line["output"] == "a" == line["outputs"][1] and line["completion_token_counts"] == [2, 2]
-    assert len(line["logprobs"]) == line["completion_tokens"] == 2 and len(line["outputs_logprobs"]) == 2
+    assert line["output"] == "a" == line["outputs"][1]
+    assert line["completion_token_counts"] == [2, 2]
+    assert len(line["logprobs"]) == line["completion_tokens"] == 2
+    assert len(line["outputs_logprobs"]) == 2
 
 
 def test_beam_search_gives_the_tokenizer_its_eos_back_when_it_fails():
@@ -575,10 +588,15 @@ def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
     several = line(0, outputs=["가", ""], finish_reasons=["stop", "length"], completion_token_counts=[2, 5])
     skip = line(1) | outputs.skipped("too long", prompt_tokens=9)
     found = outputs.summary([several, skip], 2, 1.0, 0.5)
-    assert found["rows"] == 2 and found["answers"] == 2 and found["skipped"] == 1 and found["empty"] == 1
-    assert found["finish_reasons"] == {"stop": 1, "length": 1, "skipped": 1} and found["completion_tokens"] == 7
+    assert found["rows"] == 2
+    assert found["answers"] == 2
+    assert found["skipped"] == 1
+    assert found["empty"] == 1
+    assert found["finish_reasons"] == {"stop": 1, "length": 1, "skipped": 1}
+    assert found["completion_tokens"] == 7
     assert "1 row of 2 skipped: 1" in capsys.readouterr().out
-    assert list(skip) == [*line(1), "reason"] and skip["output"] == ""
+    assert list(skip) == [*line(1), "reason"]
+    assert skip["output"] == ""
 
 
 @pytest.mark.torch

@@ -275,15 +275,18 @@ def test_load_rows_counts_ignored_keys_and_mistyped_tasks(tmp_path):
         "warning: task 'task1_01' (1 row) is not a task id and is kept as a label; task01_01 was probably meant",
     ]
     assert [(row.file, row.line) for row in loaded] == [(str(tmp_path / "rows.jsonl"), n) for n in range(1, 6)]
-    assert json.dumps(loaded[0]) == json.dumps(dict(loaded[0])) and "line" not in loaded[0]
+    assert json.dumps(loaded[0]) == json.dumps(dict(loaded[0]))
+    assert "line" not in loaded[0]
 
 
 def test_a_bad_answer_still_asks_its_question(tmp_path):
     (prompt,) = formats.load_rows(write(tmp_path / "kto.jsonl", KTO), "prompts")
-    assert prompt["messages"] == [USER] and prompt["reference"] is None
+    assert prompt["messages"] == [USER]
+    assert prompt["reference"] is None
     row = {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}
     (prompt,) = formats.load_rows(write(tmp_path / "weights.jsonl", row), "prompts")
-    assert prompt["messages"] == [USER, ANSWER, USER] and prompt["reference"] == "100℃"
+    assert prompt["messages"] == [USER, ANSWER, USER]
+    assert prompt["reference"] == "100℃"
 
 
 # ── formats that are not read ──────────────────────────────────────────────────────────────────────────────
@@ -292,7 +295,8 @@ def test_a_bad_answer_still_asks_its_question(tmp_path):
 def converted_by_its_advice(path, folder):
     """The rows that the command in the error message prints, run as it stands in the repository's root."""
     (problem,) = problems(formats.load_rows, path, "sft")
-    assert str(path) in problem and "\n" not in problem
+    assert str(path) in problem
+    assert "\n" not in problem
     command, _, quoted = ("python -c " + problem.partition("python -c ")[2]).rpartition(" > ")
     command = command.replace("python", shlex.quote(sys.executable), 1)
     (out,) = shlex.split(quoted)
@@ -375,13 +379,16 @@ def many(tmp_path, *bad, good=40):
 def test_one_bad_row_is_left_out_where_that_is_allowed(tmp_path, bad):
     path = many(tmp_path, bad)
     found = problems(formats.load_rows, path, "sft")
-    assert len(found) == 2 and f"{path}:41: " in found[0]
+    assert len(found) == 2
+    assert f"{path}:41: " in found[0]
     assert found[1] == f"{path}: --skip_bad_rows leaves out such rows (1 of 41 rows)"
     skipped = formats.Skipped(True)
     assert len(formats.load_rows(path, "sft", skipped=skipped)) == 40
     (entry,) = skipped.rows
-    assert (entry["file"], entry["line"]) == (str(path), 41) and entry["reason"]
-    assert skipped.lines()[0] == f"skipped 1 of 41 rows of {path}:" and f"{path}:41: " in skipped.lines()[1]
+    assert (entry["file"], entry["line"]) == (str(path), 41)
+    assert entry["reason"]
+    assert skipped.lines()[0] == f"skipped 1 of 41 rows of {path}:"
+    assert f"{path}:41: " in skipped.lines()[1]
     assert json.loads(skipped.write(tmp_path).read_text(encoding="utf-8")) == entry
     assert formats.Skipped(True).write(tmp_path / "none") is None
 
@@ -499,14 +506,17 @@ def test_load_rows_lists_syntax_and_refused_rows_together(tmp_path):
     path.write_text(path.read_text(encoding="utf-8") + "{]\n", encoding="utf-8")
     found = problems(formats.load_rows, path, "sft")
     assert [problem.split(": ")[0] for problem in found] == [f"{path}:{n}" for n in (2, 3, 4)]
-    assert "empty answer" in found[0] and "not a row of the file's format" in found[1] and "not JSON" in found[2]
+    assert "empty answer" in found[0]
+    assert "not a row of the file's format" in found[1]
+    assert "not JSON" in found[2]
 
 
 def test_load_rows_counts_what_it_does_not_list(tmp_path):
     path = write(tmp_path / "rows.jsonl", *[{"messages": [USER]}] * 45)
     found = problems(formats.load_rows, path, "sft")
     assert len(found) == 21
-    assert found[-1].startswith(f"{path}: 25 more such lines: 21, 22, ") and found[-1].endswith(", 40, …")
+    assert found[-1].startswith(f"{path}: 25 more such lines: 21, 22, ")
+    assert found[-1].endswith(", 40, …")
 
 
 def test_load_rows_names_the_script_for_the_other_sort(tmp_path):
@@ -517,7 +527,8 @@ def test_load_rows_names_the_script_for_the_other_sort(tmp_path):
     assert "train_LoRA_SFT.py reads those" in problem
     assert formats.load_rows(pairs, "preference")[0]["chosen"] == [ANSWER]
     (problem,) = problems(formats.load_rows, write(tmp_path / "kto.jsonl", KTO), "preference")
-    assert "KTO rows" in problem and "SFT" not in problem
+    assert "KTO rows" in problem
+    assert "SFT" not in problem
 
 
 def test_prompts(tmp_path):

@@ -51,11 +51,15 @@ def test_every_case_is_measured(out):
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert [run["case"] for run in report["runs"]] == ["sft packed", "sft padded", "sft long", "dpo padded"]
     for run in report["runs"]:
-        assert run["tokens_per_second"] > 0 and run["peak_memory_bytes"] > 2**28 and len(run["losses"]) == 3
+        assert run["tokens_per_second"] > 0
+        assert run["peak_memory_bytes"] > 2**28
+        assert len(run["losses"]) == 3
         assert abs(run["tokens"] / run["seconds"] - run["tokens_per_second"]) < 0.02 * run["tokens_per_second"]
-    assert report["peak"]["flops"] > 1e9 and report["machine"]["torch"]
+    assert report["peak"]["flops"] > 1e9
+    assert report["machine"]["torch"]
     text = (out / "report.md").read_text(encoding="utf-8")
-    assert "not measured" in text and "FAILED" not in text  # unsloth's targets
+    assert "not measured" in text
+    assert "FAILED" not in text
 
 
 def test_the_checks_can_fail(out, gpu):
@@ -138,7 +142,7 @@ def test_the_checks_of_other_precisions_can_fail(out, gpu, tmp_path):
     assert failing() == ["peft 4-bit: adapter's dtype"]
     save_file(
         {name: weight * ("lora_B" not in name) for name, weight in weights.items()}, here / "adapter_model.safetensors"
-    )  # noqa: E501
+    )
     assert failing() == ["peft 4-bit: share of lora_B that moved"]
     save_file(weights, here / "adapter_model.safetensors")
     text = (here / "metrics.jsonl").read_text(encoding="utf-8")

@@ -75,9 +75,11 @@ def test_identity_is_contents_and_nothing_else(tmp_path):
     checkpoint.write_run(copy, "base", None)  # another time, another place
     (copy / "config.json").write_text('{"transformers_version": "9", "_name_or_path": "/there", "hidden_size": 8}')
     (copy / "README.md").write_text("x")
-    assert hashes.identity(copy) == identity and checkpoint.folder_hash(copy) == identity.hash
+    assert hashes.identity(copy) == identity
+    assert checkpoint.folder_hash(copy) == identity.hash
     (copy / "tokenizer.json").write_text("[]")
-    assert hashes.identity(copy).weights == identity.weights and hashes.identity(copy).hash != identity.hash
+    assert hashes.identity(copy).weights == identity.weights
+    assert hashes.identity(copy).hash != identity.hash
     for change in ({"weights": b"weighty"}, {"hidden_size": 9}):
         other = model(tmp_path / f"{change}", **change)
         assert hashes.identity(other).weights != identity.weights
@@ -115,12 +117,16 @@ def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     )
     path = tmp_path / "weights.bin"
     path.write_bytes(b"young")
-    assert checkpoint.file_hash(path) == checkpoint.file_hash(path) and len(read) == 2  # may change within one tick
+    assert checkpoint.file_hash(path) == checkpoint.file_hash(path)
+    assert len(read) == 2
     monkeypatch.setattr(hashes, "SETTLED", -(10**12))
     first = checkpoint.file_hash(path)
-    assert len(read) == 3 and checkpoint.file_hash(path) == first and len(read) == 3
+    assert len(read) == 3
+    assert checkpoint.file_hash(path) == first
+    assert len(read) == 3
     hashes._here.clear()  # another process: from the file
-    assert checkpoint.file_hash(path) == first and len(read) == 3
+    assert checkpoint.file_hash(path) == first
+    assert len(read) == 3
     before = path.stat()
     path.write_bytes(b"YOUNG")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copying tool sets it back
@@ -154,7 +160,8 @@ def test_processes_that_write_the_cache_at_once_leave_it_whole(tmp_path):
     assert [process.wait() for process in running] == [0, 0, 0]
     folder = tmp_path / "cache" / "sllm"
     known = json.loads((folder / "hashes.json").read_text())
-    assert {Path(path).name for path in known} <= {path.name for path in paths} and len(known) >= 10
+    assert {Path(path).name for path in known} <= {path.name for path in paths}
+    assert len(known) >= 10
     assert os.listdir(folder) == ["hashes.json"]
 
 
@@ -172,7 +179,8 @@ def test_long_hashing_says_how_far_it_is(tmp_path, monkeypatch, capsys):
 
 def test_every_stage_records_its_base(tree):
     base = checkpoint.read_run(tree / "dpo")["base"]
-    assert base["path"] == str(tree / "base") and base["relative"] == "../base"
+    assert base["path"] == str(tree / "base")
+    assert base["relative"] == "../base"
     assert (base["hash"], base["weights"]) == hashes.identity(tree / "base")
 
 
@@ -195,7 +203,9 @@ def test_a_base_with_other_weights_of_the_same_size_is_refused(tree, tmp_path):
     (tree / "base" / "model.safetensors").write_bytes(tensors(b"weighty"))
     for name in ("sft", "dpo"):
         said = problems(checkpoint.require_model, str(tree / name))
-        assert "has changed since" in said and "train again" in said and said.count("…") == 2
+        assert "has changed since" in said
+        assert "train again" in said
+        assert said.count("…") == 2
         assert "has changed since" in problems(checkpoint.require_base, tree / name, str(tree / "base"))
 
 
@@ -242,7 +252,8 @@ def test_records_of_older_versions_are_no_traceback_and_said(tmp_path):
     assert checkpoint.require_model(str(sft)) == (str(base), str(sft))
     checkpoint.require_base(sft, str(base))
     said = "\n".join(checkpoint.notes(sft, str(base)))
-    assert "older version" in said and "nothing says by content which base" in said
+    assert "older version" in said
+    assert "nothing says by content which base" in said
     accept.main(accept.build_parser().parse_args([str(sft)]))
     assert checkpoint.notes(sft, str(base)) == []
     (base / "model.safetensors").write_bytes(tensors(b"weighty"))
@@ -267,12 +278,15 @@ def test_a_file_that_changed_is_named(tmp_path, name):
     folder = model(tmp_path / "merged")
     checkpoint.write_run(folder, "merged", None)
     assert set(checkpoint.read_run(folder)["files"]) == {"model.safetensors", "config.json", "tokenizer.json"}
-    assert checkpoint.require_model(str(folder)) == (str(folder), None) and checkpoint.notes(folder) == []
+    assert checkpoint.require_model(str(folder)) == (str(folder), None)
+    assert checkpoint.notes(folder) == []
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content.replace(b"w", b"W").replace(b"8", b"9").replace(b"{}", b"[]"))
     for check in (checkpoint.require_model, lambda folder: checkpoint.require(folder, stage="merged")):
         said = problems(check, str(folder))
-        assert f"{folder / name} was changed since" in said and "merged_weights.py" in said and "sllm.accept" in said
+        assert f"{folder / name} was changed since" in said
+        assert "merged_weights.py" in said
+        assert "sllm.accept" in said
     if name == "model.safetensors":
         (folder / name).write_bytes(content[:-1])
         assert f"has {len(content) - 1} bytes, {len(content)} were written" in problems(
@@ -314,7 +328,8 @@ def test_what_was_added_and_what_may_be_edited(tmp_path):
     results = accept.main(accept.build_parser().parse_args([str(folder)]))
     assert results["files"] == ["chat_template.jinja", "generation_config.json"]
     checkpoint.require_model(str(folder))
-    assert checkpoint.notes(folder) == [] and len(checkpoint.read_run(folder)["accepted"]) == 1
+    assert checkpoint.notes(folder) == []
+    assert len(checkpoint.read_run(folder)["accepted"]) == 1
 
 
 def test_another_base_is_accepted_only_by_name(tree, tmp_path):
@@ -346,7 +361,8 @@ def test_an_unfinished_folder_is_refused(tmp_path, left):
     (folder / ".unfinished").write_text(left)
     (folder / "tokenizer.json").unlink()
     said = problems(checkpoint.require_model, str(folder))
-    assert "is unfinished (no run.json)" in said and "\n" not in said
+    assert "is unfinished (no run.json)" in said
+    assert "\n" not in said
     (base / ".unfinished").write_text(left)
     finished = adapter(tmp_path / "dpo", base)
     assert f"{base} is unfinished" in problems(checkpoint.require_model, str(finished))
@@ -380,7 +396,8 @@ def test_a_damaged_record_is_one_line(tmp_path):
 
 
 def test_the_shipped_base_is_what_its_record_says(tmp_path):
-    assert checkpoint.require_model(str(SHIPPED)) == (str(SHIPPED), None) and checkpoint.notes(SHIPPED) == []
+    assert checkpoint.require_model(str(SHIPPED)) == (str(SHIPPED), None)
+    assert checkpoint.notes(SHIPPED) == []
     copy = Path(shutil.copytree(SHIPPED, tmp_path / "base"))
     with (copy / "model.safetensors").open("r+b") as file:
         file.seek(-2, os.SEEK_END)
@@ -463,7 +480,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line_at_once(tmp_path):
         )  # fmt: skip
     assert time.monotonic() - started < 6
     assert_refused(done, "org/name is not in the local cache and the Hub", endpoint, "cannot be reached")
-    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
 
 
 def test_a_hub_that_never_answers_is_given_up(cache, monkeypatch):
@@ -480,7 +498,8 @@ def test_a_hub_that_never_answers_is_given_up(cache, monkeypatch):
         cached(cache, "org/whole")
         assert checkpoint.require_model("org/whole") == ("org/whole", None)
         assert "cannot be reached" in checkpoint.notes("org/whole")[0]
-        assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"  # the libraries ask nobody
+        assert constants.HF_HUB_OFFLINE
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
         constants.HF_HUB_OFFLINE = False
         (cached(cache, "org/part") / "model.safetensors").unlink()
         assert "only in part in the local cache" in problems(checkpoint.require_model, "org/part")
@@ -502,9 +521,12 @@ def test_a_hub_base_is_known_by_its_cached_contents(cache, tmp_path, monkeypatch
     snapshot = cached(cache, "org/name")
     sft = adapter(tmp_path / "outputs" / "sft", "org/name")
     base = checkpoint.read_run(sft)["base"]
-    assert base["path"] == "org/name" and base["commit"] == "c0ffee" == checkpoint.folder_hash("org/name")
-    assert base["weights"] == hashes.identity(snapshot).weights and base["relative"] is None
-    assert checkpoint.require_model(str(sft)) == ("org/name", str(sft)) and checkpoint.notes(sft, "org/name") == []
+    assert base["path"] == "org/name"
+    assert base["commit"] == "c0ffee" == checkpoint.folder_hash("org/name")
+    assert base["weights"] == hashes.identity(snapshot).weights
+    assert base["relative"] is None
+    assert checkpoint.require_model(str(sft)) == ("org/name", str(sft))
+    assert checkpoint.notes(sft, "org/name") == []
     copy = Path(shutil.copytree(snapshot, tmp_path / "copy"))
     assert checkpoint.require_model(str(sft), base_model=str(copy))[0] == str(copy)
     (copy / "model.safetensors").write_bytes(tensors(b"WEIGHTS"))

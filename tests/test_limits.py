@@ -16,8 +16,10 @@ from sllm.serve.errors import ApiError
 
 def test_keys_have_names_and_wrong_ones_have_none():
     keys = access.Keys(["alice:s3cret", "plain-key"])
-    assert keys and keys.names == ["alice", "key2"]
-    assert keys.name_of("s3cret") == "alice" and keys.name_of("plain-key") == "key2"
+    assert keys
+    assert keys.names == ["alice", "key2"]
+    assert keys.name_of("s3cret") == "alice"
+    assert keys.name_of("plain-key") == "key2"
     for wrong in ("", "s3cre", "s3cret ", "alice:s3cret", "키", "\udcff", "x" * 10_000):
         assert keys.name_of(wrong) is None
     assert not access.Keys([])
@@ -44,9 +46,11 @@ def test_rate_limits_are_for_each_caller(monkeypatch):
     monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
     rate = access.RateLimit(60)
     assert [rate.wait("a") for _ in range(60)] == [0] * 60
-    assert 0 < rate.wait("a") <= 1 and rate.wait("b") == 0
+    assert 0 < rate.wait("a") <= 1
+    assert rate.wait("b") == 0
     now[0] += 1.01
-    assert rate.wait("a") == 0 and rate.wait("a") > 0
+    assert rate.wait("a") == 0
+    assert rate.wait("a") > 0
     assert access.RateLimit(None).wait("a") == 0
 
 
@@ -55,17 +59,22 @@ def test_a_rate_limit_remembers_few_callers_and_forgets_the_idle(monkeypatch):
     rate = access.RateLimit(1)
     for number in range(1000):
         assert rate.wait(f"caller{number}") == 0
-    assert len(rate._buckets) == 100 and rate.wait("caller999") > 0
+    assert len(rate._buckets) == 100
+    assert rate.wait("caller999") > 0
 
 
 def test_keys_of_a_file_are_read_again(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# staff\nalice: one\n\n two \n", encoding="utf-8")
     keys = access.Keys(["bob:three"], str(file))
-    assert keys.names == ["bob", "alice", "key3"] and keys.name_of("one") == "alice" and keys.name_of("two") == "key3"
+    assert keys.names == ["bob", "alice", "key3"]
+    assert keys.name_of("one") == "alice"
+    assert keys.name_of("two") == "key3"
     file.write_text("alice: four\n", encoding="utf-8")
     keys.read()
-    assert keys.name_of("one") is None and keys.name_of("four") == "alice" and keys.name_of("three") == "bob"
+    assert keys.name_of("one") is None
+    assert keys.name_of("four") == "alice"
+    assert keys.name_of("three") == "bob"
     for text in ("", "a:\n", "a:k\na:l\n"):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(cli.InputError):
@@ -90,7 +99,8 @@ def test_capacity_is_given_back_when_a_request_ends():
     capacity.take(first, 2)
     with pytest.raises(ApiError) as full:
         capacity.take(second, 2)
-    assert full.value.status_code == 429 and int(full.value.headers["Retry-After"]) >= 1
+    assert full.value.status_code == 429
+    assert int(full.value.headers["Retry-After"]) >= 1
     capacity.take(second, 1)
     assert capacity.taken == 3
     first.release(capacity)

@@ -51,7 +51,8 @@ def test_a_running_run_keeps_its_folder(tmp_path):
             for flags in ({"overwrite": True}, {"overwrite": False}, {"overwrite": False, "resume": True}):
                 said = refused(check, out, **flags)
                 assert f"{out} is being written by another run (process {process.pid} on " in said
-                assert "--a_flag" in said and "since 20" in said
+                assert "--a_flag" in said
+                assert "since 20" in said
         assert (out / "checkpoint-4").is_dir()
     assert not locks.of_folder(out).exists()  # gone with the process that held it
     checkpoint.prepare_output(out, overwrite=True)
@@ -143,7 +144,8 @@ def test_a_failed_start_is_in_nobodys_way(tmp_path):
     (out / "README.md").touch()
     (out / ".metrics.jsonl.123").touch()
     checkpoint.check_output(out, overwrite=False)
-    assert "--overwrite" in runs.unfinished(out) and "--resume" not in runs.unfinished(out)
+    assert "--overwrite" in runs.unfinished(out)
+    assert "--resume" not in runs.unfinished(out)
     checkpoint.prepare_output(out, overwrite=False)
     assert sorted(os.listdir(out)) == [".lock", ".unfinished"]
     for name in ("checkpoint-4/complete", "adapter_model.safetensors", "notes.txt"):
@@ -178,7 +180,8 @@ def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "write", full)
     said = refused(checkpoint.prepare_output, tmp_path / "sft", overwrite=False)
-    assert "cannot be written (No space left on device" in said and os.listdir(tmp_path / "sft") == []
+    assert "cannot be written (No space left on device" in said
+    assert os.listdir(tmp_path / "sft") == []
 
 
 def test_a_write_that_fails_leaves_nothing_beside(tmp_path, monkeypatch):
@@ -191,7 +194,8 @@ def test_a_write_that_fails_leaves_nothing_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.write_atomically(path, "new")
-    assert os.listdir(tmp_path) == ["run.json"] and path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["run.json"]
+    assert path.read_text() == "old"
 
 
 def test_places_where_nothing_can_be_written_are_one_line(tmp_path, monkeypatch):
@@ -202,7 +206,9 @@ def test_places_where_nothing_can_be_written_are_one_line(tmp_path, monkeypatch)
         (Path("/proc/sft"), ""),
     ):
         line = refused(checkpoint.prepare_output, place, overwrite=True)
-        assert line.startswith(f"{place} cannot be written (") and said in line and "name another folder" in line
+        assert line.startswith(f"{place} cannot be written (")
+        assert said in line
+        assert "name another folder" in line
         assert said in line
     monkeypatch.setattr(os, "access", lambda *args: False)
     assert "no permission" in refused(checkpoint.check_output, tmp_path / "sft", overwrite=False)

@@ -209,7 +209,8 @@ def test_shards_and_blocks_make_no_difference(tiny_base, merged, tmp_path, monke
     assert all(torch.allclose(one[name].float(), many[name].float(), rtol=2**-7, atol=1e-7) for name in one)
 
     index, base_index = (read(place / "model.safetensors.index.json") for place in (tmp_path / "out", base))
-    assert index["weight_map"] == base_index["weight_map"] and len(set(index["weight_map"].values())) > 4
+    assert index["weight_map"] == base_index["weight_map"]
+    assert len(set(index["weight_map"].values())) > 4
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in many.values()) == result["bytes"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == (FILES - {"model.safetensors"}) | {
         "model.safetensors.index.json", *index["weight_map"].values()
@@ -224,9 +225,11 @@ def test_files_of_a_given_size(adapter, merged, tmp_path):
     merge(adapter, tmp_path / "out", "--max_shard_size_gb", "0.003")
     names = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert names == [f"model-{i:05}-of-{len(names):05}.safetensors" for i in range(1, len(names) + 1)]
-    assert len(names) == 3 and all((tmp_path / "out" / name).stat().st_size < 3_010_000 for name in names)
+    assert len(names) == 3
+    assert all((tmp_path / "out" / name).stat().st_size < 3_010_000 for name in names)
     one, many = weights(merged), weights(tmp_path / "out")
-    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+    assert one.keys() == many.keys()
+    assert all(torch.equal(one[name], many[name]) for name in one)
 
 
 # ── the folder ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,24 +241,29 @@ def test_the_whole_chain_by_script(dpo_folder, sft_folder, tiny_base, tmp_path):
     assert {path.name for path in out.iterdir()} == FILES
     run = checkpoint.require(out, stage="merged")
     assert [parent["stage"] for parent in run["parents"]] == ["dpo"]
-    assert run["probe"] == checkpoint.read_run(dpo_folder)["probe"] and run["chat_template_hash"]
+    assert run["probe"] == checkpoint.read_run(dpo_folder)["probe"]
+    assert run["chat_template_hash"]
     assert Path(run["base_model"]).resolve() == tiny_base.resolve()
     metrics = run["metrics"]
     assert metrics.items() <= result.items()
-    assert metrics["max_logit_difference"] <= metrics["logit_bound"] and metrics["greedy_tokens"] == 64
+    assert metrics["max_logit_difference"] <= metrics["logit_bound"]
+    assert metrics["greedy_tokens"] == 64
     chat.check_probe(chat.load_tokenizer(str(out)), run, out)
 
     import yaml
 
     card = (out / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---")[1])
-    assert front["language"] == ["ko"] and {"sft", "dpo"} <= set(front["tags"])
+    assert front["language"] == ["ko"]
+    assert {"sft", "dpo"} <= set(front["tags"])
     lineage = [card.index(f"**{folder.name}** ({stage})") for folder, stage in
                ((tiny_base, "base"), (sft_folder, "sft"), (dpo_folder, "dpo"))]  # fmt: skip
     assert lineage == sorted(lineage)
     sft = checkpoint.read_run(sft_folder)
-    assert sft["data"]["train"]["sha256"][:16] in card and "`learning_rate` 0.003" in card
-    assert run["chat_template_hash"][:16] in card and str(tmp_path.parent) not in card.split("## Use")[0]
+    assert sft["data"]["train"]["sha256"][:16] in card
+    assert "`learning_rate` 0.003" in card
+    assert run["chat_template_hash"][:16] in card
+    assert str(tmp_path.parent) not in card.split("## Use")[0]
 
 
 def test_any_tool_loads_it_and_it_stops(merged, adapter, tiny_base):
@@ -306,7 +314,8 @@ def test_eos_of_the_base_is_kept_and_its_pad_is_not_one(adapter, tiny_base, tmp_
     others = [7, tokenizer.pad_token_id]  # as Qwen's generation config, which names its pad as an EOS
     base = edited(tiny_base, tmp_path / "base", "generation_config.json", eos_token_id=others, temperature=0.6)
     config = export.generation_config(base, tokenizer)
-    assert 7 in config["eos_token_id"] and tokenizer.pad_token_id not in config["eos_token_id"]
+    assert 7 in config["eos_token_id"]
+    assert tokenizer.pad_token_id not in config["eos_token_id"]
     assert config["temperature"] == 0.6
     (base / "generation_config.json").unlink()
     eos = export.generation_config(base, tokenizer)["eos_token_id"]  # now by the model's config
@@ -356,8 +365,10 @@ def test_a_broken_merge_is_noticed(name, adapter, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with pytest.raises(SystemExit, match="parity failed") as stop:
         merge(adapter, out)
-    assert str(out) in stop.value.code and "--overwrite" in stop.value.code
-    assert (out / "model.safetensors").exists() and not (out / "run.json").exists()
+    assert str(out) in stop.value.code
+    assert "--overwrite" in stop.value.code
+    assert (out / "model.safetensors").exists()
+    assert not (out / "run.json").exists()
     monkeypatch.setattr(module, "plan", right)
     merge(adapter, out, "--overwrite")
     assert (out / "run.json").exists()
@@ -377,7 +388,8 @@ def test_a_broken_merge_exits_1(adapter, tmp_path):
     words = [sys.executable, "-c", code, "--model_id", adapter, "--merged_weights_path", tmp_path / "out"]
     done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("error: merge parity failed") and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: merge parity failed")
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -418,8 +430,10 @@ def test_a_base_of_another_shape_lists_what_does_not_fit(adapter, tiny_base, tmp
     config.num_hidden_layers, config.intermediate_size = 3, 512
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
     said = refused(adapter, tmp_path / "out", "--base_model", tmp_path / "base")
-    assert "model.layers.0.mlp.up_proj.weight: [512, 256] in base" in said and "[640, 256] in the adapter" in said
-    assert "model.layers.3.self_attn.q_proj.weight, which base" in said and "name that one: --base_model" in said
+    assert "model.layers.0.mlp.up_proj.weight: [512, 256] in base" in said
+    assert "[640, 256] in the adapter" in said
+    assert "model.layers.3.self_attn.q_proj.weight, which base" in said
+    assert "name that one: --base_model" in said
 
 
 def test_a_config_that_does_not_match_its_weights(adapter, tiny_base, tmp_path):
@@ -501,7 +515,8 @@ def test_a_weight_that_does_not_fit(value, dtype, said, adapter, tiny_base, tmp_
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     problem = refused(adapter, tmp_path / "out", "--base_model", base, "--dtype", dtype)
-    assert "model.layers.1.mlp.up_proj.weight" in problem and said in problem
+    assert "model.layers.1.mlp.up_proj.weight" in problem
+    assert said in problem
 
 
 def test_every_tensor_is_looked_at_for_what_is_not_finite(adapter, tiny_base, tmp_path):
@@ -514,13 +529,15 @@ def test_every_tensor_is_looked_at_for_what_is_not_finite(adapter, tiny_base, tm
     tensors["model.norm.weight"][7] = float("inf")
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     said = refused(adapter, tmp_path / "out", "--base_model", base)
-    assert "model.norm.weight holds numbers that are not finite" in said and "model.safetensors" in said
+    assert "model.norm.weight holds numbers that are not finite" in said
+    assert "model.safetensors" in said
     diverged = edited(adapter, tmp_path / "adapter", "adapter_config.json")
     tensors = load_file(diverged / "adapter_model.safetensors")
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, diverged / "adapter_model.safetensors")
     said = refused(diverged, tmp_path / "out")
-    assert name in said and "not finite" in said
+    assert name in said
+    assert "not finite" in said
 
 
 def _cut(path: Path) -> None:
@@ -553,7 +570,7 @@ def test_a_damaged_file_is_named(name, adapter, tiny_base, tmp_path):
     shutil.copytree(tiny_base, folders["base"])
     damage(folders[where] / file)
     problem = refused(folders["adapter"], tmp_path / "out", "--base_model", folders["base"])
-    assert said in problem and file in problem or name == "unknown model"
+    assert (said in problem and file in problem) or name == "unknown model"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "README.md", "run.json"])
@@ -578,7 +595,8 @@ def test_a_disk_that_fills_up_leaves_nothing(file, adapter, tmp_path, monkeypatc
     monkeypatch.setattr(io, "open", fake)
     monkeypatch.setattr("builtins.open", fake)
     said = refused(adapter, tmp_path / "out")
-    assert "No space left on device" in said and "--merged_weights_path" in said
+    assert "No space left on device" in said
+    assert "--merged_weights_path" in said
 
 
 def test_ctrl_c_during_a_merge_leaves_nothing(adapter, tmp_path, monkeypatch):
@@ -605,7 +623,8 @@ def test_push_comes_last_and_private(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "create_repo", lambda repo, **kwargs: calls.append((repo, kwargs)) or "url")
 
     def upload(*, repo_id, folder_path):
-        assert (Path(folder_path) / "run.json").exists() and (Path(folder_path) / "README.md").exists()
+        assert (Path(folder_path) / "run.json").exists()
+        assert (Path(folder_path) / "README.md").exists()
         calls.append(repo_id)
 
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload)
@@ -654,15 +673,17 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     shutil.copytree(tiny_base, moved)
     asked = ("--backend", "unsloth")
     result = merge(adapter, tmp_path / "out", "--base_model", moved, *asked)
-    assert result["backend"] == "unsloth" and seen["named"] == str(moved.resolve())
-    assert seen["bits"] == 16 and seen["dtype"] == "bfloat16" and seen["train"] is False
+    assert result["backend"] == "unsloth"
+    assert seen["named"] == str(moved.resolve())
+    assert seen["bits"] == 16
+    assert seen["dtype"] == "bfloat16"
+    assert seen["train"] is False
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     other = merge(
         adapter, tmp_path / "float16", "--dtype", "float16", *asked
     )  # unsloth would write the base's bfloat16
-    assert other["backend"] == "peft" and {str(t.dtype) for t in weights(tmp_path / "float16").values()} == {
-        "torch.float16"
-    }
+    assert other["backend"] == "peft"
+    assert {str(t.dtype) for t in weights(tmp_path / "float16").values()} == {"torch.float16"}
     monkeypatch.setattr(parity, "RMS_FACTOR", 0)  # the parity check stands behind unsloth's merge too
     with pytest.raises(SystemExit, match="parity failed"):
         merge(adapter, tmp_path / "out2", *asked)
@@ -674,5 +695,6 @@ def test_a_gpu_merges_tensor_by_tensor_too(monkeypatch):
     monkeypatch.setattr(backend, "_why_not_unsloth", lambda: None)
     assert backend.choose("auto").name == "unsloth"  # it would train by it
     choice = backend.choose_merge("auto")
-    assert choice.name == "peft" and choice.reason.startswith("tensor by tensor, in little memory")
+    assert choice.name == "peft"
+    assert choice.reason.startswith("tensor by tensor, in little memory")
     assert backend.choose_merge("unsloth").name == "unsloth"

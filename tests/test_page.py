@@ -69,7 +69,8 @@ def test_a_chat_streams_and_is_kept(tab, database, api):
         "local",
         [{"role": "user", "content": "물은 몇 도에서 끓나요?"}],
     )
-    assert kept.sampling["temperature"] == 0.7 and kept.finish_reason in ("stop", "length")
+    assert kept.sampling["temperature"] == 0.7
+    assert kept.finish_reason in ("stop", "length")
     cards = httpx.get(f"{api.url}/v1/models").json()["data"]
     assert kept.template_hash == next(card["chat_template_sha256"] for card in cards if card["id"] == "sft")
 
@@ -78,7 +79,8 @@ def test_settings_change_the_request(tab, database):
     settings(tab, system_prompt="너는 친절한 도우미다.", seed=7)
     tab.send("안녕?")
     kept = last_answer(database)
-    assert kept.prompt[0] == {"role": "system", "content": "너는 친절한 도우미다."} and kept.sampling["seed"] == 7
+    assert kept.prompt[0] == {"role": "system", "content": "너는 친절한 도우미다."}
+    assert kept.sampling["seed"] == 7
 
 
 def test_stop_ends_the_generation_in_the_engine(tab, api, database):
@@ -110,11 +112,9 @@ def test_a_task_is_asked_with_its_form_and_judged(tab, database):
     tab.page.wait_for_selector("[data-verdict]")
     tab.idle()
     kept = last_answer(database)
-    assert (
-        kept.task == "task08_02"
-        and kept.prompt[0]["role"] == "system"
-        and "###Question###" in kept.prompt[1]["content"]
-    )
+    assert kept.task == "task08_02"
+    assert kept.prompt[0]["role"] == "system"
+    assert "###Question###" in kept.prompt[1]["content"]
 
 
 def test_a_task_in_the_arena_is_answered_by_two(tab, database):
@@ -128,8 +128,10 @@ def test_a_task_in_the_arena_is_answered_by_two(tab, database):
     tab.page.wait_for_selector("[data-arena=vote]")
     tab.idle()
     kept = ChatStore(database).read().comparisons[-1]
-    assert kept.left.task == kept.right.task == "task08_02" and kept.left.model != kept.right.model
-    assert kept.left.prompt == kept.right.prompt and kept.left.prompt[0]["role"] == "system"
+    assert kept.left.task == kept.right.task == "task08_02"
+    assert kept.left.model != kept.right.model
+    assert kept.left.prompt == kept.right.prompt
+    assert kept.left.prompt[0]["role"] == "system"
     assert tab.page.url.endswith(kept.left.conversation)
     name = tasks.TASKS["task08_02"].name_ko
     tab.page.wait_for_selector(f"a:has-text('{name}')")  # in the sidebar, without a reload
@@ -180,11 +182,13 @@ def test_an_arena_hides_names_until_the_vote(tab, database):
     tab.send("둘 중 누가 나을까요?")
     tab.page.wait_for_selector("[data-arena=vote]")
     shown = tab.page.inner_html("[data-arena]")
-    assert "base" not in shown and "sft" not in shown
+    assert "base" not in shown
+    assert "sft" not in shown
     tab.page.click("[data-vote=right]")
     tab.page.wait_for_selector("[data-arena=voted]")
     found = ChatStore(database).read().comparisons[-1]
-    assert found.choice == "right" and {found.left.model, found.right.model} == {"base", "sft"}
+    assert found.choice == "right"
+    assert {found.left.model, found.right.model} == {"base", "sft"}
     assert found.right.model in tab.page.inner_text(".arena-side[data-side=right]")
     tab.send("그 다음은?")  # goes on from the answer that was liked
     assert ChatStore(database).read().comparisons[-1].left.prompt[1]["content"] == found.right.text
@@ -242,7 +246,8 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
     api = serve(tiny_base, port=api.port, sft=sft_folder)
     second = chat_page(f"{api.url}/v1", database, port=port)
     try:
-        assert stopped == 0 and len(ChatStore(copy, must_exist=True).read().comparisons) == 1
+        assert stopped == 0
+        assert len(ChatStore(copy, must_exist=True).read().comparisons) == 1
         tab = browser.open(second.url)
         tab.page.click("a:has-text('기억할 질문')")
         tab.page.wait_for_selector("[data-arena=vote]")
@@ -301,9 +306,11 @@ def test_the_loop_from_votes_to_the_next_model(browser, tiny_base, sft_folder, a
         "--keep_truncated",
         "--kto",
     )
-    assert made["judgements"] == 12 and made["rows"] >= 10
+    assert made["judgements"] == 12
+    assert made["rows"] >= 10
     rated = json.loads((tmp_path / "preferences" / "ratings.json").read_text(encoding="utf-8"))
-    assert rated["models"][0]["model"] == "sft" and rated["pairs"][0]["a_wins"] == 12
+    assert rated["models"][0]["model"] == "sft"
+    assert rated["pairs"][0]["a_wins"] == 12
     succeed(
         *DPO, "--model_id", sft_folder, "--trainset_path", tmp_path / "preferences" / "train.jsonl",
         "--max_steps", "2", "--output_dir", tmp_path / "voted",

@@ -9,7 +9,7 @@ from browser_helpers import Network, chat_page, needs_browser, stub, wait_for
 
 from sllm.chatstore import ChatStore
 from sllm.page import users
-from sllm.page.translations import EN, KO, CHAINLIT_TEXTS
+from sllm.page.translations import CHAINLIT_TEXTS, EN, KO
 
 pytestmark = [needs_browser, pytest.mark.page]
 
@@ -95,7 +95,8 @@ def test_a_task_and_a_command_have_no_pencil(tab):
         tab.wait("이어서의 1번째 답")
     tab.page.click("button[id$=-task_edit] >> nth=-1")  # a task is edited in its form
     tab.page.wait_for_selector(".task-form")
-    assert tab.page.input_value("#task-picker") == "task04_01" and tab.page.input_value("#field-question")
+    assert tab.page.input_value("#task-picker") == "task04_01"
+    assert tab.page.input_value("#field-question")
 
 
 def test_regenerating_an_older_answer_loses_nothing(tab):
@@ -106,7 +107,8 @@ def test_regenerating_an_older_answer_loses_nothing(tab):
     tab.page.click("button:has(svg.lucide-refresh-cw) >> nth=0")
     tab.wait("가의 2번째 답")
     tab.idle()
-    assert tab.page.inner_text("[data-branch]") == "2/2" and len(tab.page.query_selector_all(".ai-message")) == 1
+    assert tab.page.inner_text("[data-branch]") == "2/2"
+    assert len(tab.page.query_selector_all(".ai-message")) == 1
     tab.page.click(f"button[aria-label='{KO['branch_before']}']")
     tab.wait("다의 1번째 답")
     assert [text.split("\n")[0] for text in tab.messages()] == whole
@@ -122,7 +124,8 @@ def test_choosing_another_model_keeps_the_draft_and_the_conversation(tab):
     tab.wait(CHAINLIT_TEXTS["ko"]["navigation.newChat.dialog.description"])
     tab.page.click("[role=dialog] button >> nth=-2")
     tab.ready()
-    assert tab.page.input_value("#chat-input") == "쓰다 만 글" and "good" in tab.page.inner_text("#chat-profiles")
+    assert tab.page.input_value("#chat-input") == "쓰다 만 글"
+    assert "good" in tab.page.inner_text("#chat-profiles")
     tab.page.click("#chat-submit")
     tab.wait("good의 답: 쓰다 만 글")
     tab.idle()
@@ -180,7 +183,8 @@ def test_a_file_that_is_refused_leaves_nothing_and_one_that_is_taken_stays(tab, 
     tab.complaints.clear()
     asked = len(seen(api))
     tab.send("높이는?")
-    assert len(seen(api)) == asked + 1 and user_texts(api) == ["한라산은 1,947m이다.\n\n높이는?"]
+    assert len(seen(api)) == asked + 1
+    assert user_texts(api) == ["한라산은 1,947m이다.\n\n높이는?"]
     for _ in range(2):
         tab.page.wait_for_selector(".files .file:has-text('글.txt')")
         tab.page.reload()
@@ -191,7 +195,8 @@ def test_prices_stay_prices_and_formulas_are_formulas(tab):
     tab.profile("prices")
     tab.send("$3과 $4를 그대로")
     tab.idle()
-    assert "원가는 $5이고 판매가는 $10입니다." in tab.text() and "$HOME" in tab.text()
+    assert "원가는 $5이고 판매가는 $10입니다." in tab.text()
+    assert "$HOME" in tab.text()
     assert "$3과 $4를 그대로" in tab.text()
     assert len(tab.page.query_selector_all(".ai-message math")) == 2
 
@@ -308,7 +313,8 @@ def test_the_vote_comes_into_view_for_who_is_at_the_end(browser, new_database):
         top = tab.page.evaluate(f"{SCROLLER}.scrollTop")
         tab.page.wait_for_selector("[data-arena=vote] >> nth=1", timeout=60_000)
         tab.page.wait_for_timeout(1000)
-        assert abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - top) < 5 and votes_in_view(tab) == [False, False]
+        assert abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - top) < 5
+        assert votes_in_view(tab) == [False, False]
         tab.page.reload()  # a conversation opens at its end
         tab.page.wait_for_selector("[data-arena=vote] >> nth=1")
         wait_for(lambda: at_end(tab) and votes_in_view(tab) == [False, True], 5)
@@ -335,7 +341,8 @@ def test_nothing_is_below_the_end_of_a_task(browser, page):
         assert "생성형 단답" in tab.page.inner_text("[data-sidebar=sidebar]")
         for _ in range(2):
             tab.page.wait_for_timeout(1500)
-            assert at_end(tab) and not arrow(tab)
+            assert at_end(tab)
+            assert not arrow(tab)
             assert tab.page.locator("button[id$=-task_edit]").bounding_box()["y"] < 700
             tab.page.reload()
             tab.page.wait_for_selector("[data-verdict]")
@@ -416,7 +423,9 @@ def test_a_page_without_users_has_no_logout(tab):
     assert not tab.page.is_visible("#user-nav-button")
 
 
-@pytest.mark.parametrize("locale, said", [("ko-KR", "하나를 고릅니다: one, two."), ("en-US", "at the top: one, two.")])
+@pytest.mark.parametrize(
+    ("locale", "said"), [("ko-KR", "하나를 고릅니다: one, two."), ("en-US", "at the top: one, two.")]
+)
 def test_the_help_names_the_models(browser, new_database, locale, said):
     server = stub("one", "two")
     page = chat_page(base(server), new_database())
@@ -511,7 +520,7 @@ def votes_in_view(tab) -> list[bool]:
     """Of each comparison, whether its buttons can be seen above the input."""
     composer = tab.page.locator("#message-composer").bounding_box()["y"]
     boxes = [votes.bounding_box() for votes in tab.page.query_selector_all(".arena-votes")]
-    return [60 <= box["y"] and box["y"] + box["height"] <= composer for box in boxes]
+    return [box["y"] >= 60 and box["y"] + box["height"] <= composer for box in boxes]
 
 
 def english(tab) -> list[str]:

@@ -120,7 +120,8 @@ def test_only_questions_are_edited_in_place(page, api):
             await person.edit(person.messages[number]["id"], "고쳐 본다")
             await person.until(lambda: [m["output"] for m in person.messages] == shown)
         await person.reload()
-        assert [m["output"] for m in person.messages] == shown and len(seen(api)) == asked
+        assert [m["output"] for m in person.messages] == shown
+        assert len(seen(api)) == asked
         await person.leave()
 
     asyncio.run(talk())
@@ -164,7 +165,8 @@ def test_a_regeneration_that_brings_nothing_shows_what_was_there(database):
         before = person.ended
         await person.again(person.messages[1]["id"])
         await person.until(lambda: person.ended > before and not person.loading)
-        assert [m["output"] for m in person.messages][:4] == whole and person.toasts
+        assert [m["output"] for m in person.messages][:4] == whole
+        assert person.toasts
         await person.reload()
         assert [m["output"] for m in person.messages][:4] == whole
         await person.leave()
@@ -243,7 +245,8 @@ def test_every_file_and_every_instant_arena_round_is_stored_whole(page, arena):
 
     asyncio.run(everybody())
     rounds = [c for c in ChatStore(arena.database).read().comparisons if "번 비교" in c.left.prompt[0]["content"]]
-    assert len(rounds) == 60 and {c.choice for c in rounds} == {"tie"}
+    assert len(rounds) == 60
+    assert {c.choice for c in rounds} == {"tie"}
     prompts = [answer.prompt for answer in ChatStore(page.database).read().answers.values()]
     follow_ups = [prompt for prompt in prompts if prompt[-1]["content"] == "이어지는 질문"]
     assert len(follow_ups) == 30
@@ -313,7 +316,8 @@ def test_a_page_that_is_killed_keeps_what_had_come(database, profile):
         page = chat_page(base(api), database, port=port)
         await person.reload()
         shown = person.texts[0] if profile == "slow" else str(person.props("Arena"))
-        assert "slow의 답" in shown and any("끊겼습니다" in text for text in person.texts)
+        assert "slow의 답" in shown
+        assert any("끊겼습니다" in text for text in person.texts)
         assert person.props("Arena").get("state") in (None, "stopped")
         await person.leave()
 
@@ -321,7 +325,8 @@ def test_a_page_that_is_killed_keeps_what_had_come(database, profile):
         asyncio.run(talk())
         if profile == "slow":
             kept = list(ChatStore(database).read().answers.values())
-            assert [answer.finish_reason for answer in kept] == ["broken"] and kept[0].text.startswith("slow의 답")
+            assert [answer.finish_reason for answer in kept] == ["broken"]
+            assert kept[0].text.startswith("slow의 답")
     finally:
         page.stop()
         api.stop()
@@ -368,7 +373,7 @@ def test_deleting_leaves_no_trace_even_while_an_answer_is_written(database, api)
         await asyncio.to_thread(wait_for, lambda: running(api) == 0, 5)
         await person.say("지운 뒤의 질문")  # from a tab that has not noticed
         await person.answered("지운 뒤의 질문")
-        assert [m["output"] for m in person.messages][0] == "지운 뒤의 질문"
+        assert next(m["output"] for m in person.messages) == "지운 뒤의 질문"
         await person.client.request("DELETE", "/project/thread", json=request)
         await person.lose_network()  # Chainlit would make the conversation again here
         await asyncio.sleep(0.5)
@@ -415,7 +420,8 @@ def test_what_is_to_know_before_a_vote_is_said_before_it(database, models, state
         await person.enter()
         await person.say("비교해 줘")
         props = await person.until(lambda: p if (p := person.props("Arena")).get("state") == state else None)
-        assert set(props["cut"]) - {""} == cut and "names" not in props
+        assert set(props["cut"]) - {""} == cut
+        assert "names" not in props
         await person.leave()
 
     try:
@@ -598,7 +604,8 @@ def test_a_database_that_refuses_is_said_and_loses_nothing_when_it_comes_back(da
         shown = [m["output"] for m in person.messages]
         await person.reload()
         assert [m["output"] for m in person.messages] == shown
-        assert shown[::2] == ["먼저", "가득", "나중"] and len(shown) == 6
+        assert shown[::2] == ["먼저", "가득", "나중"]
+        assert len(shown) == 6
         for run in {m["parentId"] for m in person.messages if m["parentId"]}:
             await person.thumb(run, 1)  # what could not be stored at once has its answer in the chat store
         await person.leave()

@@ -46,7 +46,8 @@ def test_a_refusal_is_said_in_korean_with_what_to_do(tab, api, model, word):
     tab.profile(model)
     tab.send("질문이 있습니다")
     text = tab.text()
-    assert KO[word] in text and KO[f"{word}_do"] in text
+    assert KO[word] in text
+    assert KO[f"{word}_do"] in text
     assert "질문이 있습니다" in text  # nothing that was typed is lost
     before = len(seen(api)["seen"])
     tab.page.click(f"button:has-text('{KO['retry']}')")
@@ -60,9 +61,11 @@ def test_an_answer_that_breaks_off_is_kept_and_said(tab, page, model):
     tab.profile(model)
     tab.send("끊기는 답")
     text = tab.text()
-    assert KO["broken"] in text and model[:4] in tab.answers()[0]
+    assert KO["broken"] in text
+    assert model[:4] in tab.answers()[0]
     kept = [answer for answer in ChatStore(page.database).read().answers.values() if answer.model == model]
-    assert kept[-1].finish_reason == "broken" and kept[-1].text
+    assert kept[-1].finish_reason == "broken"
+    assert kept[-1].text
 
 
 def test_an_answer_is_copied(tab):
@@ -89,7 +92,8 @@ def test_stop_ends_the_generation_at_the_server(tab, api, page):
     tab.page.click("#stop-button")
     wait_for(lambda: seen(api)["running"] == 0, 5)
     tab.idle()
-    assert KO["stopped"] in tab.text() and "Task manually stopped" not in tab.text()
+    assert KO["stopped"] in tab.text()
+    assert "Task manually stopped" not in tab.text()
     wait_for(lambda: [a for a in ChatStore(page.database).read().answers.values() if a.finish_reason == "stopped"])
 
 
@@ -138,7 +142,8 @@ def test_regenerating_asks_the_same_again(tab, api):
         lambda: [r["messages"] for r in seen(api)["seen"][-2:]] == [[{"role": "user", "content": "다시 해 줘"}]] * 2
     )
     tab.idle()
-    assert len(tab.answers()) == 1 and tab.page.inner_text("[data-branch]") == "2/2"
+    assert len(tab.answers()) == 1
+    assert tab.page.inner_text("[data-branch]") == "2/2"
     tab.send("그 다음")
     assert [m["role"] for m in seen(api)["seen"][-1]["messages"]] == ["user", "assistant", "user"]
 
@@ -151,7 +156,8 @@ def test_a_server_that_is_down_is_said(browser, new_database):
         tab.ready()
         tab.send("거기 있나요?")
         text = tab.text()
-        assert KO["down_do"] in text and "거기 있나요?" in text
+        assert KO["down_do"] in text
+        assert "거기 있나요?" in text
     finally:
         lonely.stop()
 
@@ -193,7 +199,7 @@ def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_pa
             tab.send(f"{name}의 비밀")
             assert seen(api)["seen"][-1]["authorization"] == "Bearer secret-key"
             assert "secret-key" not in tab.page.content()
-        assert list(ChatStore(page.database).read().answers.values())[0].user_id == "minji"
+        assert next(iter(ChatStore(page.database).read().answers.values())).user_id == "minji"
         hidden = tabs["minji"].page.url
         tabs["jun"].page.goto(hidden)
         tabs["jun"].page.wait_for_timeout(1500)

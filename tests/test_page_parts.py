@@ -106,7 +106,8 @@ def test_files_are_read_or_refused_by_name():
     ):  # fmt: skip
         with pytest.raises(files.Unreadable) as error:
             read(name, data)
-        assert error.value.kind == kind and KO[kind].format(**error.value.values) != KO[kind]
+        assert error.value.kind == kind
+        assert KO[kind].format(**error.value.values) != KO[kind]
 
 
 def fields(text: str) -> set:
@@ -114,7 +115,8 @@ def fields(text: str) -> set:
 
 
 def test_both_languages_say_the_same_things():
-    assert KO.keys() == EN.keys() and KO["rules"].keys() == EN["rules"].keys()
+    assert KO.keys() == EN.keys()
+    assert KO["rules"].keys() == EN["rules"].keys()
     for name in KO:
         assert type(KO[name]) is type(EN[name])
         assert isinstance(KO[name], str) is False or fields(KO[name]) == fields(EN[name]), name
@@ -134,11 +136,9 @@ def test_passwords_are_hashed_and_checked(tmp_path):
     users.add(path, "jun", "battery staple")
     users.add(path, "minji", "another horse")
     known = users.read(path)
-    assert (
-        list(known) == ["jun", "minji"]
-        and "horse" not in Path(path).read_text()
-        and Path(path).stat().st_mode & 0o77 == 0
-    )
+    assert list(known) == ["jun", "minji"]
+    assert "horse" not in Path(path).read_text()
+    assert Path(path).stat().st_mode & 0o77 == 0
     assert users.verify(known["minji"], "another horse")
     assert not users.verify(known["minji"], "correct horse")
     assert not users.verify(None, "another horse")
@@ -185,7 +185,8 @@ def test_wrong_flags_are_all_said_at_once(tmp_path):
 def test_a_command_makes_entries(tmp_path):
     command = [sys.executable, "chainlit_app.py", "--users_file", str(tmp_path / "users.txt"), "--add_user", "minji"]
     done = subprocess.run(command, cwd=ROOT, input="correct horse\n", text=True, capture_output=True)
-    assert done.returncode == 0 and list(users.read(str(tmp_path / "users.txt"))) == ["minji"]
+    assert done.returncode == 0
+    assert list(users.read(str(tmp_path / "users.txt"))) == ["minji"]
 
 
 def test_only_prefixed_variables_are_read(monkeypatch):
@@ -202,7 +203,8 @@ def test_attempts_are_counted_in_a_window():
     from sllm.page.logins import Attempts
 
     attempts = Attempts(2, seconds=1000)
-    assert [attempts.take("a") for _ in range(3)] == [True, True, False] and attempts.take("b")
+    assert [attempts.take("a") for _ in range(3)] == [True, True, False]
+    assert attempts.take("b")
     attempts.give_back("a")
     assert [attempts.take("a") for _ in range(2)] == [True, False]
     for number in range(10_002):

@@ -23,7 +23,8 @@ def test_the_store(postgresql):
     assert (store.read().comparisons[0].choice, store.read().comparisons[0].changed) == ("left", "both_bad")
     assert store.read().thumbs[0].comment == "좋다"
     store.delete_conversation("c")
-    assert not store.read().answers and not store.read().comparisons
+    assert not store.read().answers
+    assert not store.read().comparisons
     store.close()
 
 
@@ -48,7 +49,8 @@ def test_the_page_and_its_history(postgresql):
         assert [thread["name"] for thread in await person.threads("기억할")] == ["기억할 질문"]
         body = {"threadId": person.thread}
         assert (await person.client.request("DELETE", "/project/thread", json=body)).status_code == 200
-        assert await person.threads() == [] and not ChatStore(database).read().answers
+        assert await person.threads() == []
+        assert not ChatStore(database).read().answers
         await person.leave()
 
     try:

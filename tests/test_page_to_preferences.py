@@ -183,7 +183,11 @@ def test_training_rows_are_what_was_on_the_screen(new_database, tmp_path):
     pairs = [(prompt(row), text(row["chosen"]), text(row["rejected"])) for row in rows("train.jsonl")]
     kto = [(prompt(row), text(row["completion"]), row["label"]) for row in rows("kto.jsonl")]
     wanted_pairs, wanted_kto = expected(screens)
-    assert len(pairs) == len(set(pairs)) and set(pairs) == wanted_pairs
-    assert len(kto) == len(set(kto)) and set(kto) == wanted_kto
-    assert len(pairs) > 10 and len(kto) > 40 and any(screen.stopped for screen in screens)
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == wanted_pairs
+    assert len(kto) == len(set(kto))
+    assert set(kto) == wanted_kto
+    assert len(pairs) > 10
+    assert len(kto) > 40
+    assert any(screen.stopped for screen in screens)
     assert (out / "rejects.jsonl").read_text(encoding="utf-8") == ""

@@ -43,7 +43,8 @@ def test_what_is_written_reads_back(store):
     given = answer("a", "100도입니다.", sampling={"seed": 7}, template_hash="f" * 64, task="task08_02")
     store.put_answer(given)
     kept = store.answer("a")
-    assert kept.time and kept == given
+    assert kept.time
+    assert kept == given
     store.set_thumb("a", 0, "틀렸다")
     store.set_thumb("a", 1, "다시 보니 맞다")
     assert [(t.value, t.comment) for t in store.read().thumbs] == [(1, "다시 보니 맞다")]
@@ -74,7 +75,8 @@ def test_a_comparison_is_whole_or_not_there(store):
     store.put_answer(answer("1-1", "있던 답"))
     with pytest.raises(NotStored):
         vote(store, 1, "가", "나", None)
-    assert [a.id for a in store.read().answers.values()] == ["1-1"] and store.read().comparisons == []
+    assert [a.id for a in store.read().answers.values()] == ["1-1"]
+    assert store.read().comparisons == []
 
 
 def test_votes_become_pairs(store):
@@ -104,7 +106,9 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
     vote(store, 12, "가", "나", "right", user_id="c")  # the same user once more
     collected = preferences.from_chat(store.read())
     (entry,) = preferences.merge(collected)
-    assert entry.judgements == 2 and entry.user_ids == ["a", "b"] and entry.row["chosen"][0]["content"] == "가"
+    assert entry.judgements == 2
+    assert entry.user_ids == ["a", "b"]
+    assert entry.row["chosen"][0]["content"] == "가"
     assert [(c["for"], c["against"], c["kept"]) for c in collected.contradictions] == [
         (["a", "b"], ["c"], True), (["a"], ["a"], False),
     ]  # fmt: skip
@@ -119,12 +123,14 @@ def test_thumbs_under_the_same_prompt_become_pairs(store):
     store.set_thumb("d", 1)
     collected = preferences.from_chat(store.read())
     pairs = {(e.row["chosen"][0]["content"], e.row["rejected"][0]["content"]) for e in preferences.merge(collected)}
-    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")} and not collected.dropped
+    assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")}
+    assert not collected.dropped
     for id, value, user_id in (("e", 1, "a"), ("f", 0, "b")):
         store.put_answer(answer(id, "갈리는 답", user_id=user_id))
         store.set_thumb(id, value)
     collected = preferences.from_chat(store.read())
-    assert len(collected.pairs) == 2 and collected.dropped == {"an answer with thumbs up and down": 2}
+    assert len(collected.pairs) == 2
+    assert collected.dropped == {"an answer with thumbs up and down": 2}
     assert [(c["for"], c["against"]) for c in collected.contradictions] == [(["a"], ["b"])]
     rows, dropped = preferences.unpaired(store.read())
     assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
@@ -176,7 +182,8 @@ def test_ratings_of_a_long_chain_are_converged():
 
 def test_ratings_of_few_votes_are_finite():
     rated = ratings.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
-    assert [m.model for m in rated.models][0] == "a" and all(np.isfinite(m.rating) for m in rated.models)
+    assert next(m.model for m in rated.models) == "a"
+    assert all(np.isfinite(m.rating) for m in rated.models)
     assert rated.pairs[-1].both_bad + rated.pairs[0].both_bad == 1
     assert ratings.rate([]) == ratings.Ratings()
 
@@ -186,7 +193,8 @@ def test_the_script_writes_what_it_says(store, tmp_path):
         vote(store, number, f"가{number}", f"나{number}", "left")
     out = tmp_path / "preferences"
     done = succeed("build_preferences.py", "--from_chat", tmp_path / "chat.db", "--output_dir", out, "--kto")
-    assert done["rows"] == 4 and done["kto_rows"] == 8
+    assert done["rows"] == 4
+    assert done["kto_rows"] == 8
     assert {file.name for file in out.iterdir()} == {
         "train.jsonl", "kto.jsonl", "ratings.json", "ratings.png", "rejects.jsonl", "report.json", "run.json",
     }  # fmt: skip
@@ -221,7 +229,8 @@ def test_answers_without_a_prompt_make_no_rows(store):
     for id, value in (("a", 1), ("b", 0)):
         store.put_answer(StoredAnswer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
         store.set_thumb(id, value)
-    assert not preferences.from_chat(store.read()).pairs and not preferences.unpaired(store.read())[0]
+    assert not preferences.from_chat(store.read()).pairs
+    assert not preferences.unpaired(store.read())[0]
 
 
 def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
@@ -230,10 +239,12 @@ def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
             store.put_answer(answer(f"{number}-{value}", f"{value} 답 {number}"))
             store.set_thumb(f"{number}-{value}", value)
     collected = preferences.from_chat(store.read(), max_pairs_per_prompt=90)
-    assert len(collected.pairs) == 90 and len({pair.key for pair in collected.pairs}) == 90
+    assert len(collected.pairs) == 90
+    assert len({pair.key for pair in collected.pairs}) == 90
     for side in ("chosen", "rejected"):
         uses = Counter(getattr(pair, side).text for pair in collected.pairs)
-        assert len(uses) == 60 and set(uses.values()) == {1, 2}
+        assert len(uses) == 60
+        assert set(uses.values()) == {1, 2}
     assert collected.capped == [{"prompt": PROMPT, "up": 60, "down": 60, "kept": 90}]
     assert collected.dropped == {"more pairs of thumbs than --max_pairs_per_prompt": 3510}
     assert len(preferences.from_chat(store.read()).pairs) == 10
@@ -279,7 +290,8 @@ def test_rows_that_cannot_be_used_are_rejects_with_a_reason(store, tmp_path, dam
     rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
     assert any(reason in reject["reason"] for reject in rejects), rejects
     rows = (out / "train.jsonl").read_text(encoding="utf-8")
-    assert done["rejects"] == len(rejects) and '"나"' in rows
+    assert done["rejects"] == len(rejects)
+    assert '"나"' in rows
     assert ("왼쪽" in rows) == ("thumbs" in damage)
 
 
@@ -327,4 +339,5 @@ for number in range(10_000):
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     store = ChatStore(f"sqlite:///{tmp_path}/chat.db", must_exist=True)
     voted = [c for c in store.read().comparisons if c.choice]
-    assert last + 1 <= len(voted) <= last + 2 and len(store.read().comparisons) - len(voted) <= 1
+    assert last + 1 <= len(voted) <= last + 2
+    assert len(store.read().comparisons) - len(voted) <= 1

@@ -36,8 +36,10 @@ def refuses(done, out, *expected):
     errors = done.stderr.splitlines()
     assert len(errors) == len(expected), done.stderr
     for error, text in zip(errors, expected, strict=True):
-        assert error.startswith("error: ") and text in error
-    assert done.stdout == "" and not out.exists()
+        assert error.startswith("error: ")
+        assert text in error
+    assert done.stdout == ""
+    assert not out.exists()
 
 
 # ── a run ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,10 +66,12 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     assert (second["format"], second["read"], second["kept"]) == ("system_user_assistant", 5, 4)
     assert second["refused"] == {"label is false": 1}
     assert report["rows"] == {"read": 88, "kept": 84, "refused": 4}
-    assert report["ignored"] == second["ignored"] == {"source": 2} and first["ignored"] == {}
+    assert report["ignored"] == second["ignored"] == {"source": 2}
+    assert first["ignored"] == {}
     assert report["unknown_tasks"] == {"Task08_02": 1, "summarization": 1}
     (warning,) = report["warnings"]
-    assert "task 'Task08_02' (1 row)" in warning and warning.endswith("task08_02 was probably meant")
+    assert "task 'Task08_02' (1 row)" in warning
+    assert warning.endswith("task08_02 was probably meant")
     for text in (
         "  1 refused: label is false",
         "  ignored keys: source (2 rows)",
@@ -79,10 +83,13 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     assert {name: len(found) for name, found in split.items()} == {
         name: counts["rows"] for name, counts in report["splits"].items()
     }
-    assert sum(map(len, split.values())) == 84 and len(split["valid"]) == len(split["test"]) == 4
-    assert sum(report["tasks"].values()) == 84 and report["tasks"]["task04_01"] == 2
+    assert sum(map(len, split.values())) == 84
+    assert len(split["valid"]) == len(split["test"]) == 4
+    assert sum(report["tasks"].values()) == 84
+    assert report["tasks"]["task04_01"] == 2
     assert report["characters"]["answer"] == {"min": 3, "median": 3.0, "p95": 3, "max": 4}
-    assert list(report["conformance"]) == ["task04_01"] and report["conformance"]["task04_01"]["answers"] == 2
+    assert list(report["conformance"]) == ["task04_01"]
+    assert report["conformance"]["task04_01"]["answers"] == 2
     assert all(list(row) == ["id", "task", "messages"] for found in split.values() for row in found)
     assert "질문" in (out / "train.jsonl").read_text(encoding="utf-8")  # Korean is not escaped
 
@@ -93,21 +100,27 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
         (str(rows), 83),
         (str(more), 2),
     ]
-    assert rejects[0]["reason"] == f"duplicate of {rows}:1" and rejects[1]["row"]["instruction"] == "x"
+    assert rejects[0]["reason"] == f"duplicate of {rows}:1"
+    assert rejects[1]["row"]["instruction"] == "x"
     for name, digest in report["sha256"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
-    assert run["stage"] == "data" and run["data"]["rows"] == {"train": 76, "valid": 4, "test": 4}
+    assert run["stage"] == "data"
+    assert run["data"]["rows"] == {"train": 76, "valid": 4, "test": 4}
     assert [parent["hash"] for parent in run["parents"]] == [entry["sha256"] for entry in report["files"]]
-    assert last["stage"] == "data" and last["kept"] == 84 and last["train"] == 76
+    assert last["stage"] == "data"
+    assert last["kept"] == 84
+    assert last["train"] == 76
 
     assert formats.load_rows(out, "sft") == split["train"]
     assert [row["id"] for row in formats.load_rows(out, "prompts")] == [row["id"] for row in split["test"]]
 
     refused = script("prepare_data.py", "--input_path", rows, "--output_dir", out)
-    assert refused.returncode == 2 and f"error: {out} exists" in refused.stderr
+    assert refused.returncode == 2
+    assert f"error: {out} exists" in refused.stderr
     again = script("prepare_data.py", "--input_path", rows, "--output_dir", out, "--overwrite", "--test_ratio", 0)
     assert again.returncode == 0, again.stderr
-    assert {path.name for path in out.iterdir()} == FILES and (out / "test.jsonl").read_bytes() == b""
+    assert {path.name for path in out.iterdir()} == FILES
+    assert (out / "test.jsonl").read_bytes() == b""
 
 
 def test_preference_rows(script, tmp_path):
@@ -116,7 +129,8 @@ def test_preference_rows(script, tmp_path):
     done = script("prepare_data.py", "--input_path", write(tmp_path / "pairs.jsonl", *pairs), "--output_dir", out)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
-    assert report["kind"] == "preference" and report["characters"]["rejected"]["max"] == 2
+    assert report["kind"] == "preference"
+    assert report["characters"]["rejected"]["max"] == 2
     assert len(formats.load_rows(out, "preference")) == report["splits"]["train"]["rows"] == 18
 
 
@@ -145,10 +159,12 @@ def test_rows_are_checked_as_the_trainer_of_a_model_will(tiny_base, tmp_path, ca
     words = ["--input_path", path, "--output_dir", out, "--model_id", tiny_base, "--max_seq_length", 200]
     args = prepare_data.build_parser().parse_args([str(word) for word in words])
     last = prepare_data.main(args)
-    assert last["kept"] == 31 and last["refused"] == 2
+    assert last["kept"] == 31
+    assert last["refused"] == 2
     rejects = lines(out / "rejects.jsonl")
     assert [(reject["line"], reject["row"]["id"]) for reject in rejects] == [(31, "r31"), (32, "r32")]
-    assert "special token <|im_end|>" in rejects[0]["reason"] and "no room for its answer" in rejects[1]["reason"]
+    assert "special token <|im_end|>" in rejects[0]["reason"]
+    assert "no room for its answer" in rejects[1]["reason"]
     check = json.loads((out / "report.json").read_text(encoding="utf-8"))["model_check"]
     assert (check["refused"], check["cut_rows"], check["dropped"], check["max_length"]) == (2, 2, 1, 200)
     assert {found["row"] for found in check["worst_cut"]} == {f"{path}:32 (r32)", f"{path}:33 (r33)"}
@@ -230,7 +246,8 @@ def test_a_chain_of_shared_keys_is_one_group():
         row("다른 글"),
     ]
     groups = splits.group(rows)
-    assert len(set(groups[:6])) == 1 and groups[6] != groups[0]
+    assert len(set(groups[:6])) == 1
+    assert groups[6] != groups[0]
 
 
 def test_alpaca_rows_of_one_context_stay_together():
@@ -368,7 +385,9 @@ def test_an_output_folder_is_never_lost(script, tmp_path):
         ((outside, "--overwrite"), "empty answer"),
     ):
         done = script("prepare_data.py", "--output_dir", out, "--input_path", *words)
-        assert done.returncode == 2 and text in done.stderr and len(done.stderr.splitlines()) == 1
+        assert done.returncode == 2
+        assert text in done.stderr
+        assert len(done.stderr.splitlines()) == 1
         assert {path.name for path in out.iterdir()} == {"rows.jsonl", "run.json"}
 
 

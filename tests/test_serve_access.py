@@ -40,9 +40,11 @@ def test_everything_but_probes_and_documentation_requires_a_key(server):
     ):  # fmt: skip
         for headers in ({}, key("wrong"), {"Authorization": "Basic one"}, key("alice:one")):
             answer = httpx.request(method, server.url + path, headers=headers)
-            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer", (path, headers)
+            assert answer.status_code == 401, (path, headers)
+            assert answer.headers["www-authenticate"] == "Bearer", (path, headers)
             error = answer.json()["error"]
-            assert error["code"] == "invalid_api_key" and set(error) == {"message", "type", "param", "code"}
+            assert error["code"] == "invalid_api_key"
+            assert set(error) == {"message", "type", "param", "code"}
     assert httpx.get(server.url + "/health").status_code == 200
     assert httpx.get(server.url + "/ready").status_code in (200, 503)
     for name in ("one", "two", "three", "four"):
@@ -51,7 +53,8 @@ def test_everything_but_probes_and_documentation_requires_a_key(server):
         httpx.get(server.url + "/v1/models", headers={"x-api-key": "one"}).status_code == 200
     )  # as Anthropic's clients
     page = httpx.get(server.url + "/docs")  # a browser sends no key with a page; its "Authorize" does with requests
-    assert page.status_code == 200 and httpx.get(server.url + "/openapi.json").status_code == 200
+    assert page.status_code == 200
+    assert httpx.get(server.url + "/openapi.json").status_code == 200
     for link in re.findall(r'(?:src|href)="([^"]+)"', page.text):
         assert httpx.get(server.url + link).status_code == 200
     assert "one" not in re.findall(r"\w+", "".join(server.lines))  # names are printed, keys are not
@@ -79,7 +82,8 @@ def test_adapters_need_the_admin_key(server):
 def test_unknown_fields_are_refused_where_the_server_is_strict(server):
     body = {"model": "org/name", "prompt": "가", "max_token": 3}
     answer = httpx.post(server.url + "/v1/completions", json=body, headers=key("five"))
-    assert answer.status_code == 400 and answer.json()["error"]["param"] == "max_token"
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "max_token"
     assert "max_tokens?" in answer.json()["error"]["message"]
 
 
@@ -105,14 +109,16 @@ def test_wrong_keys_are_limited_for_each_address_whatever_it_calls_itself(server
             ).status_code
             for i in range(FAILED_LOGINS + 20)
         ]
-    assert statuses[-1] == 429 and 401 not in statuses[-5:]
+    assert statuses[-1] == 429
+    assert 401 not in statuses[-5:]
     assert httpx.get(server.url + "/v1/models", headers=key("one")).status_code == 200  # a right key is let in
 
 
 def test_answers_are_refused_while_loading(server):
     if httpx.get(server.url + "/ready").json() == {"status": "loading"}:
         answer = httpx.post(server.url + "/v1/completions", json={"prompt": "가"}, headers=key("one"))
-        assert answer.status_code == 503 and answer.json()["error"]["code"] == "loading"
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "loading"
         assert answer.headers["retry-after"]
 
 

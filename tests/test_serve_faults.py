@@ -56,10 +56,13 @@ def test_five_hundred_clients_get_an_answer_or_a_429(server):
     assert all(isinstance(answer, httpx.Response) for answer in done), done
     answered = [answer for answer in done if answer.status_code == 200]
     refused = [answer for answer in done if answer.status_code == 429]
-    assert len(answered) + len(refused) == 500 and len(answered) >= 58 and len(refused) > 100
+    assert len(answered) + len(refused) == 500
+    assert len(answered) >= 58
+    assert len(refused) > 100
     assert all(answer.json()["usage"]["completion_tokens"] == 40 for answer in answered)
     for answer in refused:
-        assert int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["code"] == "server_busy"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "server_busy"
     server.wait_for(server.idle, 5)
     assert httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 2}).status_code == 200
     server.wait_for(lambda: sum(line.get("path") == "/v1/completions" for line in server.log) == 501, 5)
@@ -76,7 +79,8 @@ def test_clients_that_leave_are_aborted_in_the_engine(server):
     server.wait_for(lambda: server.metric("sllm_sequences_in_flight") == 0, 1)
     whole = [httpx.post(server.url + "/v1/completions", json={"prompt": "가", "max_tokens": 1}) for _ in range(2)]
     server.wait_for(server.idle, 2)
-    assert time.monotonic() - left < 3 and all(answer.status_code == 200 for answer in whole)
+    assert time.monotonic() - left < 3
+    assert all(answer.status_code == 200 for answer in whole)
     statuses = [line["status"] for line in server.log[-60:] if line.get("stream")]
     assert statuses.count(499) >= 50
 
@@ -91,7 +95,8 @@ def test_a_client_that_does_not_read_holds_up_nobody(server):
     # its time runs out (--request_timeout), though its connection is still open
     server.wait_for(server.idle, 30)
     line = server.wait_for(lambda: next((line for line in server.log if line.get("request_id") == "stuck"), None), 10)
-    assert line["status"] == 504 and not [line for line in server.log if line["level"] == "error"]
+    assert line["status"] == 504
+    assert not [line for line in server.log if line["level"] == "error"]
     stuck.close()
 
 
@@ -99,7 +104,8 @@ def test_what_takes_too_long_is_a_504(tiny_base):
     running = Running("--model_id", tiny_base, *SMALL, "--request_timeout", 0.05)
     try:
         answer = httpx.post(running.url + "/v1/completions", json=SLOW | {"stream": False}, timeout=30)
-        assert answer.status_code == 504 and "--request_timeout" in answer.json()["error"]["message"]
+        assert answer.status_code == 504
+        assert "--request_timeout" in answer.json()["error"]["message"]
         events = httpx.post(running.url + "/v1/completions", json=SLOW, timeout=30)
         if events.status_code == 200:  # the first piece was out already
             assert (
@@ -118,7 +124,8 @@ def test_what_takes_too_long_is_a_504(tiny_base):
         while running.process.poll() is None and time.monotonic() - killed < 10:
             statuses.add(running.status("/health"))
             time.sleep(0.05)
-        assert running.process.wait(1) == 1 and time.monotonic() - killed < 5
+        assert running.process.wait(1) == 1
+        assert time.monotonic() - killed < 5
         assert 503 in statuses
     finally:
         running.process.kill()
@@ -163,12 +170,14 @@ def test_sigterm_lets_running_streams_finish(tiny_base):
         running.wait_for(lambda: running.status("/ready") == 503, 2)
         assert running.status("/health") == 200
         late = httpx.post(running.url + "/v1/completions", json={"prompt": "가"})
-        assert late.status_code == 503 and late.json()["error"]["code"] == "draining"
+        assert late.status_code == 503
+        assert late.json()["error"]["code"] == "draining"
         for sock in streams:
             text = b""
             while piece := sock.recv(65536):
                 text += piece
-            assert text.count(b'"finish_reason":"length"') == 1 and b"data: [DONE]" in text
+            assert text.count(b'"finish_reason":"length"') == 1
+            assert b"data: [DONE]" in text
         assert running.process.wait(20) == 0
     finally:
         running.process.kill()
@@ -183,7 +192,8 @@ def test_what_does_not_finish_in_time_is_told_so(tiny_base):
         text = b""
         while piece := stream.recv(65536):
             text += piece
-        assert b'"code":"draining"' in text.replace(b'": "', b'":"') and b"data: [DONE]" in text
+        assert b'"code":"draining"' in text.replace(b'": "', b'":"')
+        assert b"data: [DONE]" in text
         assert running.process.wait(20) == 0
     finally:
         running.process.kill()

@@ -192,4 +192,5 @@ def test_every_endpoint_gives_the_engine_the_ids_of_training(server, tiny_base):
     counted = httpx.post(server.url + "/v1/messages/count_tokens", json=body).json()
     assert counted["input_tokens"] == len(ids)
     twice = httpx.post(server.url + "/v1/chat/completions", json={"messages": messages, "add_special_tokens": True})
-    assert twice.status_code == 400 and "BOS twice" in twice.json()["error"]["message"]
+    assert twice.status_code == 400
+    assert "BOS twice" in twice.json()["error"]["message"]

@@ -52,13 +52,17 @@ def test_an_adapter_is_loaded_replaced_and_unloaded(server, sft_folder, dpo_fold
     dpo = answer(server, "mine")
     assert load(server, "mine", sft_folder, load_inplace=True).json()["kind"] == "sft"
     # the prefix cache holds the keys and values of the version before, under the same prompt
-    assert answer(server, "mine") == sft and answer(server, "base") == base and sft != base
-    assert load(server, "other", dpo_folder).status_code == 200 and answer(server, "other") == dpo
+    assert answer(server, "mine") == sft
+    assert answer(server, "base") == base
+    assert sft != base
+    assert load(server, "other", dpo_folder).status_code == 200
+    assert answer(server, "other") == dpo
     assert "room for 2 adapters" in load(server, "third", dpo_folder).json()["error"]["message"]
     for name in ("mine", "other"):
         assert unload(server, name).json()["deleted"]
     missing = httpx.post(server.url + "/v1/chat/completions", json={"model": "mine", "messages": MESSAGES})
-    assert missing.status_code == 404 and unload(server, "mine").status_code == 404
+    assert missing.status_code == 404
+    assert unload(server, "mine").status_code == 404
     assert unload(server, "base").status_code == 404  # not an adapter
 
 
@@ -120,6 +124,8 @@ def test_versions_change_under_traffic_and_no_request_is_lost(server, sft_folder
     over.set()
     for thread in threads:
         thread.join()
-    assert not wrong and len(found) > 4 and set(found) <= versions  # each from one version, whole
+    assert not wrong
+    assert len(found) > 4
+    assert set(found) <= versions
     assert unload(server, "mine").status_code == 200
     server.wait_for(server.idle, 5)

@@ -25,7 +25,8 @@ def test_no_request_brings_a_5xx_a_hang_or_an_undeclared_status(tiny_base):
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-5000:]
         asked = [line for line in server.log if line["message"] == "request"]
-        assert len(asked) >= 3000 and max(line["total_ms"] for line in asked) < 30_000
+        assert len(asked) >= 3000
+        assert max(line["total_ms"] for line in asked) < 30_000
         # 403: adapters without an admin key; 415: another content type; 499: it has read enough
         assert {line["status"] for line in asked} <= {200, 400, 403, 404, 405, 413, 415, 499}
         assert sum(line["status"] == 200 for line in asked) > 200  # it also got answers

@@ -75,7 +75,8 @@ def test_what_vllm_has_for_its_operators_is_not_there(server):
         "/start_profile", "/server_info", "/scale_elastic_ep", "/v1/chat/completions/batch", "/v1/embeddings",
         "/v1/chat/completions/render", "/inference/v1/generate", "/load", "/abort_requests", "/update_weights",
     ):  # fmt: skip
-        assert post(server, path, {}).status_code == 404 and httpx.get(server.url + path).status_code == 404, path
+        assert post(server, path, {}).status_code == 404, path
+        assert httpx.get(server.url + path).status_code == 404, path
 
 
 # ── bodies ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,7 +112,8 @@ def test_what_is_too_much_is_a_400_and_others_are_served_meanwhile(server, name)
             slowest = max(slowest, time.monotonic() - started)
             time.sleep(0.01)
         answer = asked.result()
-    assert answer.status_code == 400 and len(answer.content) < 4000, answer.text[:300]
+    assert answer.status_code == 400, answer.text[:300]
+    assert len(answer.content) < 4000, answer.text[:300]
     assert slowest < 5, "the event loop stood still"  # it was 17.5 s; far above what a busy machine adds
 
 
@@ -127,7 +129,8 @@ def test_bodies_that_are_not_utf8_json_are_told_so(server):
         (b'{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', "not JSON"),
     ):
         answer = post(server, "/v1/chat/completions", body)
-        assert answer.status_code == 400 and said in answer.json()["error"]["message"], answer.text
+        assert answer.status_code == 400, answer.text
+        assert said in answer.json()["error"]["message"], answer.text
 
 
 def test_what_a_message_names_is_not_fetched(server):
@@ -137,7 +140,8 @@ def test_what_a_message_names_is_not_fetched(server):
         for url in (f"http://127.0.0.1:{listener.getsockname()[1]}/x.png", "file:///etc/passwd"):
             part = {"type": "image_url", "image_url": {"url": url}}
             answer = post(server, "/v1/chat/completions", {"messages": [{"role": "user", "content": [part]}]})
-            assert answer.status_code == 400 and "text only" in answer.json()["error"]["message"]
+            assert answer.status_code == 400
+            assert "text only" in answer.json()["error"]["message"]
         with pytest.raises(TimeoutError):
             listener.accept()
 
@@ -185,7 +189,8 @@ def test_a_prompt_that_passes_by_the_tokenizer_is_refused(server):
 )  # fmt: skip
 def test_control_tokens_are_refused_wherever_a_template_may_write_them(server, message):
     answer = post(server, "/v1/chat/completions", {"messages": [*MESSAGES, message], "max_tokens": 1})
-    assert answer.status_code == 400 and "special token" in answer.json()["error"]["message"], answer.text
+    assert answer.status_code == 400, answer.text
+    assert "special token" in answer.json()["error"]["message"], answer.text
 
 
 def test_control_tokens_in_tools_are_refused(server):
@@ -197,7 +202,8 @@ def test_control_tokens_in_tools_are_refused(server):
 def test_words_to_search_for_are_short(server):
     for name in ("bad_words", "stop"):
         answer = post(server, "/v1/chat/completions", ASK | {name: ["a" * 100_000]})
-        assert answer.status_code == 400 and answer.json()["error"]["param"] == name
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == name
 
 
 def test_conversations_that_cannot_fit_are_refused_before_they_are_tokenized(server):
@@ -220,7 +226,8 @@ def test_beam_search_refuses_what_it_would_drop(server):
         assert post(server, "/v1/chat/completions", beams | {name: value}).status_code == 400, name
     neutral = {"stop": [], "repetition_penalty": 1.0, "top_k": 0, "top_p": 1, "response_format": {"type": "text"}}
     answer = post(server, "/v1/chat/completions", beams | neutral)
-    assert answer.status_code == 200 and len(answer.json()["choices"]) == 2
+    assert answer.status_code == 200
+    assert len(answer.json()["choices"]) == 2
     id = answer.headers["x-request-id"]
     line = server.wait_for(lambda: next((line for line in server.log if line.get("request_id") == id), None))
     assert line["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
@@ -238,11 +245,14 @@ def test_a_busy_server_tells_anthropics_clients_when_to_return(tiny_base):
             running.wait_for(lambda: running.metric("sllm_sequences_in_flight") >= 1, 20)
             refused = post(running, "/v1/messages", slow)
             first.result()
-        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["type"] == "rate_limit_error"
         answers = [post(running, "/v1/messages", slow | {"max_tokens": 1}) for _ in range(12)]
         limited = answers[-1]
-        assert limited.status_code == 429 and limited.headers["retry-after"] and limited.json()["type"] == "error"
+        assert limited.status_code == 429
+        assert limited.headers["retry-after"]
+        assert limited.json()["type"] == "error"
     finally:
         assert running.stop() == 0
 
@@ -256,14 +266,16 @@ def test_what_vllm_has_not_foreseen_is_a_400(server):
         ("/v1/chat/completions", ASK | {"top_k": 2**70}),
     ):
         answer = post(server, path, body)
-        assert answer.status_code == 400 and answer.json()["error"]["code"] in ("invalid_request", "bad_request")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] in ("invalid_request", "bad_request")
 
 
 def test_names_of_unknown_fields_fit_a_header(server):
     names = {"": "%22%22", " ": "%20", "a\r\nb": "a%0D%0Ab", "이름": "%EC%9D%B4%EB%A6%84", "a,b": "a%2Cb"}
     for name in names:
         answer = post(server, "/v1/chat/completions", ASK | {name: 1})
-        assert answer.status_code == 200 and answer.headers["x-ignored-fields"] in (names[name], '""'), name
+        assert answer.status_code == 200, name
+        assert answer.headers["x-ignored-fields"] in (names[name], '""'), name
 
 
 def test_errors_of_anthropics_api_are_in_its_shape(server):
@@ -274,7 +286,8 @@ def test_errors_of_anthropics_api_are_in_its_shape(server):
         ({"max_tokens": "x"}, 400),
     ):
         answer = post(server, "/v1/messages", body | change)
-        assert answer.status_code == status and answer.json()["type"] == "error", answer.text
+        assert answer.status_code == status, answer.text
+        assert answer.json()["type"] == "error", answer.text
         assert set(answer.json()["error"]) == {"type", "message"}
     assert post(server, "/v1/messages", body).json()["type"] == "message"
 
@@ -294,13 +307,13 @@ def memory(server) -> int:
 def test_headers_without_end_are_cut_off(server):
     before = memory(server)
     sent = 0
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        with pytest.raises(OSError):  # noqa: PT012
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
-            for _ in range(4096):
-                sock.sendall(b"x: " + b"y" * 2**16 + b"\r\n")
-                sent += 2**16
-    assert sent < 64 * 2**20 and memory(server) - before < 64 * 2**20
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock, pytest.raises(OSError):
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        for _ in range(4096):
+            sock.sendall(b"x: " + b"y" * 2**16 + b"\r\n")
+            sent += 2**16
+    assert sent < 64 * 2**20
+    assert memory(server) - before < 64 * 2**20
 
 
 def test_connections_that_send_nothing_or_half_a_request_are_closed(server):
@@ -311,7 +324,9 @@ def test_connections_that_send_nothing_or_half_a_request_are_closed(server):
         silent = pool.submit(raw, server, b"", 60)
         half = pool.submit(raw, server, b"POST /v1/completions HTTP/1.1\r\nHost: loc", 60)
         second = pool.submit(raw, server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea", 60)
-        assert silent.result() == b"" and half.result() == b"" and second.result().startswith(b"HTTP/1.1 200")
+        assert silent.result() == b""
+        assert half.result() == b""
+        assert second.result().startswith(b"HTTP/1.1 200")
     assert HEADER_SECONDS - 1 < time.monotonic() - started < 3 * HEADER_SECONDS
 
 
@@ -332,21 +347,25 @@ def test_clients_that_offer_http2_are_answered_with_http11(server):
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
     head += b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\nContent-Type: application/json\r\n"
     said = raw(server, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    assert said.startswith(b"HTTP/1.1 200") and b"chat.completion" in said
+    assert said.startswith(b"HTTP/1.1 200")
+    assert b"chat.completion" in said
 
 
 def test_http10_gets_no_chunks(server):
     body = json.dumps(ASK | {"stream": True}).encode()
     head = b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nHost: localhost\r\n"
     said = raw(server, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    assert b"200 OK" in said and b"transfer-encoding" not in said.lower()
-    assert said.partition(b"\r\n\r\n")[2].startswith(b"data: {") and said.rstrip().endswith(b"data: [DONE]")
+    assert b"200 OK" in said
+    assert b"transfer-encoding" not in said.lower()
+    assert said.partition(b"\r\n\r\n")[2].startswith(b"data: {")
+    assert said.rstrip().endswith(b"data: [DONE]")
 
 
 def test_head_is_answered(server):
     for path in ("/health", "/ready"):
         answer = httpx.head(server.url + path)
-        assert answer.status_code == 200 and not answer.content
+        assert answer.status_code == 200
+        assert not answer.content
 
 
 # ── hosts and web pages ────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,9 @@ pytestmark = pytest.mark.torch
 
 
 def event(data: bytes) -> dict:
-    assert data.startswith(b"data: ") and data.endswith(b"\n\n") and b"\n" not in data[:-2]
+    assert data.startswith(b"data: ")
+    assert data.endswith(b"\n\n")
+    assert b"\n" not in data[:-2]
     return json.loads(data.removeprefix(b"data: "))
 
 
@@ -23,17 +25,19 @@ def test_fast_and_full_chunks_are_the_same_json():
             chunks = sse.Chunks(chat=is_chat, id="x", created=1, model='m"', with_usage=with_usage)
             fast = event(chunks.chunk(2, text))
             full = event(chunks.full(2, text, first=False, finish_reason=None, stop_reason=None, logprobs=None))
-            assert fast == full and fast["model"] == 'm"' and ("usage" in fast) == with_usage
+            assert fast == full
+            assert fast["model"] == 'm"'
+            assert ("usage" in fast) == with_usage
             choice = fast["choices"][0]
             assert (choice["delta"]["content"] if is_chat else choice["text"]) == text
             last = event(chunks.last(usage={"total_tokens": 7}))
-            assert last["choices"] == [] and last["usage"] == {"total_tokens": 7}
+            assert last["choices"] == []
+            assert last["usage"] == {"total_tokens": 7}
     first = event(sse.Chunks(chat=True, id="x", created=1, model="m", with_usage=False).full(
         0, "", first=True, finish_reason="stop", stop_reason=7, logprobs=None
     ))  # fmt: skip
-    assert (
-        first["choices"][0]["delta"] == {"role": "assistant", "content": ""} and first["choices"][0]["stop_reason"] == 7
-    )
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert first["choices"][0]["stop_reason"] == 7
 
 
 def test_bytes_of_tokens_join_to_the_text(tiny_base):
@@ -43,7 +47,8 @@ def test_bytes_of_tokens_join_to_the_text(tiny_base):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert b"".join(vocabulary.bytes(token) for token in ids).decode() == text
     ids = tokenizer("뷁", add_special_tokens=False)["input_ids"]
-    assert len(ids) > 1 and logprobs.spell(vocabulary.bytes(ids[0])).startswith("bytes:\\xeb")
+    assert len(ids) > 1
+    assert logprobs.spell(vocabulary.bytes(ids[0])).startswith("bytes:\\xeb")
     assert vocabulary.bytes(tokenizer.eos_token_id).decode() == tokenizer.eos_token
 
 

@@ -61,7 +61,8 @@ def test_a_vision_tower_gets_an_adapter_only_where_it_is_named():
 
     model = build("gemma3")
     _, paths = targets.resolve(model, ["q_proj"])
-    assert len(paths) == 2 and all("language_model" in path for path in paths)
+    assert len(paths) == 2
+    assert all("language_model" in path for path in paths)
     _, paths = targets.resolve(model, ["layers.0.self_attn.q_proj", "q_proj"])
     assert any("vision" in path for path in paths)
 
@@ -113,4 +114,5 @@ def test_an_adapters_own_layers_are_what_its_file_holds(tiny_base, tmp_path):
 def test_no_script_names_layers_by_itself():
     for script in ("train_LoRA_SFT.py", "train_LoRA_DPO.py"):
         text = (ROOT / script).read_text(encoding="utf-8")
-        assert "target_modules=plan.targets" in text and "targets.require_adapted(model, plan.adapted)" in text
+        assert "target_modules=plan.targets" in text
+        assert "targets.require_adapted(model, plan.adapted)" in text

@@ -20,7 +20,8 @@ def rows(name):
 def test_the_23_ids():
     pairs = ["01", "03", "04", "05", "06", "07", "08", "10", "12", "13"]
     expected = {f"task{n}_{s}" for n in pairs for s in ("01", "02")} | {"task02", "task09", "task11"}
-    assert set(tasks.TASKS) == expected and len(expected) == 23
+    assert set(tasks.TASKS) == expected
+    assert len(expected) == 23
 
 
 @pytest.mark.parametrize("task_id", tasks.TASKS)
@@ -29,7 +30,8 @@ def test_user_turn_and_fields_are_inverse(task_id):
     fields = {name: CHOICES if name == "choices" else f"{name}의 내용\n둘째 줄" for name in task.fields}
     turn = tasks.build_user_turn(task_id, fields)
     assert turn.endswith("###Answer###:")
-    assert turn.count("###Question###:") == 1 and turn.count("###Context###:") == (task.source is not None)
+    assert turn.count("###Question###:") == 1
+    assert turn.count("###Context###:") == (task.source is not None)
     back = tasks.split_user_turn(task_id, turn)
     assert {name: back[name] for name in task.fields} == fields
     assert task.question is None or back["question"] == task.question

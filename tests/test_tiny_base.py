@@ -16,7 +16,8 @@ def test_the_shipped_model_is_small_and_whole():
 
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 12e6
     model = AutoModelForCausalLM.from_pretrained(SHIPPED)
-    assert str(model.dtype) == "torch.bfloat16" and model.config.model_type == "llama"
+    assert str(model.dtype) == "torch.bfloat16"
+    assert model.config.model_type == "llama"
     assert 3e6 <= sum(weight.numel() for weight in model.parameters()) <= 6e6
     assert chat.load_tokenizer(str(SHIPPED)).chat_template is None
 
@@ -30,8 +31,9 @@ def test_the_shipped_tokenizer_is_trained_on_the_samples_and_nothing_else():
 
 
 def test_no_answer_of_the_task_rows_is_learned_from():
-    answers = {json.loads(line)["assistant_content"] for line in open(ROOT / "sample_data/task_rows.jsonl", encoding="utf-8")}  # fmt: skip # noqa: E501
-    assert len(answers) > 80 and not answers & set(tiny_base.corpus(ROOT / "sample_data"))
+    answers = {json.loads(line)["assistant_content"] for line in open(ROOT / "sample_data/task_rows.jsonl", encoding="utf-8")}  # fmt: skip  # noqa: E501
+    assert len(answers) > 80
+    assert not answers & set(tiny_base.corpus(ROOT / "sample_data"))
 
 
 def test_building_is_deterministic_by_seed(tmp_path):

@@ -46,7 +46,8 @@ class TestBothSorts:
         with pytest.raises(InputError) as caught:
             columns_of(tokenizer, rows, 200)
         first, hint = caught.value.problems
-        assert first.startswith(f"{path}:40: row bad: a content holds") and "<|im_end|>" in first
+        assert first.startswith(f"{path}:40: row bad: a content holds")
+        assert "<|im_end|>" in first
         assert hint == f"{path}: --skip_bad_rows leaves out such rows (1 of 40 rows)"
 
         skipped = formats.Skipped(True)
@@ -55,7 +56,8 @@ class TestBothSorts:
         columns, stats = columns_of(tokenizer, rows, 200, skipped=skipped)
         held_columns, held_stats = columns_of(tokenizer, held_out, 200, skipped=skipped)
         key = next(iter(columns))
-        assert len(columns[key]) + len(held_columns[key]) == 39 and stats["rows"] + held_stats["rows"] == 40
+        assert len(columns[key]) + len(held_columns[key]) == 39
+        assert stats["rows"] + held_stats["rows"] == 40
         (entry,) = skipped.rows
         assert (entry["file"], entry["line"], entry["id"]) == (str(path), 40, "bad")
         assert json.loads(skipped.write(tmp_path).read_text(encoding="utf-8"))["reason"] in first
@@ -68,7 +70,8 @@ class TestBothSorts:
         rows = formats.load_rows(path, kind, skipped=skipped)
         with pytest.raises(InputError) as caught:
             columns_of(tokenizer, rows, 200, skipped=skipped)
-        assert len(caught.value.problems) == 4 and "3 of 40 rows cannot be used" in caught.value.problems[-1]
+        assert len(caught.value.problems) == 4
+        assert "3 of 40 rows cannot be used" in caught.value.problems[-1]
 
     def test_a_row_without_room_for_its_answer(self, tokenizer, tmp_path, kind, columns_of, make):
         path = write(tmp_path / "rows.jsonl", *(make(str(n)) for n in range(39)), make("long", LONG))
@@ -77,7 +80,8 @@ class TestBothSorts:
         _, stats = columns_of(tokenizer, rows, 200, skipped=skipped)
         assert stats["dropped"] == stats["truncated"] == 1
         (entry,) = skipped.rows
-        assert entry["line"] == 40 and entry["reason"].startswith("no room for its answer: ")
+        assert entry["line"] == 40
+        assert entry["reason"].startswith("no room for its answer: ")
         _, stats = columns_of(tokenizer, formats.load_rows(path, kind), 200)  # counted and named without the flag too
         (line,) = tokenize.cut_summary(stats)
         assert f"1 of 40 rows are cut at 200 tokens, 1 with nothing left to learn: {path}:40 (long) has" in line
@@ -89,14 +93,16 @@ class TestBothSorts:
         made = [make(str(n), "물은?", "답 " * (150 + n)) for n in range(25)]
         rows = formats.load_rows(write(tmp_path / "rows.jsonl", *made, make("short")), kind)
         _, stats = columns_of(tokenizer, rows, 100)
-        assert stats["truncated"] == stats["cut_rows"] == 25 and len(stats["worst_cut"]) == tokenize.SHOWN
+        assert stats["truncated"] == stats["cut_rows"] == 25
+        assert len(stats["worst_cut"]) == tokenize.SHOWN
         assert stats["worst_cut"][0] == {"row": f"{tmp_path}/rows.jsonl:25 (24)", "tokens": stats["longest"]}
         (line,) = tokenize.cut_summary(stats)
         assert line.startswith(f"warning: 25 of 26 rows are cut at 100 tokens: {tmp_path}/rows.jsonl:25 (24) has ")
         assert ", 22 more; --max_seq_length " in line
         length = int(line.split("--max_seq_length ")[1].split(" ")[0])
         again = columns_of(tokenizer, rows, length)[1]
-        assert again["cut_rows"] == 0 and tokenize.cut_summary(again) == []
+        assert again["cut_rows"] == 0
+        assert tokenize.cut_summary(again) == []
 
     def test_rows_that_were_not_read_from_a_file(self, tokenizer, tmp_path, kind, columns_of, make):
         name = {"sft": "alpaca", "preference": "preference"}[kind]
@@ -107,7 +113,8 @@ class TestBothSorts:
             columns_of(tokenizer, rows, 200)
         skipped = formats.Skipped(True)
         assert columns_of(tokenizer, rows, 200, skipped=skipped)[1]["rows"] == 40
-        assert skipped.reason(rows[3]) and not skipped.reason(rows[4])
+        assert skipped.reason(rows[3])
+        assert not skipped.reason(rows[4])
 
 
 def test_the_length_to_choose():
@@ -135,8 +142,9 @@ def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tm
         [first, chat.Example(whole.input_ids, [0] * len(mask))],
     ):
         monkeypatch.setattr(chat, "build_examples", lambda *_, found=examples: found)
-        columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
-        assert stats["supervised_tokens"] == sum(first.completion_mask) and stats["dropped"] == 0
+        _columns, stats = tokenize.sft_columns(tokenizer, rows, 512)
+        assert stats["supervised_tokens"] == sum(first.completion_mask)
+        assert stats["dropped"] == 0
         assert stats["sequences"] == 1
     with pytest.raises(InputError, match="an answer has the weight 0, and --train_on_inputs learns every turn"):
         tokenize.sft_columns(tokenizer, rows, 512, train_on_inputs=True)

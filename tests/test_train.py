@@ -31,8 +31,11 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     assert {path.name for path in sft_folder.iterdir()} == ADAPTER_FILES | {"checkpoint-4", "checkpoint-8"}
     run = checkpoint.require(sft_folder, stage="sft")
     assert run["metrics"]["loss_after"] < run["metrics"]["loss_before"]
-    assert run["data"]["train"]["rows"] == 20 and run["data"]["valid"]["rows"] == 3
-    assert run["data"]["train"]["sha256"] and run["parents"][0]["stage"] == "base" and run["probe"]["token_ids"]
+    assert run["data"]["train"]["rows"] == 20
+    assert run["data"]["valid"]["rows"] == 3
+    assert run["data"]["train"]["sha256"]
+    assert run["parents"][0]["stage"] == "base"
+    assert run["probe"]["token_ids"]
     steps = metrics.read_metrics(sft_folder)
     assert [row["step"] for row in steps if "loss" in row] == list(range(1, 9))
     assert [row["step"] for row in steps if "eval_loss" in row] == [4, 8]
@@ -52,7 +55,8 @@ def test_the_root_is_the_best_checkpoint_and_peft_loads_it(sft_folder, tiny_base
     best = checkpoint.read_run(sft_folder)["metrics"]["best_step"]
     root = load_file(sft_folder / "adapter_model.safetensors")
     kept = load_file(sft_folder / f"checkpoint-{best}" / "adapter_model.safetensors")
-    assert root.keys() == kept.keys() and all(torch.equal(root[name], kept[name]) for name in root)
+    assert root.keys() == kept.keys()
+    assert all(torch.equal(root[name], kept[name]) for name in root)
     assert any(tensor.abs().max() > 0 for name, tensor in root.items() if "lora_B" in name)
     config = json.loads((sft_folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tiny_base.resolve())
@@ -63,8 +67,10 @@ def test_dpo_prefers_the_chosen(dpo_folder, sft_folder):
     assert {path.name for path in dpo_folder.iterdir()} == (ADAPTER_FILES | {"checkpoint-9", "checkpoint-12"})
     run = checkpoint.require(dpo_folder, stage="dpo")
     assert run["metrics"]["reference_difference"] <= 1e-3
-    assert run["metrics"]["reward_accuracy"] >= 0.9 and run["metrics"]["reward_margin"] > 0
-    assert run["parents"] == [checkpoint.describe(sft_folder)] and run["base_model"].endswith("tiny_base")
+    assert run["metrics"]["reward_accuracy"] >= 0.9
+    assert run["metrics"]["reward_margin"] > 0
+    assert run["parents"] == [checkpoint.describe(sft_folder)]
+    assert run["base_model"].endswith("tiny_base")
     logged = [row for row in metrics.read_metrics(dpo_folder) if "loss" in row]
     assert {"rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"} <= set(logged[0])
     assert run["probe"] == checkpoint.read_run(sft_folder)["probe"]
@@ -104,18 +110,23 @@ def test_sft_goes_on_with_an_adapter(sft_folder, few_rows, tmp_path):
 
 
 def test_preview_shows_what_is_supervised(script, tiny_base, few_rows, tmp_path):
-    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--preview", "2", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--preview", "2", "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("⟦") == 2 and done.stdout.count("<|im_end|>⟧") == 2
-    assert "<s><|im_start|>system" in done.stdout and not (tmp_path / "x").exists()
+    assert done.stdout.count("⟦") == 2
+    assert done.stdout.count("<|im_end|>⟧") == 2
+    assert "<s><|im_start|>system" in done.stdout
+    assert not (tmp_path / "x").exists()
 
 
 def test_dry_run_plans_and_writes_nothing(script, tiny_base, few_rows, few_pairs, tmp_path):
     for command, rows in ((SFT, few_rows), (DPO, few_pairs)):
-        done = script(*command, "--trainset_path", rows, "--model_id", tiny_base, "--dry_run", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+        done = script(*command, "--trainset_path", rows, "--model_id", tiny_base, "--dry_run", "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
         assert done.returncode == 0, done.stderr
-        assert "GiB" in done.stdout and "memory (estimate)" in done.stdout and "chatml" in done.stdout
-        assert json.loads(done.stdout.splitlines()[-1])["dry_run"] and not (tmp_path / "x").exists()
+        assert "GiB" in done.stdout
+        assert "memory (estimate)" in done.stdout
+        assert "chatml" in done.stdout
+        assert json.loads(done.stdout.splitlines()[-1])["dry_run"]
+        assert not (tmp_path / "x").exists()
 
 
 # ── refusals: exit 2, said in one go, nothing written ──────────────────────────────────────────────────────
@@ -132,7 +143,7 @@ def test_bad_rows_model_and_folder_are_said_at_once(script, tmp_path, tiny_base)
     done = script(*SFT, "--trainset_path", bad, "--model_id", tmp_path / "none", "--output_dir", exists)
     assert_refused(done, f"{tmp_path / 'none'} is missing", f"{bad}:2:", f"{bad}:3:", f"{exists} exists")
     assert [path.name for path in exists.iterdir()] == ["file"]
-    missing = script(*SFT, "--trainset_path", tmp_path / "nothing.jsonl", "--model_id", tiny_base, "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+    missing = script(*SFT, "--trainset_path", tmp_path / "nothing.jsonl", "--model_id", tiny_base, "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
     assert_refused(missing, "nothing.jsonl")
 
 
@@ -160,9 +171,9 @@ def test_model_folders_that_are_not_whole(script, tiny_base, sft_folder, few_row
 
 
 def test_unsloth_without_a_gpu_is_refused(script, tiny_base, few_rows, tmp_path):
-    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--backend", "unsloth", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--backend", "unsloth", "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
     assert_refused(done, "--backend unsloth", "GPU")
-    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--load_in_4bit", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+    done = script(*SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--load_in_4bit", "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
     assert_refused(done, "--bits 4 needs a CUDA GPU")
 
 
@@ -188,7 +199,7 @@ def test_guarantee_1_a_changed_template_is_refused(script, sft_folder, few_pairs
     accept.main(accept.build_parser().parse_args([str(changed)]))  # a file may change; what the model is fed may not
     done = script(*DPO, "--trainset_path", few_pairs, "--model_id", changed, "--output_dir", tmp_path / "x")
     assert_refused(done, "changed after training")
-    other = script(*DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--chat_template", "solar", "--output_dir", tmp_path / "x")  # fmt: skip # noqa: E501
+    other = script(*DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--chat_template", "solar", "--output_dir", tmp_path / "x")  # fmt: skip  # noqa: E501
     assert_refused(other, "--chat_template")
     assert not (tmp_path / "x").exists()
 
@@ -276,7 +287,8 @@ def test_guarantee_7_two_kills_leave_the_same_loss_curve(tiny_base, few_rows, tm
     (killed / "checkpoint-99").mkdir()  # what a kill in the middle of writing leaves
     assert run_until([*words, "--output_dir", killed, "--resume"], 8, signal.SIGKILL) == -signal.SIGKILL
     result = succeed(*words, "--output_dir", killed, "--resume")
-    assert result["steps"] == 12 and not (killed / "checkpoint-99").exists()
+    assert result["steps"] == 12
+    assert not (killed / "checkpoint-99").exists()
     unbroken, resumed = curve(tmp_path / "unbroken"), curve(killed)
     assert list(resumed) == list(range(1, 13)) == list(unbroken)
     assert max(abs(resumed[step] - unbroken[step]) for step in unbroken) < 1e-4
@@ -309,8 +321,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
             process.send_signal(signal.SIGINT)
             break
     _, errors = process.communicate()
-    assert process.returncode == 130 and "--resume" in errors, errors
-    assert checkpoints.latest_checkpoint(out) and not (out / "run.json").exists()
+    assert process.returncode == 130, errors
+    assert "--resume" in errors, errors
+    assert checkpoints.latest_checkpoint(out)
+    assert not (out / "run.json").exists()
     other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
     assert_refused(script(*other), "--seed was 42, now 7")
     assert succeed(*words, "--output_dir", out, "--resume")["steps"] == 6

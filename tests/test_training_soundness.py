@@ -53,9 +53,11 @@ def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpo
     accumulate = ["--batch_size", "1", "--no-padding_free", "--max_grad_norm", clip]  # two forward passes a step
     with pytest.raises(CheckFailed, match=r"diverged in step 3: .*checkpoint-2 is the last.*--learning_rate"):
         in_process(SFT, *flags, *accumulate, "--output_dir", out)
-    assert not (out / "run.json").exists() and not (out / "adapter_model.safetensors").exists()
+    assert not (out / "run.json").exists()
+    assert not (out / "adapter_model.safetensors").exists()
     last, passed_over = checkpoints.latest_checkpoint(out)
-    assert last.name == "checkpoint-2" and not passed_over
+    assert last.name == "checkpoint-2"
+    assert not passed_over
     from safetensors.torch import load_file
 
     assert all(tensor.isfinite().all() for tensor in load_file(last / "adapter_model.safetensors").values())
@@ -66,10 +68,13 @@ def test_a_learning_rate_far_too_high_exits_1_with_one_line(script, tiny_base, f
         *SFT, "--learning_rate", "1e30", "--warmup_ratio", "0", "--trainset_path", few_rows, "--model_id", tiny_base,
         "--output_dir", tmp_path / "x",
     )  # fmt: skip
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "training diverged in step" in said and "--learning_rate (it was 1e+30)" in said
-    assert " grad " in done.stdout and not (tmp_path / "x" / "run.json").exists()
+    assert "training diverged in step" in said
+    assert "--learning_rate (it was 1e+30)" in said
+    assert " grad " in done.stdout
+    assert not (tmp_path / "x" / "run.json").exists()
     for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -202,7 +207,8 @@ def test_a_checkpoint_that_is_not_what_was_written_is_passed_over(finished, tmp_
     damage(folder / "checkpoint-6" / name, how)
     last, passed_over = checkpoints.latest_checkpoint(folder)
     assert last.name == "checkpoint-4"
-    assert [path.name for path in passed_over] == ["checkpoint-6"] and all(passed_over.values())
+    assert [path.name for path in passed_over] == ["checkpoint-6"]
+    assert all(passed_over.values())
 
 
 def test_a_finished_run_is_extended_from_its_last_sound_checkpoint(finished, tmp_path, capsys):
@@ -219,8 +225,10 @@ def test_a_finished_run_is_extended_from_its_last_sound_checkpoint(finished, tmp
     damage(folder / "checkpoint-6" / "optimizer.pt", "missing")
     result = in_process(SFT, *flags, "--max_steps", "8", "--resume", "--output_dir", folder)
     said = capsys.readouterr().out
-    assert "checkpoint-6: optimizer.pt is missing" in said and "checkpoint-4" in said
-    assert result["steps"] == 8 and list(losses(folder)) == list(range(1, 9))
+    assert "checkpoint-6: optimizer.pt is missing" in said
+    assert "checkpoint-4" in said
+    assert result["steps"] == 8
+    assert list(losses(folder)) == list(range(1, 9))
     assert all(losses(folder)[step] == before[step] for step in range(1, 5))
     assert checkpoint.read_run(folder)["arguments"]["max_steps"] == 8
     assert not (folder / checkpoint.UNFINISHED).exists()
@@ -298,9 +306,10 @@ def test_early_stopping_stops_and_keeps_the_best(tiny_base, few_rows, tmp_path):
         "--output_dir", tmp_path / "x",
     )  # fmt: skip
     evaluated = [row["eval_loss"] for row in metrics.read_metrics(tmp_path / "x") if "eval_loss" in row]
-    assert result["steps"] == len(evaluated) < 12 and min(evaluated) == result["best_eval_loss"] < min(evaluated[-2:])
+    assert result["steps"] == len(evaluated) < 12
+    assert min(evaluated) == result["best_eval_loss"] < min(evaluated[-2:])
     with pytest.raises(InputError, match="--early_stopping_patience needs rows to evaluate on"):
-        in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--early_stopping_patience", "2", "--output_dir", tmp_path / "y")  # fmt: skip # noqa: E501
+        in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--early_stopping_patience", "2", "--output_dir", tmp_path / "y")  # fmt: skip  # noqa: E501
 
 
 def test_gradients_are_clipped_to_what_was_asked(tiny_base, few_rows, tmp_path):
@@ -351,7 +360,8 @@ def test_wrong_names_are_refused_and_nothing_is_written(tiny_base, few_rows, tmp
     except SystemExit as stop:
         assert stop.code == 2
         shown = capsys.readouterr().err
-    assert said in shown and not (tmp_path / "x").exists()
+    assert said in shown
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_is_read_is_never_emptied(tiny_base, few_rows, sft_folder, tmp_path):
@@ -434,7 +444,8 @@ def test_a_disk_that_fills_during_training_is_one_line(script, tiny_base, few_ro
         "-c", code, *SFT[1:], "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "2", "--output_dir",
         tmp_path / "x",
     )  # fmt: skip
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert f"error: the disk is full: {tmp_path / 'x' / 'checkpoint-2'}; free some space" in done.stderr
 
 
@@ -448,10 +459,10 @@ def test_what_the_machine_caused_is_told_from_bugs():
     assert "the disk is full: /x/optimizer.pt" in environment_fault(wrapped)
     assert "the disk is full" in environment_fault(
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    )  # noqa: E501
+    )
     assert "the disk is full" in environment_fault(
         RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/1: file write failed")
-    )  # noqa: E501
+    )
     assert "the disk is full" in environment_fault(
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
     )
@@ -479,8 +490,10 @@ def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
     with pytest.raises(SystemExit) as stop:
         cli.run(full, cli.parser("", "train.py"))
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and err.count("\n") == 1
-    assert err.startswith("error: the disk is full: /x/optimizer.pt") and err.endswith(said)
+    assert stop.value.code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("error: the disk is full: /x/optimizer.pt")
+    assert err.endswith(said)
 
 
 def test_a_checkpoint_whose_marker_is_no_file_is_passed_over(tmp_path):

@@ -12,10 +12,10 @@ def model(kind: str, attention: str = "sdpa"):
     from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
     torch.manual_seed(0)
-    shape = dict(
-        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, attn_implementation=attention,
-    )  # fmt: skip
+    shape = {
+        "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "attn_implementation": attention,
+    }  # fmt: skip
     config = MistralConfig(sliding_window=8, **shape) if kind == "sliding" else LlamaConfig(**shape)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 

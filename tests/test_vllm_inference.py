@@ -135,12 +135,16 @@ def test_lines_stand_in_the_order_of_the_rows_with_every_field(made, whole):
     assert [line["id"] for line in whole["lines"]] == [row["id"] for row in rows]
     for line, row in zip(whole["lines"], rows, strict=True):
         assert list(line) == [*row, "output", "finish_reason", "prompt_tokens", "completion_tokens"]
-        assert {key: line[key] for key in row} == row and row["reference"]
-        assert 0 < line["completion_tokens"] <= MAX_TOKENS and line["finish_reason"] in ("stop", "length")
-        assert line["output"] and not line["output"].endswith("\ufffd")
+        assert {key: line[key] for key in row} == row
+        assert row["reference"]
+        assert 0 < line["completion_tokens"] <= MAX_TOKENS
+        assert line["finish_reason"] in ("stop", "length")
+        assert line["output"]
+        assert not line["output"].endswith("\ufffd")
     assert {path.name for path in whole["output"].parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
     record = json.loads(whole["output"].with_name("outputs.run.json").read_text(encoding="utf-8"))
-    assert record["stage"] == "answers" and record["parents"][0]["hash"] == checkpoint.folder_hash(made["merged"])
+    assert record["stage"] == "answers"
+    assert record["parents"][0]["hash"] == checkpoint.folder_hash(made["merged"])
     results = json.loads(whole["stdout"].splitlines()[-1])
     assert results["rows"] == len(rows) == sum(results["finish_reasons"].values())
     assert results["completion_tokens"] == sum(line["completion_tokens"] for line in whole["lines"])
@@ -185,7 +189,8 @@ def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
 
     for other, word in (("--max_tokens", "max_tokens"), ("--seed", "seed")):
         refused = script(*flags(made, output, "--resume", other, "7"))
-        assert refused.returncode == 2 and f"made with {word}" in refused.stderr
+        assert refused.returncode == 2
+        assert f"made with {word}" in refused.stderr
 
     done = script(*flags(made, output, "--resume"))
     assert done.returncode == 0, done.stderr
@@ -201,7 +206,8 @@ def test_resume_refuses_the_answers_of_other_rows_and_does_nothing_when_done(mad
     other.write_text("\n".join([rows[0], *rows[2:]]) + "\n", encoding="utf-8")
     before = whole["output"].read_bytes()
     refused = script(*flags(made, whole["output"], "--resume", "--testset_path", other))
-    assert refused.returncode == 2 and f"{whole['output']}:2: answers row" in refused.stderr
+    assert refused.returncode == 2
+    assert f"{whole['output']}:2: answers row" in refused.stderr
     assert script(*flags(made, whole["output"], "--resume")).returncode == 0
     assert whole["output"].read_bytes() == before
 
@@ -226,18 +232,25 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp
     cli.run(vllm_inference.main, vllm_inference.build_parser())
     """
     done = python(code)
-    assert done.returncode == 130 and len(read(output)) == 2
+    assert done.returncode == 130
+    assert len(read(output)) == 2
     command = re.search("to resume: (.*)", done.stderr)[1]
-    assert command.endswith("--resume") and "--overwrite" not in command and str(output) in command
+    assert command.endswith("--resume")
+    assert "--overwrite" not in command
+    assert str(output) in command
 
     # and where the disk is full, here at the largest size that a file may have
     size = output.stat().st_size + 2000
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
     full = code.replace("--overwrite", "--resume").replace("(1, 0)", "range(len(prompts))")
     done = python(full.replace("    import os, signal", f"    {limit}    import os, signal", 1))
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
-    assert "File too large" in done.stderr and f"to resume: {command}" in done.stderr
-    assert len(read(output)) >= 2 and output.with_name("outputs.resume.json").is_file()
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert f"to resume: {command}" in done.stderr
+    assert len(read(output)) >= 2
+    assert output.with_name("outputs.resume.json").is_file()
 
 
 # ── many things, one engine ────────────────────────────────────────────────────────────────────────────────
@@ -348,7 +361,8 @@ def test_adapter_answers_as_peft_does_and_the_base_does_not(made, many):
 
 def test_beams_end_at_the_end_of_turn_and_heed_the_length_penalty(many):
     (short,), (long,) = many["beams_short"], many["beams_long"]
-    assert short["finish_reason"] == "stop" and short["completion_tokens"] <= 3
+    assert short["finish_reason"] == "stop"
+    assert short["completion_tokens"] <= 3
     assert short["completion_tokens"] < long["completion_tokens"] <= 12
     assert "beam_width 3 · length_penalty 10.0" in many["stdout"]
     assert many["one_beam"][0]["output"] == many["greedy"][0]["output"]
@@ -357,7 +371,8 @@ def test_beams_end_at_the_end_of_turn_and_heed_the_length_penalty(many):
 def test_sampling_of_a_row_does_not_depend_on_the_others(many):
     assert many["sampled_first"] == many["sampled"][:1]
     assert [line["output"] for line in many["sampled"]] != [line["output"] for line in many["greedy"]]
-    assert "temperature 1.0" in many["stdout"] and "seed 42 + row" in many["stdout"]
+    assert "temperature 1.0" in many["stdout"]
+    assert "seed 42 + row" in many["stdout"]
 
 
 def test_stop_texts_end_an_answer_before_them(many):
@@ -370,15 +385,18 @@ def test_stop_texts_end_an_answer_before_them(many):
 
 def test_several_samples_of_a_row_are_its_own_and_the_first_is_that_of_one(many):
     for line, one in zip(many["three"], many["sampled"], strict=True):
-        assert len(set(line["outputs"])) == 3 and line["output"] == line["outputs"][0] == one["output"]
+        assert len(set(line["outputs"])) == 3
+        assert line["output"] == line["outputs"][0] == one["output"]
         assert line["finish_reasons"][0] == line["finish_reason"] == one["finish_reason"]
         assert line["completion_token_counts"][0] == line["completion_tokens"] == one["completion_tokens"]
         assert [len(tokens) for tokens in line["outputs_logprobs"]] == line["completion_token_counts"]
         assert line["logprobs"] == line["outputs_logprobs"][0]
     (alone,) = many["three_of_one"]
-    assert alone["outputs"] == many["three"][0]["outputs"] and "logprobs" not in alone
+    assert alone["outputs"] == many["three"][0]["outputs"]
+    assert "logprobs" not in alone
     results = many["three_results"]
-    assert results["answers"] == 6 == sum(results["finish_reasons"].values()) and results["rows"] == 2
+    assert results["answers"] == 6 == sum(results["finish_reasons"].values())
+    assert results["rows"] == 2
 
 
 def test_log_probabilities_are_those_of_the_model(made, many):
@@ -390,28 +408,35 @@ def test_log_probabilities_are_those_of_the_model(made, many):
     model = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
     model = PeftModel.from_pretrained(model, made["adapter"])
     for line, plain in zip(many["logprobs"], many["greedy"], strict=True):
-        assert line["output"] == plain["output"] and len(line["logprobs"]) == line["completion_tokens"]
+        assert line["output"] == plain["output"]
+        assert len(line["logprobs"]) == line["completion_tokens"]
         prompt, answer = chat.prompt_ids(tokenizer, line["messages"]), [t["token_id"] for t in line["logprobs"]]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]  # (answer, vocab)
         expected = logits.log_softmax(-1)
         for at, token in enumerate(line["logprobs"]):
             assert abs(token["logprob"] - expected[at, token["token_id"]].item()) < 1e-3
-            assert token["top_logprobs"][0]["token_id"] == token["token_id"] and len(token["top_logprobs"]) == 2
+            assert token["top_logprobs"][0]["token_id"] == token["token_id"]
+            assert len(token["top_logprobs"]) == 2
             assert token["token"] == tokenizer.decode([token["token_id"]])
 
 
 def test_answers_of_a_json_schema_are_compact_json_of_it(many):
     for line in many["schema"]:
         found = json.loads(line["output"])
-        assert line["finish_reason"] == "stop" and 0 <= found["a"] <= 99 and found["b"] in ("예", "아니요")
+        assert line["finish_reason"] == "stop"
+        assert 0 <= found["a"] <= 99
+        assert found["b"] in ("예", "아니요")
         assert line["output"] == json.dumps(found, ensure_ascii=False, separators=(",", ":"))
 
 
 def test_a_bad_row_gets_a_line_that_says_why_and_the_others_are_answered(many):
     bad = [line for line in many["skipping"] if line["finish_reason"] == "skipped"]
-    assert len(many["skipping"]) == 20 and bad == [many["skipping"][7]]
-    assert bad[0]["output"] == "" and bad[0]["completion_tokens"] == 0 and "special token" in bad[0]["reason"]
+    assert len(many["skipping"]) == 20
+    assert bad == [many["skipping"][7]]
+    assert bad[0]["output"] == ""
+    assert bad[0]["completion_tokens"] == 0
+    assert "special token" in bad[0]["reason"]
     assert all(line["completion_tokens"] > 0 and "reason" not in line for line in many["skipping"] if line not in bad)
 
 
@@ -425,7 +450,8 @@ def test_quantised_weights_and_cache_answer_with_the_adapter(many):
 
 
 def test_an_engine_that_dies_over_an_answer_is_an_input_error_too(many):
-    assert "its process died" in many["mixed"]["died"] and "--max_seq_length" in many["mixed"]["died"]
+    assert "its process died" in many["mixed"]["died"]
+    assert "--max_seq_length" in many["mixed"]["died"]
 
 
 def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp_path):
@@ -444,8 +470,10 @@ def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: vLLM does not start with") and "not initialized from checkpoint" in line
-    assert "config.json" in line and not (tmp_path / "o.jsonl").exists()
+    assert line.startswith("error: vLLM does not start with")
+    assert "not initialized from checkpoint" in line
+    assert "config.json" in line
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
@@ -477,7 +505,8 @@ def refused(made: dict, output: Path, *words: object) -> list[str]:
     assert done.returncode == 2, done.stderr
     assert (output.read_bytes() if output.exists() else None) == before
     lines = done.stderr.splitlines()
-    assert lines and all(line.startswith("error: ") for line in lines)
+    assert lines
+    assert all(line.startswith("error: ") for line in lines)
     return lines
 
 

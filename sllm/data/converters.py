@@ -179,7 +179,7 @@ def convert(row: dict, name: str, *, answered: bool = True) -> Row:
     except ValueError as error:
         raise ValueError("; ".join([str(error), *faults])) from None
     for key in body:  # a blank system prompt counts as none
-        body[key] = [t for t in body[key] if t["role"] != "system" or t["content"] not in (None, "") and not blank(t)]
+        body[key] = [t for t in body[key] if t["role"] != "system" or (t["content"] not in (None, "") and not blank(t))]
     if _label(row) is False and (answered or name == "preference"):
         faults.append(
             "label is false: a bad answer must not be learned; leave the row out, or give DPO (train_LoRA_DPO.py) a "

@@ -30,7 +30,7 @@ def leftovers(row: dict, name: str, used: set[str]) -> tuple[list[str], list[str
     with the value null is skipped."""
     ignored, faults = [], []
     for key in row:
-        if key in used or row[key] is None or key in ("label", "kto_tag") and isinstance(row[key], bool):
+        if key in used or row[key] is None or (key in ("label", "kto_tag") and isinstance(row[key], bool)):
             continue
         if row[key] and key in _REFUSED:
             what, remedy = _REFUSED[key]

@@ -67,7 +67,7 @@ def _binary(path: str | Path, raw: bytes) -> str | None:
     name, out = shlex.quote(str(path)), _out(path)
     if raw.startswith(b"PAR1"):
         return f"a Parquet file; convert it: {_pandas('read_parquet', path)}"
-    if raw.startswith(b"PK\x03\x04") and b"xl/" in raw or raw.startswith(b"\xd0\xcf\x11\xe0"):
+    if (raw.startswith(b"PK\x03\x04") and b"xl/" in raw) or raw.startswith(b"\xd0\xcf\x11\xe0"):
         return (
             "an Excel workbook; save its sheet as CSV UTF-8 and give that file, or (after pip install openpyxl): "
             + _pandas("read_excel", path)
@@ -106,7 +106,7 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
         return None
     named = Path(path).suffix.lower() in (".csv", ".tsv")
     ragged = len(rows) < 2 or len({len(row) for row in rows}) > 1 or any(cell != cell.strip() for cell in rows[0])
-    if len(rows[0]) < 2 or ragged and not named:
+    if len(rows[0]) < 2 or (ragged and not named):
         return None
     columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
     if len({*columns} - {*_KEPT}) < 2:

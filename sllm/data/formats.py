@@ -16,8 +16,23 @@ from sllm.data.json_reader import examine, format_problems, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
 
 __all__ = [
-    "FORMATS", "MAX_LOST_SHARE", "Row", "Skipped", "convert", "detect", "examine", "format_of", "ignored_keys",
-    "format_problems", "ignored_note", "load_rows", "notes", "read_file", "scan", "unique_ids", "where",
+    "FORMATS",
+    "MAX_LOST_SHARE",
+    "Row",
+    "Skipped",
+    "convert",
+    "detect",
+    "examine",
+    "format_of",
+    "format_problems",
+    "ignored_keys",
+    "ignored_note",
+    "load_rows",
+    "notes",
+    "read_file",
+    "scan",
+    "unique_ids",
+    "where",
 ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class InputFile:
 
     def problems(self, *, strict: bool) -> list[str]:
         """The rejected rows, if they stop the run: with --strict, or if no row is left."""
-        if not self.rejects or self.rows and not strict:
+        if not self.rejects or (self.rows and not strict):
             return []
         return formats.format_problems(self.path, [(reject.line, reject.reason) for reject in self.rejects])
 

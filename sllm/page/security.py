@@ -98,7 +98,7 @@ class Security:
     def _is_own_site(self, connection: HTTPConnection) -> bool:
         host = connection.headers.get("host", "").lower()
         origin = connection.headers.get("origin", "").lower()
-        if origin and origin.partition("://")[2] != host or not re.fullmatch(r"[a-z0-9.:\-\[\]_]+", host):
+        if (origin and origin.partition("://")[2] != host) or not re.fullmatch(r"[a-z0-9.:\-\[\]_]+", host):
             return False
         return self.hosts is None or re.sub(r":\d+$", "", host) in self.hosts
 

@@ -28,8 +28,25 @@ class Record:
     """
 
     __slots__ = (
-        "id", "key", "method", "path", "route", "status", "model", "models", "stream", "prompt_tokens",
-        "completion_tokens", "first", "finish", "started", "prompt", "sequences", "ignored", "error", "in_beam_search",
+        "completion_tokens",
+        "error",
+        "finish",
+        "first",
+        "id",
+        "ignored",
+        "in_beam_search",
+        "key",
+        "method",
+        "model",
+        "models",
+        "path",
+        "prompt",
+        "prompt_tokens",
+        "route",
+        "sequences",
+        "started",
+        "status",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, id: str, method: str, path: str):

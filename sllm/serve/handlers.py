@@ -94,7 +94,7 @@ def refuse_unsupported(request) -> None:
     if getattr(request, "use_beam_search", False):
         for name, neutral in NOT_IN_BEAM_SEARCH.items():
             value = getattr(request, name, None) if name in request.model_fields_set else None
-            if value and value not in neutral or value == 0 and name in ("top_p", "repetition_penalty"):
+            if (value and value not in neutral) or (value == 0 and name in ("top_p", "repetition_penalty")):
                 raise ApiError(400, f"beam search has no {name}", param=name, code="unsupported_field")
 
 

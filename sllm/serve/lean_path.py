@@ -153,7 +153,7 @@ class LeanPath:
         return chat.prompt_ids(served.tokenizer, messages)
 
     def _text_ids(self, served: ServedModel, prompt) -> list[list[int]]:
-        if isinstance(prompt, str) or prompt and all(isinstance(item, int) for item in prompt):
+        if isinstance(prompt, str) or (prompt and all(isinstance(item, int) for item in prompt)):
             prompt = [prompt]
         if any(isinstance(item, int) for item in prompt):
             raise Declined

@@ -12,9 +12,9 @@ from pathlib import Path
 
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # no usage pings from a training run
 
-from unsloth import FastLanguageModel  # noqa: E402, I001
+from unsloth import FastLanguageModel  # noqa: I001
 
-import torch  # noqa: E402
+import torch
 
 
 def load_arguments(

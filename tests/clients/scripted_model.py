@@ -8,6 +8,7 @@ results yet, else the answer, after reasoning where the model thinks.
 Under a constraint (a named tool, a JSON schema) it closes what is open as soon as it may.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _weights(tokenizer, tiny_base: Path, vocabulary: int, hidden: int) -> dict[s
     head = torch.zeros(vocabulary, hidden)
     for script in _SCRIPTS:
         ids = tokenizer.convert_tokens_to_ids(list(script))
-        for before, after in zip(ids, ids[1:], strict=False):
+        for before, after in itertools.pairwise(ids):
             head[after] += embedding[before]
     for closing in ('"', "]", "}", '"}', '"}]', "<|im_end|>"):
         ids = tokenizer(closing, add_special_tokens=False)["input_ids"]

@@ -33,7 +33,8 @@ def test_curl_asks_to_upgrade_to_http2(server, stream):
     said = ask(server, of_debian("curl"), "--http2", "-sS", "--fail-with-body", server.url + "/v1/chat/completions",
         "-H", f"Authorization: Bearer {KEY}", "--json", json.dumps(asked))  # fmt: skip
     if stream:
-        assert said.startswith("data: {") and said.endswith("data: [DONE]\n\n")
+        assert said.startswith("data: {")
+        assert said.endswith("data: [DONE]\n\n")
     else:
         assert json.loads(said)["choices"][0]["message"]["content"] is not None
 
@@ -47,7 +48,8 @@ def test_guidellm(server, tiny_base, tmp_path):
         "--disable-console")  # fmt: skip
     report = json.loads((tmp_path / "report.json").read_text())
     requests = report["benchmarks"][0]["requests"]
-    assert len(requests["successful"]) == 6 and not requests["errored"]
+    assert len(requests["successful"]) == 6
+    assert not requests["errored"]
 
 
 @pytest.mark.parametrize("api", ["completions", "chat-completions"])
@@ -63,7 +65,8 @@ def test_lm_eval(server, tiny_base, tmp_path, api):
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
     assert set(results) == set(tasks)
     answers = samples(tmp_path, "sllm_write")
-    assert len(answers) == 4 and all(answer["resps"][0][0].strip() for answer in answers)
+    assert len(answers) == 4
+    assert all(answer["resps"][0][0].strip() for answer in answers)
     if api == "completions":
         for question in samples(tmp_path, "sllm_choose"):
             for number, response in enumerate(question["resps"]):

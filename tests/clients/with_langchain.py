@@ -31,7 +31,8 @@ def plain_messages_with_names():
         HumanMessage(QUESTION, name="minsu"),
     ]
     answer = short.invoke(messages)
-    assert answer.content and 1 <= answer.usage_metadata["output_tokens"] <= 8
+    assert answer.content
+    assert 1 <= answer.usage_metadata["output_tokens"] <= 8
     assert answer.response_metadata["model_name"] == MODEL
 
 
@@ -41,7 +42,8 @@ def plain_stream_says_what_is_said_whole():
     added = chunks[0]
     for chunk in chunks[1:]:
         added += chunk
-    assert added.content == whole.content and added.usage_metadata["output_tokens"] <= 8
+    assert added.content == whole.content
+    assert added.usage_metadata["output_tokens"] <= 8
     assert added.usage_metadata["total_tokens"] == whole.usage_metadata["total_tokens"]
 
 
@@ -53,7 +55,8 @@ def plain_batch():
 def plain_structured_output():
     structured = model.with_structured_output(City, method="json_schema", include_raw=True)
     said = structured.invoke(QUESTION)
-    assert said["parsing_error"] is None and said["parsed"].city in CITIES
+    assert said["parsing_error"] is None
+    assert said["parsed"].city in CITIES
 
 
 def plain_responses_api():
@@ -66,11 +69,13 @@ def tools_bound_and_answered():
     bound = model.bind_tools([get_weather])
     conversation = [HumanMessage(QUESTION, name="minsu")]
     answer = bound.invoke(conversation)
-    assert [call["args"]["city"] for call in answer.tool_calls] == CITIES and not answer.invalid_tool_calls
+    assert [call["args"]["city"] for call in answer.tool_calls] == CITIES
+    assert not answer.invalid_tool_calls
     conversation += [answer, *(get_weather.invoke(call) for call in answer.tool_calls)]
     assert isinstance(conversation[-1], ToolMessage)
     last = bound.invoke(conversation)
-    assert last.content == ANSWER and not last.tool_calls
+    assert last.content == ANSWER
+    assert not last.tool_calls
 
 
 def tools_bound_in_a_stream():

@@ -31,9 +31,11 @@ def llm(*words: str) -> str:
 
 def plain_prompt_streamed_and_whole():
     streamed = llm("-m", "ours", QUESTION, "-s", "짧게 답하세요.", *SHORT)
-    assert streamed.strip() and streamed == llm("-m", "ours", QUESTION, "-s", "짧게 답하세요.", "--no-stream", *SHORT)
+    assert streamed.strip()
+    assert streamed == llm("-m", "ours", QUESTION, "-s", "짧게 답하세요.", "--no-stream", *SHORT)
     logged = json.loads(llm("logs", "--json", "-n", "1"))[0]
-    assert logged["response"].strip() == streamed.strip() and 1 <= logged["output_tokens"] <= 8
+    assert logged["response"].strip() == streamed.strip()
+    assert 1 <= logged["output_tokens"] <= 8
 
 
 def plain_conversation_goes_on():

@@ -24,8 +24,11 @@ def plain_models():
 def plain_chat():
     answer = client.chat.completions.create(**ASKED, max_tokens=8, temperature=0)
     choice = answer.choices[0]
-    assert choice.message.role == "assistant" and choice.message.content and choice.finish_reason in ("stop", "length")
-    assert 1 <= answer.usage.completion_tokens <= 8 and answer.usage.prompt_tokens > 5
+    assert choice.message.role == "assistant"
+    assert choice.message.content
+    assert choice.finish_reason in ("stop", "length")
+    assert 1 <= answer.usage.completion_tokens <= 8
+    assert answer.usage.prompt_tokens > 5
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
@@ -38,7 +41,8 @@ def plain_chat_streamed_says_what_it_says_whole():
     )
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert said == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage and not chunks[-1].choices
+    assert chunks[-1].usage == whole.usage
+    assert not chunks[-1].choices
     assert len({chunk.id for chunk in chunks}) == 1
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-1] == whole.choices[0].finish_reason
 
@@ -48,7 +52,8 @@ def plain_stream_helper_with_several_answers():
     with client.chat.completions.stream(**ASKED, n=2, extra_body=choice) as stream:
         events = {event.type for event in stream}
         final = stream.get_final_completion()
-    assert {"content.delta", "content.done"} <= events and len(final.choices) == 2
+    assert {"content.delta", "content.done"} <= events
+    assert len(final.choices) == 2
     assert all(choice.message.content in ("맑음", "비") for choice in final.choices)
 
 
@@ -85,12 +90,14 @@ def plain_json_schema_is_parsed():
         degrees: int = Field(ge=-50, le=50)
 
     answer = client.chat.completions.parse(**ASKED, response_format=Report, temperature=0, max_tokens=200)
-    assert answer.choices[0].message.parsed.city in ("서울", "부산") and answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.parsed.city in ("서울", "부산")
+    assert answer.choices[0].finish_reason == "stop"
 
 
 def plain_completions():
     answer = client.completions.create(model=MODEL, prompt=["물은", "산은"], max_tokens=6, temperature=0, logprobs=1)
-    assert [choice.index for choice in answer.choices] == [0, 1] and all(choice.text for choice in answer.choices)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert all(choice.text for choice in answer.choices)
     assert all(1 <= len(choice.logprobs.tokens) <= 6 for choice in answer.choices)
     parts = client.completions.create(model=MODEL, prompt="물은", max_tokens=6, temperature=0, stream=True)
     assert "".join(part.choices[0].text for part in parts) == answer.choices[0].text
@@ -100,15 +107,18 @@ def plain_responses():
     answer = client.responses.create(
         model=MODEL, instructions="짧게 답하세요.", input=QUESTION, max_output_tokens=8, temperature=0
     )
-    assert answer.output_text and answer.status in ("completed", "incomplete")
-    assert answer.output[0].type == "message" and 1 <= answer.usage.output_tokens <= 8
+    assert answer.output_text
+    assert answer.status in ("completed", "incomplete")
+    assert answer.output[0].type == "message"
+    assert 1 <= answer.usage.output_tokens <= 8
     with client.responses.stream(
         model=MODEL, instructions="짧게 답하세요.", input=QUESTION, max_output_tokens=8, temperature=0
     ) as stream:
         events = [event.type for event in stream]
         final = stream.get_final_response()
     assert final.output_text == answer.output_text
-    assert events[0] == "response.created" and events[-1] in ("response.completed", "response.incomplete")
+    assert events[0] == "response.created"
+    assert events[-1] in ("response.completed", "response.incomplete")
     assert "response.output_text.delta" in events
 
 
@@ -169,13 +179,15 @@ def cities_of(calls) -> list[str]:
 def tools_called_by_the_model_and_answered():
     answer = client.chat.completions.create(**ASKED, tools=[WEATHER])
     choice = answer.choices[0]
-    assert cities_of(choice.message.tool_calls) == CITIES and choice.finish_reason == "tool_calls"
+    assert cities_of(choice.message.tool_calls) == CITIES
+    assert choice.finish_reason == "tool_calls"
     assert not (choice.message.content or "").strip()
     assert len({call.id for call in choice.message.tool_calls}) == 2
     results = [{"role": "tool", "tool_call_id": call.id, "content": "맑음"} for call in choice.message.tool_calls]
     conversation = [*ASKED["messages"], choice.message, *results]
     last = client.chat.completions.create(model=MODEL, messages=conversation, tools=[WEATHER])
-    assert last.choices[0].message.content == ANSWER and last.choices[0].finish_reason == "stop"
+    assert last.choices[0].message.content == ANSWER
+    assert last.choices[0].finish_reason == "stop"
     assert not last.choices[0].message.tool_calls
 
 
@@ -183,7 +195,8 @@ def tools_called_in_a_stream():
     with client.chat.completions.stream(**ASKED, tools=[WEATHER]) as stream:
         events = [event.type for event in stream]
         choice = stream.get_final_completion().choices[0]
-    assert cities_of(choice.message.tool_calls) == CITIES and choice.finish_reason == "tool_calls"
+    assert cities_of(choice.message.tool_calls) == CITIES
+    assert choice.finish_reason == "tool_calls"
     assert "tool_calls.function.arguments.delta" in events
     assert not (choice.message.content or "").strip()
 
@@ -209,7 +222,8 @@ def tools_of_responses():
     tool = {"type": "function", "name": "get_weather", "parameters": PARAMETERS, "strict": True}
     answer = client.responses.create(model=MODEL, input=QUESTION, tools=[tool])
     calls = [item for item in answer.output if item.type == "function_call"]
-    assert [json.loads(call.arguments)["city"] for call in calls] == CITIES and all(call.call_id for call in calls)
+    assert [json.loads(call.arguments)["city"] for call in calls] == CITIES
+    assert all(call.call_id for call in calls)
     results = [{"type": "function_call_output", "call_id": call.call_id, "output": "맑음"} for call in calls]
     conversation = [{"role": "user", "content": QUESTION}, *calls, *results]
     assert client.responses.create(model=MODEL, input=conversation, tools=[tool]).output_text == ANSWER
@@ -244,11 +258,13 @@ def reasoning_is_apart_in_a_stream():
 def reasoning_of_responses():
     answer = client.responses.create(model=MODEL, input=QUESTION)
     assert [item.type for item in answer.output] == ["reasoning", "message"]
-    assert answer.output[0].content[0].text == REASONING and answer.output_text == ANSWER
+    assert answer.output[0].content[0].text == REASONING
+    assert answer.output_text == ANSWER
     with client.responses.stream(model=MODEL, input=QUESTION) as stream:
         events = [event.type for event in stream]
         final = stream.get_final_response()
-    assert "response.reasoning_text.delta" in events and final.output_text == ANSWER
+    assert "response.reasoning_text.delta" in events
+    assert final.output_text == ANSWER
 
 
 def reasoning_comes_before_a_schema_and_a_required_tool():

@@ -3,7 +3,7 @@
 import os
 from functools import cache
 
-from sllm.train import with_unsloth  # noqa: F401  (imports unsloth before trl, as a run does)
+from sllm.train import with_unsloth  # noqa: F401
 
 
 @cache
@@ -17,5 +17,6 @@ def trl():
     os.environ["UNSLOTH_ALLOW_CPU"] = "1"
     import trl
 
-    assert "Unsloth" in trl.SFTTrainer.__name__ and "Unsloth" in trl.DPOTrainer.__name__
+    assert "Unsloth" in trl.SFTTrainer.__name__
+    assert "Unsloth" in trl.DPOTrainer.__name__
     return trl

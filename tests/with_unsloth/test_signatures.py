@@ -44,8 +44,11 @@ def test_from_pretrained():
     sixteen = with_unsloth.load_arguments(
         "m", dtype="bfloat16", bits=16, max_seq_length=1, gradient_checkpointing=False
     )
-    assert given["dtype"] is None and str(sixteen["dtype"]) == "torch.bfloat16"
-    assert given["load_in_4bit"] and not sixteen["load_in_4bit"] and not sixteen["load_in_8bit"]
+    assert given["dtype"] is None
+    assert str(sixteen["dtype"]) == "torch.bfloat16"
+    assert given["load_in_4bit"]
+    assert not sixteen["load_in_4bit"]
+    assert not sixteen["load_in_8bit"]
     assert not {"load_in_four_bits"} <= accepted(FastLanguageModel.from_pretrained)  # the check can fail
 
 
@@ -70,7 +73,8 @@ def test_save_pretrained_merged():
     method = save.unsloth_generic_save_pretrained_merged  # what patch_saving_functions binds to a model
     given = with_unsloth.merge_arguments("folder", "tokenizer")
     inspect.signature(method).bind("model", **given)
-    assert set(given) <= accepted(method) and given["save_method"] == "merged_16bit"
+    assert set(given) <= accepted(method)
+    assert given["save_method"] == "merged_16bit"
     assert "unsloth_generic_save_pretrained_merged" in inspect.getsource(save.patch_saving_functions)
 
 
@@ -97,7 +101,8 @@ def test_trainer_arguments_reach_the_patched_classes(patched_trl, script, config
     """The patched configs print and ignore a name they do not know, so every name of ours has to be a field."""
     fields = {field.name for field in dataclasses.fields(getattr(patched_trl, config))}
     given = config_arguments(script, config)
-    assert len(given) > 20 and given <= fields, given - fields
+    assert len(given) > 20, given - fields
+    assert given <= fields, given - fields
     parameters = accepted(getattr(patched_trl, trainer).__init__)
     assert {"model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"} <= parameters
 
@@ -140,7 +145,8 @@ def test_our_load_and_lora_calls_build_these_arguments(monkeypatch, tmp_path):
         gradient_checkpointing=True,
     )
     with_unsloth.add_lora(loaded, CONFIG, **LORA)
-    assert seen["named"] == str(base.resolve()) and seen["load"]["dtype"] is None  # where the base is now
+    assert seen["named"] == str(base.resolve())
+    assert seen["load"]["dtype"] is None
     assert seen["lora"] == with_unsloth.lora_arguments(CONFIG, **LORA)
 
 
