@@ -64,6 +64,6 @@ python -m sllm.compare_outputs base=$out/compare/base.jsonl SFT=$out/compare/sft
 
 stage "what next"
 echo "chat with base, SFT and DPO model in the browser:  make serve"
-echo "or over HTTP (README.md says how):"
+echo "or over HTTP (docs/api_server.md says how):"
 echo "  . .venv/bin/activate"
 echo "  python api_server.py --model_id $out/base --lora_modules sft=$out/sft dpo=$out/dpo"

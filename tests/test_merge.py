@@ -413,7 +413,7 @@ def test_every_problem_is_said_at_once_with_exit_2(adapter, merged, tmp_path):
         "merged_weights.py", "--model_id", lost, "--merged_weights_path", merged, "--push_to_hub", "me/model",
         HF_HOME=str(tmp_path / "hf"), HF_TOKEN="",
     )  # fmt: skip
-    assert_refused(done, "/gone/base is gone", "--base_model", f"{merged} exists", "no Hugging Face token")
+    assert_refused(done, "/gone/base is missing", "--base_model", f"{merged} exists", "no Hugging Face token")
     assert len(done.stderr.splitlines()) == 3
 
 
@@ -668,7 +668,7 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sllm.train.with_unsloth", stub)
     monkeypatch.setattr("sllm.train.with_unsloth", stub, raising=False)
     monkeypatch.setattr(backend, "choose", lambda name: backend.Choice("unsloth", "as if there were a GPU"))
-    monkeypatch.setattr(merged_weights, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(backend, "in_own_process", lambda function, *arguments: function(*arguments))
     moved = tmp_path / "moved"
     shutil.copytree(tiny_base, moved)
     asked = ("--backend", "unsloth")

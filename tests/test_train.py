@@ -166,7 +166,7 @@ def test_model_folders_that_are_not_whole(script, tiny_base, sft_folder, few_row
     config = json.loads((orphan / "adapter_config.json").read_text())
     (orphan / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone/base"}))
     done = script(*SFT, "--trainset_path", few_rows, "--model_id", orphan, "--output_dir", tmp_path / "x")
-    assert_refused(done, "/gone/base is gone", "--base_model")
+    assert_refused(done, "/gone/base is missing", "--base_model")
     assert not (tmp_path / "x").exists()
 
 

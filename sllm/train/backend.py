@@ -128,11 +128,15 @@ def choose_merge(name: str) -> Choice:
 def merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
     """unsloth's own merge, in a process of its own: it patches transformers, which the parity check has to use as it
     is, and its GPU memory comes back."""
+    in_own_process(_merge_by_unsloth, adapter, base, out, dtype)
+
+
+def in_own_process(function, *arguments) -> None:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_merge_by_unsloth, adapter, base, out, dtype).result()
+        pool.submit(function, *arguments).result()
 
 
 def _merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
