@@ -59,7 +59,7 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_said(card):
 
 def test_machines_without_a_gpu_and_hidden_gpus_train_on_the_cpu(card, monkeypatch):
     card(works=False, driver=None)
-    assert backend.choose("auto") == backend.Choice("peft", "there is no CUDA GPU")
+    assert backend.choose("auto") == backend.Choice("peft", "no CUDA GPU found")
     card(works=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert backend.choose("auto").name == "peft"

@@ -104,7 +104,7 @@ class ChatStore:
         """The first vote is made before the names are shown, and stays; a later one is kept beside it as `changed`.
 
         Raises:
-            KeyError: there is no such comparison."""
+            KeyError: the comparison does not exist."""
         if choice not in CHOICES:
             raise ValueError(f"choice {choice!r} is not one of {', '.join(CHOICES)}")
         values = {"choice": choice, "time": now()}
@@ -127,7 +127,7 @@ class ChatStore:
         """1 up, 0 down, None removes it.
 
         Raises:
-            KeyError: there is no such answer."""
+            KeyError: the answer does not exist."""
         with self.transaction(session) as session:
             if session.scalar(sa.select(StoredAnswer.id).where(StoredAnswer.id == answer)) is None:
                 raise KeyError(answer)

@@ -17,7 +17,7 @@ class ThumbStore:
         """Returns the id of the thumb.
 
         Raises:
-            NotStored: there is no such answer. PermissionError: another user asked for it."""
+            NotStored: the answer does not exist. PermissionError: another user asked for it."""
         answer = self.store.answer(answer_id)
         if answer is None:
             raise NotStored("this answer does not exist")
@@ -30,7 +30,7 @@ class ThumbStore:
         return row["id"]
 
     def remove(self, user: str, id: str) -> str | None:
-        """Returns the id of the answer that the thumb was for; None: there is no such thumb.
+        """Returns the id of the answer that the thumb was for; None: the thumb does not exist.
 
         Raises:
             PermissionError: another user asked for the answer."""

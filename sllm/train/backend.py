@@ -42,7 +42,7 @@ def choose(name: str) -> Choice:
     """`auto` takes unsloth on a CUDA GPU and peft elsewhere; an explicit choice that is not available fails.
 
     Raises:
-        InputError: unsloth was requested and there is no CUDA GPU, or it is not installed; or there is an NVIDIA GPU
+        InputError: unsloth was requested, but no CUDA GPU was found or it is not installed; or there is an NVIDIA GPU
             that torch cannot use, where training on the CPU is unlikely to be intended (`peft` insists on it).
     """
     if name == "peft":
@@ -62,7 +62,7 @@ def _why_not_unsloth() -> str | None:
     import torch
 
     if not torch.cuda.is_available():
-        return "there is no CUDA GPU"
+        return "no CUDA GPU found"
     if importlib.util.find_spec("unsloth") is None:
         return "unsloth is not installed (pip install -r requirements.txt)"
     return None
