@@ -7,7 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from sllm import chat
+from sllm import chat, hashes
 from sllm.cli import InputError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm.config.lora.MaxLoRARanks
@@ -191,14 +191,7 @@ def _config(model: str):
 
 
 def _adapter_config(adapter: str) -> dict:
-    file = Path(adapter) / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); copy the adapter again") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} is not a JSON object; copy the adapter again")
-    return config
+    return hashes.read_json(Path(adapter) / "adapter_config.json")
 
 
 def _largest_rank(config: dict) -> int:
