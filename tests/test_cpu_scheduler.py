@@ -17,7 +17,7 @@ pytestmark = [
 ]
 CODE = """
 import json, random
-from sllm.serve import client, engine
+from sllm.serve import engine, engine_client
 engine.set_environment()
 from vllm import LLM, SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
@@ -63,7 +63,7 @@ def asked_for(arguments, **how):
 
 AsyncLLM.from_engine_args = asked_for
 try:
-    client.start(BASE, adapters=[], parallel={}, seed=0, gpu_memory_utilization=0.5, max_num_seqs=8, **options)
+    engine_client.start(BASE, adapters=[], parallel={}, seed=0, gpu_memory_utilization=0.5, max_num_seqs=8, **options)
 except engine.InputError:
     print(json.dumps(found))
 """
