@@ -44,12 +44,13 @@ tiny-base: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
-# The page's tests need the machine to themselves; what a browser shows too late gets a second look.
+# The page's tests need the machine to themselves.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page and not processes"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "page or processes" --reruns 2 -rR
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "page or processes"
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not torch and not page and not processes"

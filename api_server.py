@@ -11,7 +11,7 @@ With an admin key adapters are loaded, replaced and unloaded while it runs (POST
 
 import signal
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, network
 from sllm.cli import InputError
 
 
@@ -24,21 +24,23 @@ def build_parser():
     group.add_argument("--model_id", required=True, help="a merged, base or adapter folder, or a Hub id")
     group.add_argument("--lora_modules", nargs="+", default=[], metavar="NAME=FOLDER", help="adapters of --model_id, "
                        "served under NAME")  # fmt: skip
-    group.add_argument("--served_model_name", metavar="NAME", help="of --model_id; default: its folder's name")
+    group.add_argument(
+        "--served_model_name", metavar="NAME", help="name of --model_id in the API; default: its folder's"
+    )
     flags.add_engine_flags(group)
-    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=0, help="of answers whose request has none")
+    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=0, help="random seed of requests without one")
     flags.add_parallel_flags(p)
     flags.add_sampling_flags(p.add_argument_group("request defaults"), temperature=1.0)
     group = p.add_argument_group("tools and reasoning")
-    group.add_argument("--tool_call_parser", metavar="NAME", help="vLLM's parser of the calls that this family writes, "
-                       "such as hermes")  # fmt: skip
-    group.add_argument("--reasoning_parser", metavar="NAME", help="vLLM's parser of this family's reasoning, such as "
+    group.add_argument("--tool_call_parser", metavar="NAME", help="vLLM's tool call parser of this family, such as "
+                       "hermes")  # fmt: skip
+    group.add_argument("--reasoning_parser", metavar="NAME", help="vLLM's reasoning parser of this family, such as "
                        "qwen3")  # fmt: skip
     flags.add_lora_flags(p)
     flags.add_access_flags(p)
     group = flags.add_load_flags(p)
-    group.add_argument("--strict", action="store_true", help="refuse unknown fields at the top level of a request, "
-                       "which are else named and ignored")  # fmt: skip
+    group.add_argument("--strict", action="store_true", help="refuse unknown top-level fields of a request; "
+                       "otherwise they are ignored and listed in X-Ignored-Fields")  # fmt: skip
     group.add_argument("--log_prompts", action="store_true", help="write prompts to the log")
     return p
 
@@ -67,7 +69,7 @@ def main(args) -> dict | None:
         args.model_id, base, adapters, name=args.served_model_name, template=args.chat_template
     )
     capacity = admission.Capacity(args.max_num_seqs * args.data_parallel_size, args.max_waiting)
-    limits = lora_limits(args, list(adapters.values()), runtime=bool(control["admin"]))
+    limits = lora_limits(args, list(adapters.values()), runtime=bool(control.admin))
     defaults = {name: getattr(args, name) for name in [*SAMPLING, "max_tokens"]}
     registry = models.Models(
         base, served, defaults=defaults, context=context, chat_template=args.chat_template,
@@ -75,8 +77,8 @@ def main(args) -> dict | None:
     )  # fmt: skip
 
     # ── app ──
-    sock = lifecycle.bind(args.host, args.port)
-    address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{sock.getsockname()[1]}"
+    sock = lifecycle.listen(args.host, args.port)
+    address = network.url(args.host, sock)
     describe(args, served, base, context, defaults, control, address)
     asgi, in_flight = app.create(
         registry,
@@ -109,7 +111,7 @@ def main(args) -> dict | None:
     listener = access_log.start()
     server = lifecycle.Server(
         asgi, registry, in_flight, load=load, shutdown_timeout=args.shutdown_timeout,
-        ready=lambda: cli.say("ready", f"{address}/v1  ({address}/docs)"), reload=control["keys"].reload,
+        ready=lambda: cli.say("ready", f"{address}/v1  ({address}/docs)"), reload=control.keys.reload,
     )  # fmt: skip
     try:
         server.run(sockets=[sock])
@@ -155,9 +157,9 @@ def describe(args, served, base, context, defaults, control, address) -> None:
     cli.say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
     cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
     cli.say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
-    cli.say("keys", ", ".join(control["keys"].names) or "none: authentication disabled")
-    if control["admin"]:
-        cli.say("admin keys", ", ".join(control["admin"].names))
+    cli.say("keys", ", ".join(control.keys.names) or "none: authentication disabled")
+    if control.admin:
+        cli.say("admin keys", ", ".join(control.admin.names))
     cli.say("loading", f"{address}/ready says when it is done")
 
 

@@ -29,7 +29,7 @@ def build_parser():
     )
     group.add_argument(
         "--max_pairs_per_prompt", type=cli.whole(1, 1_000_000), default=10,
-        help="of up and down thumbs on one prompt; the answers are used evenly",
+        help="most pairs of thumbs on one prompt; its answers are used equally often",
     )  # fmt: skip
     group.add_argument(
         "--keep_truncated", "--keep_cut", action="store_true", help="keep chosen answers that were cut off"

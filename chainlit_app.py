@@ -9,13 +9,11 @@ name in capitals after SLLM_ (SLLM_API_BASE_URL, SLLM_API_KEY, SLLM_DATABASE_URL
     python chainlit_app.py --host 0.0.0.0 --auth password --users_file users.txt
 """
 
-import errno
 import os
-import socket
 import sys
 from urllib.parse import urlsplit
 
-from sllm import cli
+from sllm import cli, network
 from sllm.cli import InputError
 
 
@@ -49,14 +47,13 @@ def main(args) -> dict | None:
     if args.add_user:
         return add_user(args)
     cli.collect_errors(lambda: check_flags(args), lambda: check_users(args))
-    sock = bind(args.host, args.port)
-    port = sock.getsockname()[1]
-    address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{port}"
+    sock = network.bind(args.host, args.port)
+    address = network.url(args.host, sock)
 
     def started(database: str) -> None:
-        print(f"server          {args.api_base_url}", flush=True)
-        print(f"database        {database}", flush=True)
-        print(f"page            {address}", flush=True)
+        cli.say("server", args.api_base_url)
+        cli.say("database", database)
+        cli.say("page", address)
 
     from sllm.page import launch
 
@@ -75,7 +72,7 @@ def check_flags(args) -> None:
         problems.append(f"--auth {args.auth} is neither none nor password")
     if not 0 <= args.port < 65536:
         problems.append(f"--port {args.port} is not a port")
-    if args.auth == "none" and not cli.is_loopback(args.host):
+    if args.auth == "none" and not network.is_loopback(args.host):
         problems.append(f"--host {args.host} is open to other machines; use --auth password with a --users_file")
     if args.auth == "password" and not args.users_file:
         problems.append("--auth password requires --users_file; --add_user NAME writes one")
@@ -100,17 +97,6 @@ def add_user(args) -> dict:
     password = getpass(f"password of {args.add_user}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     users.add(args.users_file, args.add_user, password)
     return {"stage": "user", "name": args.add_user, "users_file": args.users_file}
-
-
-def bind(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
-        raise InputError(f"{host}:{port} {why}; choose another --host or --port") from None
-    return sock
 
 
 if __name__ == "__main__":

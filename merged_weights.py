@@ -18,7 +18,7 @@ def build_parser():
     group = p.add_argument_group("model")
     group.add_argument("--model_id", required=True, help="the adapter: a folder, or a Hub id")
     group.add_argument(
-        "--base_model", metavar="ID", help="its base in 16 bits, where that is not what the adapter's config names"
+        "--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names"
     )
     group.add_argument(
         "--backend",
@@ -92,38 +92,38 @@ def main(args) -> dict:
     checkpoint.prepare_output(out, overwrite=args.overwrite)
 
     # ── work ──
-    with export.nothing_left(out):
+    with export.remove_on_failure(out):
         if choice.name == "unsloth":
             backend.merge_by_unsloth(adapter, base, out, dtype_name)
         else:
             merge.write(plan, out)
         export.write_config_files(out, base=base, adapter=adapter, generation=generation, plan=plan)
         chat.check_probe(chat.load_tokenizer(str(out)), {"probe": chat.probe(tokenizer)}, out)
-        same = parity.check(base, adapter, out, tokenizer, plan.dtype)
-    cli.say("parity", same)
-    if not same.passed:
-        for flip in same.mismatches[:12]:
-            print(f"  {flip}")
-        raise SystemExit(
-            f"error: merge parity failed: the merged model does not answer as base + adapter does ({same}); {out} is "
+        result = parity.check(base, adapter, out, tokenizer, plan.dtype)
+    cli.say("parity", result)
+    if not result.passed:
+        for mismatch in result.mismatches[:12]:
+            print(f"  {mismatch}")
+        raise cli.CheckFailed(
+            f"merge parity failed: the merged model does not answer as base + adapter does ({result}); {out} is "
             "left for inspection, without run.json; merge again with --overwrite"
         )
-    if same.lossy:
-        finer = "; --dtype float16 keeps more" if dtype_name == "bfloat16" else ""
-        print(f"note: the adapter changes the weights by little, and {dtype_name} rounds part of that away{finer}")
+    if result.lossy:
+        hint = "; --dtype float16 keeps more" if dtype_name == "bfloat16" else ""
+        print(f"note: the adapter changes the weights by little, and {dtype_name} rounds part of that away{hint}")
 
     # ── save ──
     metrics = {
         "parameters": plan.parameters,
         "bytes": plan.size,
         "dtype": dtype_name,
-        "max_logit_difference": same.max_difference,
-        "logit_bound": same.bound,
-        "rms_logit_difference": same.rms_difference,
-        "rms_logit_bound": same.rms_bound,
-        "greedy_tokens": same.prompts * same.tokens,
-        "rms_adapter_effect": same.rms_effect,
-        "near_ties": same.near_ties,
+        "max_logit_difference": result.max_difference,
+        "logit_bound": result.bound,
+        "rms_logit_difference": result.rms_difference,
+        "rms_logit_bound": result.rms_bound,
+        "greedy_tokens": result.prompts * result.tokens,
+        "rms_adapter_effect": result.rms_effect,
+        "near_ties": result.near_ties,
         "peak_rss_bytes": runs.peak_rss(),
     }
     stages = export.lineage(adapter)
@@ -137,10 +137,10 @@ def main(args) -> dict:
         chat_template_hash=chat.template_hash(tokenizer),
         end_of_turn=chat.end_of_turn(tokenizer)[0],
         served_as=args.push_to_hub or args.merged_weights_path,
-        parity=same,
+        parity=result,
         versions=checkpoint.versions(),
     )
-    with export.nothing_left(out):
+    with export.remove_on_failure(out):
         (out / "README.md").write_text(text, encoding="utf-8")
         checkpoint.write_run(
             out, "merged", args, parents=[adapter], base_model=base_id, metrics=metrics,

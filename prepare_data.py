@@ -13,6 +13,7 @@ lengths, rule conformance) and run.json into --output_dir.
 """
 
 import time
+from collections import Counter
 from pathlib import Path
 
 from sllm import checkpoint, cli
@@ -26,7 +27,7 @@ def build_parser():
     p.add_argument("--input_path", nargs="+", required=True, metavar="FILE", help="rows: .jsonl or .json")
     p.add_argument("--valid_ratio", type=cli.fraction, default=0.05, help="share of the rows for valid.jsonl; 0: none")
     p.add_argument("--test_ratio", type=cli.fraction, default=0.05, help="share of the rows for test.jsonl; 0: none")
-    p.add_argument("--seed", type=cli.seed, default=42, help="of the split")
+    p.add_argument("--seed", type=cli.seed, default=42, help="random seed of the split")
     p.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this model folder or Hub id")
     p.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
     p.add_argument(
@@ -40,28 +41,27 @@ def build_parser():
     return p
 
 
-def check_usage(args) -> list[str]:
-    """Everything wrong with the command itself, before any file is read."""
+def check_flags(args) -> None:
     problems = []
     if args.valid_ratio + args.test_ratio >= 1:
         problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to be below 1")
-    seen: set[Path] = set()
-    for path in args.input_path:
-        full = Path(path).resolve()
-        if full in seen:
-            problems.append(f"{path} is named twice in --input_path")
-        seen.add(full)
+    twice = [
+        path for path, count in Counter(str(Path(path).resolve()) for path in args.input_path).items() if count > 1
+    ]
+    problems += [f"{path} is named twice in --input_path" for path in twice]
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
-    checks = [lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite)]
-    checks += [lambda: checkpoint.require_model(args.model_id)] if args.model_id else []
+    if problems:
+        raise cli.InputError(problems)
+
+
+def check_paths(args) -> None:
     reads = (*args.input_path, args.model_id, args.chat_template)
-    checks += [lambda: checkpoint.require_distinct(args.output_dir, *reads)] if args.overwrite else []
-    try:
-        cli.collect_errors(*checks)
-    except cli.InputError as error:
-        problems += error.problems
-    return problems
+    cli.collect_errors(
+        lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite),
+        lambda: checkpoint.require_model(args.model_id) if args.model_id else None,
+        lambda: checkpoint.require_distinct(args.output_dir, *reads) if args.overwrite else None,
+    )
 
 
 def check_with_model(args, files: list[InputFile]) -> dict:
@@ -82,8 +82,8 @@ def check_with_model(args, files: list[InputFile]) -> dict:
 
 
 def read_files(args) -> list[InputFile]:
-    """InputError with everything that is wrong with the command and the files."""
-    problems, files, seen = check_usage(args), [], {}
+    """InputError with everything that is wrong with the files."""
+    problems, files, seen = [], [], {}
     for path in dict.fromkeys(args.input_path):
         file, faults = input_files.read_input(path, seen, skip_bad_rows=args.skip_bad_rows)
         files.append(file)
@@ -102,7 +102,7 @@ def read_files(args) -> list[InputFile]:
 
 def main(args) -> dict:
     started = time.monotonic()
-    files = read_files(args)
+    *_, files = cli.collect_errors(lambda: check_flags(args), lambda: check_paths(args), lambda: read_files(args))
     checked = check_with_model(args, files) if args.model_id else None
     if problems := [problem for file in files for problem in file.problems(strict=args.strict)]:
         raise cli.InputError(problems)
@@ -147,8 +147,7 @@ def show(report: dict) -> None:
         print(f"  {line}")
     if report["unknown_tasks"]:
         labels = [f"{label} ({count:,})" for label, count in report["unknown_tasks"].items()]
-        more = f" and {len(labels) - 10:,} more" if len(labels) > 10 else ""
-        print(f"  labels that are not task ids, kept: {', '.join(labels[:10])}{more}")
+        print(f"  labels that are not task ids, kept: {', '.join(cli.shorten(labels, 10))}")
     for warning in report["warnings"]:
         print(f"  warning: {warning}")
     kept = report["rows"]["kept"]

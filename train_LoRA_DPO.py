@@ -29,8 +29,8 @@ def build_parser():
                        "reference")  # fmt: skip
     group.add_argument("--loss_type", nargs="+", choices=flags.DPO_LOSSES, default=["sigmoid"], metavar="LOSS",
                        help="one or a sum of: %(choices)s")  # fmt: skip
-    group.add_argument("--label_smoothing", type=cli.between(0, 0.49), default=0.0, help="share of the pairs that may "
-                       "be the wrong way round; exo_pair needs one, sigmoid and robust take one")  # fmt: skip
+    group.add_argument("--label_smoothing", type=cli.between(0, 0.49), default=0.0, help="assumed share of pairs with "
+                       "chosen and rejected swapped; required by exo_pair, used by sigmoid and robust")  # fmt: skip
     group.add_argument("--precompute_ref_log_probs", action=cli.BOOLEAN, default=False, help="score all pairs with "
                        "the reference once, before training, instead of at every step")  # fmt: skip
     flags.add_inspection_flags(group)

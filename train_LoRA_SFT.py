@@ -114,7 +114,7 @@ def main(args) -> dict | None:
     if args.packing:
         dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
     for split in filter(None, (dataset, valid_dataset)):
-        split._unsloth_truncated_to = max_length  # or unsloth, not knowing that rows are cut, pads them all the same
+        trainers.mark_truncated(split, max_length)
     config = SFTConfig(
         max_length=None,  # rows are cut, counted and masked already
         dataset_kwargs={"skip_prepare_dataset": True},

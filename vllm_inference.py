@@ -36,17 +36,17 @@ def build_parser():
     group.add_argument("--testset_path", required=True, help="rows: .jsonl, .json, or a prepared folder")
     group.add_argument("--task", nargs="+", metavar="ID", help="only the rows of these tasks")
     group.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N rows")
-    group.add_argument("--skip_bad_rows", action="store_true", help="answer the others where at most 5 %% of the rows "
-                       "cannot be asked")  # fmt: skip
+    group.add_argument("--skip_bad_rows", action="store_true", help="skip rows that cannot be used as prompts, at most "
+                       "5 %% of the file")  # fmt: skip
     group = p.add_argument_group("sampling")
     flags.add_sampling_flags(group, temperature=0.0)
     group.add_argument("--stop", nargs="+", metavar="TEXT", help="texts that end an answer, beside the end of turn")
-    group.add_argument("--ignore_eos", action="store_true", help="run to --max_tokens, for measurements")
-    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=42, help="row r samples with seed + r, whatever "
-                       "else is in the batch; its sample s with 1000003 s more")  # fmt: skip
-    group.add_argument("--n", type=cli.whole(1, 1024), default=1, help="sampled answers of a row")
-    group.add_argument("--logprobs", type=cli.whole(0, LOGPROBS), metavar="K", help="write each token's, and of the K "
-                       "likeliest")  # fmt: skip
+    group.add_argument("--ignore_eos", action="store_true", help="generate --max_tokens tokens, for benchmarks")
+    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=42, help="row r uses seed + r, its sample s "
+                       "seed + r + 1000003 s, whatever else is in the batch")  # fmt: skip
+    group.add_argument("--n", type=cli.whole(1, 1024), default=1, help="samples for each row")
+    group.add_argument("--logprobs", type=cli.whole(0, LOGPROBS), metavar="K", help="write the log-probability of each "
+                       "token and of the K most likely ones")  # fmt: skip
     group.add_argument("--json_schema", metavar="FILE", help="answers are JSON (without white space) of this schema")
     group.add_argument("--use_beam_search", action="store_true", help="the best of --num_beams beams; no sampling")
     group.add_argument("--num_beams", type=cli.whole(1, 128), default=4, help="width of the beam search")
@@ -82,12 +82,12 @@ def main(args) -> dict:
     tokenizer = chat.load_tokenizer(folder)
     template = chat.set_chat_template(tokenizer, args.chat_template)
     chat.check_probe(tokenizer, checkpoint.read_run(folder), folder)
-    longest = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
-    prompts = offline.render(tokenizer, rows, longest, skipped)  # token ids of each row
-    room = [min(args.max_tokens, longest - len(ids)) for ids in prompts]  # tokens for each answer
+    context_length = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
+    prompts = offline.render(tokenizer, rows, context_length, skipped)  # token ids of each row
+    max_new_tokens = [min(args.max_tokens, context_length - len(ids)) for ids in prompts]  # tokens for each answer
     stops = model_info.stop_token_ids(tokenizer, base)
 
-    settings = offline.settings(args, base, adapter, tokenizer, schema, context=longest, stops=stops)
+    settings = offline.settings(args, base, adapter, tokenizer, schema, context=context_length, stops=stops)
     record = {
         "parents": [base, *([adapter] if adapter else [])],
         "base_model": base,
@@ -97,28 +97,32 @@ def main(args) -> dict:
     }  # fmt: skip
     done = outputs.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
-    asked = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
+    pending = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
     precision = [part for part in precision if part and part != "KV cache auto"]
-    cli.say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {longest} tokens")
+    cli.say(
+        "model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {context_length} tokens"
+    )
     for note in checkpoint.notes(folder, base):
         cli.say("note", note)
     cli.say("chat template", template)
     cli.say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")
     for line in [*formats.notes(rows), *skipped.lines()]:
         cli.say("", line)
-    short = [room[row] for row in asked if room[row] < args.max_tokens]
+    short = [max_new_tokens[row] for row in pending if max_new_tokens[row] < args.max_tokens]
     if short:
         cli.say(
-            "", f"{len(short)} have room for less than --max_tokens {args.max_tokens}, the longest for {min(short)}"
+            "",
+            f"{len(short)} rows leave fewer than --max_tokens {args.max_tokens} tokens for the answer; the longest "
+            f"leaves {min(short)}",
         )
 
     load_seconds = work_seconds = 0.0
     llm = None
-    if asked:
-        lengths = [len(prompts[row]) + room[row] for row in asked for _ in range(args.n)]
+    if pending:
+        lengths = [len(prompts[row]) + max_new_tokens[row] for row in pending for _ in range(args.n)]
         loading = time.monotonic()
-        llm = offline.load(args, base, adapter, longest, lengths)
+        llm = offline.load(args, base, adapter, context_length, lengths)
         load_seconds = time.monotonic() - loading
         cli.say("engine", f"ready after {load_seconds:.1f} s")
     complete = not todo and outputs.run_file(output).exists()
@@ -127,7 +131,9 @@ def main(args) -> dict:
 
     def finished():
         yield from ((row - first, None) for row in range(first, len(rows)) if skipped.reason(rows[row]))
-        answers = offline.answer(args, llm, prompts, room, asked, stops=stops, adapter=adapter, json_schema=schema)
+        answers = offline.answer(
+            args, llm, prompts, max_new_tokens, pending, stops=stops, adapter=adapter, json_schema=schema
+        )
         yield from ((row - first, group) for row, group in answers)
 
     def line_of(index: int, group) -> dict:

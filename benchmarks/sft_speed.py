@@ -2,7 +2,7 @@
 
 The same model, LoRA, batch, learning rate, precision and rows for one epoch, one after the other, and the loss of both
 adapters on the same held-out rows, measured by the same code. Rows are short everyday questions mixed with long
-task rows (each repeated 20 times): the length mix that makes padding dear.
+task rows (each repeated 20 times): the length mix that makes padding expensive.
 
     python benchmarks/sft_speed.py --chatbot chatbot_qa.csv --long_rows seed_task_rows.jsonl
 """

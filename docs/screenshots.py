@@ -1,4 +1,4 @@
-"""The pictures of the chat page in README.md, from the demo's models: `make demo`, then python docs/screenshots.py."""
+"""Pictures of the chat page for README and docs: `make demo`, then python docs/screenshots.py."""
 
 import sys
 import tempfile

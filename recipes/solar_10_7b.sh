@@ -40,13 +40,13 @@ fi
 out=outputs/solar_10_7b
 model=upstage/SOLAR-10.7B-v1.0
 
-# 1. Raw rows → train/valid/test. Look at report.json and rejects.jsonl before going on.
+# 1. Raw rows → train/valid/test. Look at report.json and rejects.jsonl before you continue.
 python prepare_data.py --input_path "$rows" --output_dir $out/data
 
 # 2. What will the model see? Supervised tokens are green. No weights are loaded.
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model --chat_template solar --preview 2
 
-# 3. Will it fit? Memory and disk are estimated and said; nothing is written.
+# 3. Will it fit? Memory and disk are estimated and printed; nothing is written.
 python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
   --model_id $model --chat_template solar --bits $bits $batches --output_dir $out/sft --dry_run
 

@@ -11,10 +11,14 @@ import hashlib
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sllm.cli import InputError
 from sllm.turns import answer_text, end_of_turn, refuse_lost_contents, render
 from sllm.turns import refuse_special_tokens as refuse_composed_special_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["end_of_turn", "render"]  # and all that is defined here
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "chat"
@@ -40,7 +44,7 @@ class Example:
 # ── set-up of a tokenizer ──────────────────────────────────────────────────────────────────────────────────
 
 
-def load_tokenizer(model_id: str, *, trust_remote_code: bool = False):
+def load_tokenizer(model_id: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model or adapter folder, or of a Hub id."""
     from transformers import AutoTokenizer
 
@@ -50,7 +54,7 @@ def load_tokenizer(model_id: str, *, trust_remote_code: bool = False):
         raise InputError(f"{model_id}: no tokenizer can be loaded ({str(error).splitlines()[0]})") from None
 
 
-def set_chat_template(tokenizer, name: str = "auto") -> str:
+def set_chat_template(tokenizer: "PreTrainedTokenizerBase", name: str = "auto") -> str:
     """Give the tokenizer the chat template it will be trained, saved and served with, and a pad token.
 
     The template is completed so that it stands alone: BOS is written into it where the model has one, and a
@@ -88,7 +92,7 @@ def set_chat_template(tokenizer, name: str = "auto") -> str:
     return chosen
 
 
-def stop_token_ids(tokenizer, configured: int | list[int] | None) -> list[int]:
+def stop_token_ids(tokenizer: "PreTrainedTokenizerBase", configured: int | list[int] | None) -> list[int]:
     """Every token that ends an answer, the template's end of turn first.
 
     Args:
@@ -99,12 +103,12 @@ def stop_token_ids(tokenizer, configured: int | list[int] | None) -> list[int]:
     return list(dict.fromkeys(token for token in tokens if token is not None))
 
 
-def describe_template(tokenizer, name: str) -> str:
+def describe_template(tokenizer: "PreTrainedTokenizerBase", name: str) -> str:
     """`chatml; a turn ends with <|im_end|>`."""
     return f"{name}; a turn ends with {end_of_turn(tokenizer)[0]}"
 
 
-def substitute_missing_eos(template: str, tokenizer) -> str:
+def substitute_missing_eos(template: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Replace an end-of-turn token that this vocabulary lacks by the tokenizer's EOS."""
     vocabulary = tokenizer.get_vocab()
     for end in ("<|im_end|>", "<|eot_id|>"):
@@ -115,13 +119,13 @@ def substitute_missing_eos(template: str, tokenizer) -> str:
     return template
 
 
-def _adds_bos(tokenizer) -> bool:
+def _adds_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Was the model trained with BOS in front? Its tokenizer tells by adding one to plain text."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer(_SENTINEL)["input_ids"][:1] == [bos]
 
 
-def _ensure_pad(tokenizer) -> None:
+def _ensure_pad(tokenizer: "PreTrainedTokenizerBase") -> None:
     """A pad token that is not EOS and not the end of turn: padding with EOS teaches a model never to stop."""
     taken = {tokenizer.eos_token_id, end_of_turn(tokenizer)[1]}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken:
@@ -135,7 +139,7 @@ def _ensure_pad(tokenizer) -> None:
     raise InputError("the tokenizer has no token to pad with but EOS; give it a pad_token of its own")
 
 
-def template_hash(tokenizer) -> str:
+def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()
 
 
@@ -148,34 +152,34 @@ def nfc(text: str) -> str:
     return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
-def refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
+def refuse_special_tokens(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> None:
     """ValueError for a control token inside a content, as it is once composed: NFC turns some letters (K, the Kelvin
     sign) into plain ones."""
     refuse_composed_special_tokens(tokenizer, _nfc_messages(messages))
 
 
-def _nfc_messages(messages: list[dict]) -> list[dict]:
+def _nfc_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [message | {"content": nfc(message["content"])} for message in messages]
 
 
-def prompt_ids(tokenizer, messages: list[dict]) -> list[int]:
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> list[int]:
     """Token ids that ask for the next assistant turn: what the engine is fed, and what training prefixes."""
     messages = _nfc_messages(messages)
     return _ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True))
 
 
-def completion_ids(tokenizer, messages: list[dict]) -> list[int]:
+def completion_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> list[int]:
     """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields.
 
     Raises:
-        ValueError: as `encode`, for this one turn.
+        ValueError: as `build_examples`, for this one turn.
     """
     messages = _nfc_messages(messages)
     refuse_special_tokens(tokenizer, messages)
     return _turn(tokenizer, messages, end_of_turn(tokenizer)[0])[1]
 
 
-def build_examples(tokenizer, messages: list[dict]) -> list[Example]:
+def build_examples(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> list[Example]:
     """Training examples of a conversation: one, or one per assistant turn where history renders differently.
 
     An assistant turn with `"weight": 0` is context for the turns after it and is not supervised; after the last
@@ -205,28 +209,30 @@ def build_examples(tokenizer, messages: list[dict]) -> list[Example]:
     return [Example(whole.input_ids, mask)]
 
 
-def _turn(tokenizer, messages: list[dict], end_text: str) -> tuple[list[int], list[int]]:
+def _turn(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]], end_text: str
+) -> tuple[list[int], list[int]]:
     """(prompt ids, answer ids) of the last message, an assistant turn."""
     prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
     refuse_lost_contents(messages[:-1], prompt)
     return _ids(tokenizer, prompt), _ids(tokenizer, answer_text(tokenizer, messages, prompt, end_text))
 
 
-def _is_supervised(message: dict) -> bool:
+def _is_supervised(message: dict[str, Any]) -> bool:
     weight = message.get("weight", 1)
     if weight not in (0, 1):
         raise ValueError(f"a message's weight is 0 (not supervised) or 1, not {weight!r}")
     return bool(weight)
 
 
-def _ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 # ── the prompt probe of run.json (guarantee 1) ─────────────────────────────────────────────────────────────
 
 
-def probe(tokenizer) -> dict:
+def probe(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """A fixed conversation and its token ids, for `run.json`."""
     messages = PROBE_MESSAGES
     try:
@@ -236,12 +242,12 @@ def probe(tokenizer) -> dict:
     return {"messages": messages, "token_ids": prompt_ids(tokenizer, messages)}
 
 
-def identity(tokenizer) -> dict:
+def identity(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """How this tokenizer renders a conversation, for run.json."""
     return {"probe": probe(tokenizer), "chat_template_hash": template_hash(tokenizer)}
 
 
-def check_probe(tokenizer, run: dict | None, folder: str | Path) -> None:
+def check_probe(tokenizer: "PreTrainedTokenizerBase", run: dict[str, Any] | None, folder: str | Path) -> None:
     """Refuse a folder whose tokenizer or template no longer renders what it was trained on."""
     if run is None or not run.get("probe"):
         return

@@ -10,9 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from sllm import locks, runs
 from sllm.cli import InputError, command_line, json_safe
@@ -50,7 +52,7 @@ def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -
         if not overwrite:
             raise InputError(f"{folder} exists; replace it with --overwrite, or name another folder")
         if RUN_FILE not in held and UNFINISHED not in held:
-            raise InputError(f"{folder} holds no {RUN_FILE}, so this tool did not create it; remove it by hand")
+            raise InputError(f"{folder} has no {RUN_FILE}, so this tool did not create it; remove it by hand")
     return folder
 
 
@@ -187,15 +189,15 @@ def write_run(
     stage: str,
     args: object,
     *,
-    parents: list[str | Path] = (),
+    parents: Sequence[str | Path] = (),
     base_model: str | None = None,
-    data: dict | None = None,
-    metrics: dict | None = None,
+    data: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
     seconds: float = 0.0,
-    probe: dict | None = None,
+    probe: dict[str, Any] | None = None,
     chat_template_hash: str | None = None,
     file: str = RUN_FILE,
-) -> dict:
+) -> dict[str, Any]:
     """Write `run.json` last and atomically, and return what was written.
 
     Args:
@@ -253,7 +255,7 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def require(folder: str | Path, *, stage: str | tuple[str, ...]) -> dict:
+def require(folder: str | Path, *, stage: str | tuple[str, ...]) -> dict[str, Any]:
     """The `run.json` of a folder of one of our stages, whose files are as that stage wrote them.
 
     Raises:
@@ -266,15 +268,15 @@ def require(folder: str | Path, *, stage: str | tuple[str, ...]) -> dict:
         state = "has no run.json: the stage that writes it did not finish" if Path(folder).is_dir() else "is missing"
         raise InputError(f"{folder} {state}; make it with {made_by}")
     if record.get("stage") not in stages:
-        found = record.get("stage", "damaged")
-        raise InputError(f"{folder} is a {found} folder where {' or '.join(stages)} is wanted")
+        stage = record.get("stage", "damaged")
+        raise InputError(f"{folder} is a {stage} folder where {' or '.join(stages)} is wanted")
     problems = runs.problems(folder, record)
     if problems:
         raise InputError(problems)
     return record
 
 
-def describe(folder: str | Path) -> dict:
+def describe(folder: str | Path) -> dict[str, Any]:
     """Path, stage and content hash of a parent; for a Hub id the hash is the commit of its cached copy."""
     record = read_run(folder)
     path = str(Path(folder).resolve()) if Path(folder).exists() else str(folder)
@@ -284,13 +286,13 @@ def describe(folder: str | Path) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that decide what a stage computes, of those installed."""
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _git_commit() -> str | None:

@@ -12,8 +12,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import Any, NoReturn, TypeVar, cast
 
+N = TypeVar("N", int, float)
 BOOLEAN = argparse.BooleanOptionalAction  # --flag / --no-flag
 
 
@@ -42,7 +45,7 @@ class CheckFailed(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         print(f"error: {message} (see python {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -50,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Docstring as written, the default behind every flag that has one."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
@@ -59,7 +62,7 @@ def parser(docstring: str, script: str) -> argparse.ArgumentParser:
     return _Parser(prog=os.path.basename(script), description=docstring, formatter_class=_Help, allow_abbrev=False)
 
 
-def add_skip_flag(group) -> None:
+def add_skip_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--skip_bad_rows",
         action="store_true",
@@ -75,21 +78,19 @@ def add_output_flags(p: argparse.ArgumentParser, default: str, *, resume: str | 
         group.add_argument("--resume", action="store_true", help=resume)
 
 
-def add_overwrite_flag(group) -> None:
+def add_overwrite_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def _checked(kind: type, wanted: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+def _checked(kind: type[N], wanted: str, holds: Callable[[N], bool]) -> Callable[[str], N]:
     """An argument type: a number of `kind` for which `holds`, or an error that says what is `wanted`."""
 
-    def number(text: str):
-        try:
+    def number(text: str) -> N:
+        with suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):  # a NaN holds nowhere
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return value
+            if holds(value):  # a NaN holds nowhere
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return number
 
@@ -113,17 +114,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return _checked(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
 
-def is_loopback(host: str) -> bool:
-    """Can only this machine reach what listens on `host`?"""
-    from ipaddress import ip_address
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def collect_errors(*checks: Callable[[], object]) -> list:
+def collect_errors(*checks: Callable[[], object]) -> list[Any]:
     """Run every check, so that all that is wrong is said at once; returns their results.
 
     Raises:
@@ -149,14 +140,14 @@ def command_line(script: str | None = None, *, drop: Sequence[str] = (), add: Se
     return shlex.join(["python", os.path.relpath(script or sys.argv[0]), *words])
 
 
-def run(main: Callable[[argparse.Namespace], dict | None], p: argparse.ArgumentParser) -> None:
+def run(main: Callable[[argparse.Namespace], dict[str, Any] | None], p: argparse.ArgumentParser) -> None:
     """Parse the command line, run `main`, print its results as the last line and exit with the right code.
 
     0 done; 2 bad input or usage, a full disk, too little memory; 130 interrupted; 1 a failed check or a bug.
     """
     args = p.parse_args()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     started = time.monotonic()
     try:
         results = main(args)
@@ -207,7 +198,7 @@ def offer_resume(command: Callable[[], str | None]) -> None:
     _resume[:] = [command]
 
 
-def environment_fault(error: BaseException) -> str | None:
+def environment_fault(error: BaseException | None) -> str | None:
     """What to say of an error that the machine caused and not a bug: a full disk, a place that cannot be written, too
     little GPU memory. None for any other error. Libraries wrap such errors, so its causes are looked at too."""
     while error is not None:
@@ -215,14 +206,14 @@ def environment_fault(error: BaseException) -> str | None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"the disk is full{f': {error.filename}' if error.filename else ''}; free some space, then run again"
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"{error.filename}: {error.strerror}; name another place, or change its permissions"
+            return f"{error.filename}: {error.strerror}; choose another path, or change its permissions"
         if isinstance(error, OSError) and error.errno in _BAD_PLACE:
-            return f"{error.filename}: {error.strerror}; remove or repair what is there, or name another place"
+            return f"{error.filename}: {error.strerror}; remove or repair what is there, or choose another path"
         # safetensors and torch.save say it in words of their own
         if any(words in text for words in _FULL_DISK) or ("PytorchStreamWriter" in text and "write" in text):
             return f"the disk is full ({_first_line(text)}); free some space, then run again"
         if kind == "SafetensorError" and "I/O error" in text:
-            return f"{_first_line(text)}; remove or repair what is there, or name another place"
+            return f"{_first_line(text)}; remove or repair what is there, or choose another path"
         if kind == "OutOfMemoryError":
             return (
                 f"not enough GPU memory ({_first_line(text)}); try a smaller --batch_size (and more "
@@ -236,13 +227,18 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0][:200]
 
 
-def json_safe(value):
+def json_safe(value: Any) -> Any:
     """The same with None for numbers that are not finite: JSON has neither NaN nor Infinity."""
     if isinstance(value, dict):
         return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shorten(texts: Sequence[str], most: int = 6) -> list[str]:
+    """The first `most` texts, and how many more there are: a wrong base has a problem in each of its 224 layers."""
+    return [*texts[:most], *([f"… and {len(texts) - most:,} more"] if len(texts) > most else [])]
 
 
 def say(name: str, value: object) -> None:
@@ -260,7 +256,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [[str(cell) for cell in row] for row in [headers, *rows]]
     widths = [max(width(row[i]) for row in cells) for i in range(len(headers))]
 
-    def line(row):
+    def line(row: Sequence[str]) -> str:
         return "  ".join(cell + " " * (w - width(cell)) for cell, w in zip(row, widths, strict=True)).rstrip()
 
     return "\n".join([line(cells[0]), "  ".join("─" * w for w in widths), *(line(row) for row in cells[1:])])

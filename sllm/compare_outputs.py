@@ -21,8 +21,8 @@ def build_parser():
 def main(args) -> dict:
     answers = {}
     for pair in args.answers:
-        name, found, path = pair.partition("=")
-        if not found or not Path(path).is_file():
+        name, separator, path = pair.partition("=")
+        if not separator or not Path(path).is_file():
             raise cli.InputError(f"{pair} is not NAME=FILE with a file that exists; make it with vllm_inference.py")
         if not name or name in answers:
             raise cli.InputError(f"{pair}: give each file a name of its own")
@@ -39,8 +39,8 @@ def main(args) -> dict:
     if not shared:
         raise cli.InputError("the files share no row ids: they answer different test sets")
 
-    shown = {row["task"]: row for row in reversed(shared)}  # the first row of each task
-    for row in list(reversed(shown.values()))[: args.rows]:
+    by_task = {row["task"]: row for row in reversed(shared)}  # the first row of each task
+    for row in list(reversed(by_task.values()))[: args.rows]:
         title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
         for name in answers:
@@ -51,13 +51,13 @@ def main(args) -> dict:
 
     scores = [(name, *_conformance(rows.values())) for name, rows in answers.items()]
     table = [(name, f"{good}/{total}", f"{rules:.0%}") for name, good, total, rules in scores]
-    print("\n" + cli.table(["model", "answers that keep every rule", "rules kept"], table))
+    print("\n" + cli.table(["model", "answers passing all rules", "rules passed"], table))
     results: dict = {"rows": len(shared), "conforming": {name: good for name, good, *_ in scores}}
     if args.equal:
         one, other = (answers[name] for name in args.equal)
-        alike = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
-        print(f"{args.equal[0]} and {args.equal[1]} give the same answer to {alike} of {len(shared)} prompts")
-        results["alike"] = alike
+        identical = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
+        print(f"{args.equal[0]} and {args.equal[1]} give the same answer to {identical} of {len(shared)} prompts")
+        results["identical"] = identical
     for folder, record in runs.items():
         metrics = record.get("metrics", {})
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
@@ -68,22 +68,22 @@ def main(args) -> dict:
 
 def read(path: str) -> dict[str, dict]:
     """Lines of vllm_inference.py by their id. InputError for a file of anything else."""
-    found = {}
+    rows = {}
     try:
         for line in Path(path).read_text(encoding="utf-8").split("\n"):
             if line.strip():
                 row = json.loads(line)
-                found[row["id"]] = row
+                rows[row["id"]] = row
                 row["output"].strip(), row["task"], row["messages"][-1]["content"]
     except (ValueError, TypeError, LookupError, AttributeError):
         raise cli.InputError(
-            f"{path}:{len(found) + 1}: no line of answers; make the file with vllm_inference.py"
+            f"{path}:{len(rows) + 1}: not a line of answers; make the file with vllm_inference.py"
         ) from None
-    return found
+    return rows
 
 
 def _conformance(rows) -> tuple[int, int, float]:
-    """(answers that keep every rule of their task, answers with a known task, share of rules kept)."""
+    """(answers passing all rules of their task, answers with a known task, share of rules passed)."""
     good = total = kept = rules = 0
     for row in rows:
         if row["task"] in tasks.TASKS:

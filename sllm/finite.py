@@ -29,15 +29,15 @@ def may_be_infinite(shape) -> bool:
 def problems(folder: str | Path) -> list[str]:
     """A line for each safetensors file of a folder's weights that holds a NaN or an infinity. A large file is read once
     and its answer kept, as its hash is."""
-    found = []
+    damaged = []
     for path in (Path(folder) / name for name in hashes.weight_files(folder) if name.endswith(".safetensors")):
         name = hashes.remembered(path, "finite", lambda path=path: first_not_finite(path) or "")
         if name:
-            found.append(
-                f"{path}: tensor {name} holds numbers that are not finite (NaN or infinity), so that the model would "
+            damaged.append(
+                f"{path}: tensor {name} contains NaN or infinity, so that the model would "
                 "answer nonsense; get or make it again"
             )
-    return found
+    return damaged
 
 
 def first_not_finite(path: str | Path) -> str | None:

@@ -48,9 +48,9 @@ def logprobs_of(tokenizer, answer: Generation, most: int) -> list[dict]:
         text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return {"token_id": token, "token": text, "logprob": round(logprob, 6) if math.isfinite(logprob) else -9999.0}
 
-    found = []
+    entries = []
     for token, likely in zip(answer.token_ids, answer.logprobs, strict=True):
         top = sorted(likely.items(), key=lambda pair: pair[1].rank)[:most]
         top = [entry(other, one.logprob) for other, one in top]
-        found.append(entry(token, likely[token].logprob) | {"top_logprobs": top})
-    return found
+        entries.append(entry(token, likely[token].logprob) | {"top_logprobs": top})
+    return entries

@@ -100,8 +100,8 @@ def deciding_files(folder: str | Path) -> list[str]:
     config = "adapter_config.json" if is_adapter(folder) else "config.json"
     if not weights and not (folder / config).is_file():
         return [name for name in SPLITS if (folder / name).is_file()]
-    found = [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()]
-    tokenizer = sorted({path.relative_to(folder).as_posix() for path in found})
+    paths = [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()]
+    tokenizer = sorted({path.relative_to(folder).as_posix() for path in paths})
     return [*weights, *([config] if (folder / config).is_file() else []), *tokenizer]
 
 
@@ -109,12 +109,12 @@ def content_hashes(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
     """sha256 of each file; of a config, its values without those that say where it came from, in any order."""
     folder = Path(folder)
     plain = [name for name in names if name not in NOT_CONTENT]
-    found = dict(zip(plain, file_hashes([folder / name for name in plain]), strict=True))
+    hashes = dict(zip(plain, file_hashes([folder / name for name in plain]), strict=True))
     for name in names:
         if name in NOT_CONTENT:
             content = {key: value for key, value in read_json(folder / name).items() if key not in NOT_CONTENT[name]}
-            found[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {name: found[name] for name in names}
+            hashes[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {name: hashes[name] for name in names}
 
 
 def identity(folder: str | Path) -> Identity:
@@ -128,9 +128,9 @@ def identity(folder: str | Path) -> Identity:
     missing = [name for name in weights if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: {', '.join(missing)} is missing, which {weights[0]} names; get the folder again")
-    found = content_hashes(folder, names)
-    of_model = {name: value for name, value in found.items() if name in weights or name in NOT_CONTENT}
-    return Identity(_of(found) if found else None, _of(of_model) if weights else None)
+    hashes = content_hashes(folder, names)
+    of_model = {name: value for name, value in hashes.items() if name in weights or name in NOT_CONTENT}
+    return Identity(_of(hashes) if hashes else None, _of(of_model) if weights else None)
 
 
 def folder_hash(place: str | Path) -> str | None:
@@ -176,9 +176,9 @@ def _file_hash(path: Path, progress: "_Progress") -> str:
     size, done = path.stat().st_size, progress.done
     if size < CACHED_FROM:
         return _read(path, progress)
-    found = remembered(path, "", lambda: _read(path, progress))
+    digest = remembered(path, "", lambda: _read(path, progress))
     progress.done = done + size  # read or not
-    return found
+    return digest
 
 
 def remembered(path: Path, what: str, find: Callable[[], str]) -> str:
@@ -193,11 +193,11 @@ def remembered(path: Path, what: str, find: Callable[[], str]) -> str:
     for known in (_here.get(key), _load().get(key)):
         if isinstance(known, list) and known[:-1] == mark:
             return known[-1]
-    found = find()
+    value = find()
     if max(before.st_mtime_ns, before.st_ctime_ns) < started - SETTLED and _mark(path.stat()) == mark:
-        _here[key] = [*mark, found]
+        _here[key] = [*mark, value]
         _remember(key, _here[key])
-    return found
+    return value
 
 
 def _mark(stat: os.stat_result) -> list[int]:

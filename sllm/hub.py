@@ -35,10 +35,10 @@ def snapshot(repository: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = [try_to_load_from_cache(repository, name) for name in _CONFIGS]
+        cached = [try_to_load_from_cache(repository, name) for name in _CONFIGS]
     except HFValidationError:
         return None
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+    return next((Path(path).parent for path in cached if isinstance(path, str)), None)
 
 
 def commit(repository: str) -> str | None:
@@ -118,9 +118,9 @@ def _ask(repository: str) -> str | None:
 def _refused(status: int, code: str) -> str | None:
     """What the Hub's refusal means for the user; None for an answer that is not a refusal of the repository."""
     if code == "GatedRepo" or status == 403:
-        return "the Hub gives it to those only who were granted access; ask for it on its page, then `hf auth login`"
+        return "access is restricted; request it on the model's Hub page, then run `hf auth login`"
     if code in ("RepoNotFound", "RevisionNotFound") or status == 401:
-        return "no folder here has that name, and no public repository of the Hub; check it, or run `hf auth login`"
+        return "neither a folder nor a public repository of the Hub; check the name, or run `hf auth login`"
     return f"cannot serve it now (status {status})" if status >= 500 else None
 
 

@@ -117,7 +117,7 @@ def _refusal(lock: Path) -> str:
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}: `{holder['command']}`"
     except (OSError, ValueError, KeyError, TypeError):
         who = "which just started"
-    return f"{output} is being written by another run ({who}); wait for it, stop it, or name another place to write"
+    return f"{output} is being written by another run ({who}); wait for it, stop it, or choose another output folder"
 
 
 def _leave() -> None:

@@ -34,7 +34,7 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
         base, wrong = _find_base(folder, base_model)
         problems += wrong
     elif base_model:
-        problems.append(f"--base_model {base_model}: {folder} is a whole model and has no base; leave the flag out")
+        problems.append(f"--base_model {base_model}: {folder} is a full model and has no base; leave the flag out")
     if problems:
         raise InputError(problems)
     return (base, model_id) if is_adapter(folder) else (model_id, None)
@@ -62,21 +62,23 @@ def notes(model_id: str | Path, base: str | None = None) -> list[str]:
     if not Path(model_id).is_dir():
         return hub.notes(str(model_id))
     record = runs.read_run(model_id)
-    found = runs.notes(model_id, record)
+    texts = runs.notes(model_id, record)
     if not is_adapter(model_id) or base is None:
-        return found
-    found += hub.notes(base)
+        return texts
+    texts += hub.notes(base)
     recorded, contents = _contents(record or {}), _identity(base)
     if recorded and recorded == contents:
-        return found
+        return texts
     if not recorded:
-        found.append(f"nothing says by content which base {model_id} was trained on: {base} is taken for it")
+        texts.append(f"{model_id} does not record the hash of its base; {base} is assumed to be it")
     elif contents is None:
-        found.append(f"{base} is not on this machine yet, so it is not compared with the base of {model_id}")
+        texts.append(f"{base} is not on this machine yet, so it is not compared with the base of {model_id}")
     else:
         path = record["base"]["path"]
-        found.append(f"{model_id} was trained on {path}, which is quantised: {base} is taken for its original")
-    return found + (runs.notes(base, runs.read_run(base)) if Path(base).is_dir() else [])
+        texts.append(
+            f"{model_id} was trained on {path}, which is quantised; {base} is assumed to be its 16-bit original"
+        )
+    return texts + (runs.notes(base, runs.read_run(base)) if Path(base).is_dir() else [])
 
 
 def base_record(product: str | Path, base: str | None) -> dict | None:
@@ -90,8 +92,8 @@ def base_record(product: str | Path, base: str | None) -> dict | None:
     if not base:
         return None
     folder = _folder(base)
-    found = hashes.identity(folder) if folder and hashes.is_whole(folder) else hashes.Identity(None, None)
-    record = {"path": base, "relative": None, **found._asdict(), "commit": None, "quantised": _is_quantised(base)}
+    identity = hashes.identity(folder) if folder and hashes.is_whole(folder) else hashes.Identity(None, None)
+    record = {"path": base, "relative": None, **identity._asdict(), "commit": None, "quantised": _is_quantised(base)}
     if Path(base).is_dir():
         path, product = os.path.realpath(base), os.path.realpath(product)
         one_tree = os.path.commonpath([path, product]) != os.path.sep
@@ -110,24 +112,26 @@ def find(folder: str | Path, record: dict, path: str) -> str:
 def _of_folder(folder: Path) -> list[str]:
     """What is wrong with the folder itself."""
     record = runs.read_run(folder)
-    found = runs.problems(folder, record)
-    if found and record is None:
-        raise InputError(found)  # what else it lacks is not new
+    problems = runs.problems(folder, record)
+    if problems and record is None:
+        raise InputError(problems)  # what else it lacks is not new
     if not is_adapter(folder) and not (folder / "config.json").is_file():
         unfinished = "; resume the run that writes it with --resume" if any(folder.glob("checkpoint-*")) else ""
         raise InputError(f"{folder} is neither a model (config.json) nor an adapter{unfinished}")
     weights = hashes.weight_files(folder)
-    gone = [name for name in weights if not (folder / name).is_file()]
+    missing_files = [name for name in weights if not (folder / name).is_file()]
     if not weights:
-        found.append(f"{folder} has no weights (*.safetensors)")
-    elif gone and not found:
-        found.append(f"{folder}: {', '.join(gone)} is missing, which {weights[0]} names; get the folder again")
-    if not found:
+        problems.append(f"{folder} has no weights (*.safetensors)")
+    elif missing_files and not problems:
+        problems.append(
+            f"{folder}: {', '.join(missing_files)} is missing, which {weights[0]} names; get the folder again"
+        )
+    if not problems:
         torn = [name for name in weights if name.endswith(".safetensors") and hashes.is_torn(folder / name)]
-        found += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
-    if not found and not (record or {}).get("files"):  # what our stages write is finite
-        found += finite.problems(folder)
-    return found
+        problems += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
+    if not problems and not (record or {}).get("files"):  # what our stages write is finite
+        problems += finite.problems(folder)
+    return problems
 
 
 def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
@@ -135,12 +139,12 @@ def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
     written, the same seen from the folder as it lies now: base and adapter may have been moved together."""
     record = runs.read_run(adapter) or {}
     config = hashes.read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
-    known = record.get("base") or {}
-    places = [named] if named else [config]
-    if not named and known.get("relative") and os.path.realpath(config) == os.path.realpath(known["path"]):
-        places.append(os.path.normpath(adapter / known["relative"]))
+    base_entry = record.get("base") or {}
+    candidates = [named] if named else [config]
+    if not named and base_entry.get("relative") and os.path.realpath(config) == os.path.realpath(base_entry["path"]):
+        candidates.append(os.path.normpath(adapter / base_entry["relative"]))
     first = None
-    for place in places:
+    for place in candidates:
         if place and (Path(place) / "config.json").is_file():
             wrong = _of_folder(Path(place)) or [_mismatch(adapter, record, place)]
         elif hub.is_id(place):
@@ -152,28 +156,28 @@ def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
         if not wrong:
             return place, []
         first = first or (place, wrong)
-    gone = f"adapter {adapter}: its base model {places[0] or '(none named)'} is missing; name it: --base_model"
-    return first or (places[0], [gone])
+    message = f"adapter {adapter}: its base model {candidates[0] or '(none named)'} is missing; name it: --base_model"
+    return first or (candidates[0], [message])
 
 
 def _mismatch(adapter: Path, record: dict, base: str) -> str | None:
     """What to say of a base whose weights or config are not those that the adapter was trained on."""
-    recorded, found = _contents(record), _identity(base)
-    if None in (recorded, found) or recorded == found:
+    recorded, actual = _contents(record), _identity(base)
+    if None in (recorded, actual) or recorded == actual:
         return None
-    known = record["base"]
-    if known.get("quantised") and not _is_quantised(base):
+    base_entry = record["base"]
+    if base_entry.get("quantised") and not _is_quantised(base):
         return None  # trained in 4 bits, and used with its original: no hash can tell, the shapes have to
-    accept = f"or, where the change is meant: python -m sllm.accept {adapter} --base_model {base}"
-    here = find(adapter, record, known["path"])
-    if os.path.realpath(base) == os.path.realpath(here):
+    accept = f"or, if the change is intended: python -m sllm.accept {adapter} --base_model {base}"
+    current_path = find(adapter, record, base_entry["path"])
+    if os.path.realpath(base) == os.path.realpath(current_path):
         return (
-            f"adapter {adapter}: its base model {base} has changed since (weights and config {short(found)}, recorded "
+            f"adapter {adapter}: its base model {base} has changed since (weights and config {short(actual)}, recorded "
             f"{short(recorded)}); restore it, or train again, {accept}"
         )
     return (
-        f"adapter {adapter} was trained on {known['path']} (weights and config {short(recorded)}), which is not {base} "
-        f"({short(found)}); name that one: --base_model, {accept}"
+        f"adapter {adapter} was trained on {base_entry['path']} (weights and config {short(recorded)}), which is not "
+        f"{base} ({short(actual)}); name that one: --base_model, {accept}"
     )
 
 

@@ -75,12 +75,14 @@ def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
         return []
     record = next((path for path in (resume_file(output), run_file(output)) if path.is_file()), None)
     if record is None:
-        raise InputError(f"{output} has no {resume_file(output).name} beside it that says what made it; --overwrite it")
+        raise InputError(
+            f"{resume_file(output)} is missing, so the settings of {output} are unknown; start over with --overwrite"
+        )
     try:
         before = json.loads(record.read_text(encoding="utf-8"))["data"]["settings"]
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{record} is damaged, and says no more what made {output}; start over with --overwrite"
+            f"{record} is damaged, so the settings of {output} are unknown; start over with --overwrite"
         ) from None
     now = json.loads(json.dumps(settings))
     problems = [
@@ -97,7 +99,7 @@ def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
             done.append(json.loads(line))
             other = [key for key in FROM_ROW if done[-1].get(key) != row[key]]
         except (ValueError, AttributeError):
-            problems.append(f"{output}:{number}: no answer line; start over with --overwrite")
+            problems.append(f"{output}:{number}: not an answer line; start over with --overwrite")
             break
         if other:
             problems.append(
@@ -177,20 +179,20 @@ def fields(
     """What a line says of a row's answers: of the first one, and with several of them a list of each; see
     vllm_inference.py."""
     first, outputs = group[0], [text(tokenizer, answer, stops) for answer in group]
-    found = {
+    record = {
         "output": outputs[0],
         "finish_reason": first.finish_reason,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": len(first.token_ids),
     }
     if len(group) > 1:
-        found["outputs"] = outputs
-        found["finish_reasons"] = [answer.finish_reason for answer in group]
-        found["completion_token_counts"] = [len(answer.token_ids) for answer in group]
+        record["outputs"] = outputs
+        record["finish_reasons"] = [answer.finish_reason for answer in group]
+        record["completion_token_counts"] = [len(answer.token_ids) for answer in group]
     if logprobs is not None:
         each = [logprobs_of(tokenizer, answer, logprobs) for answer in group]
-        found |= {"logprobs": each[0]} | ({"outputs_logprobs": each} if len(group) > 1 else {})
-    return found
+        record |= {"logprobs": each[0]} | ({"outputs_logprobs": each} if len(group) > 1 else {})
+    return record
 
 
 def skipped(reason: str, *, prompt_tokens: int) -> dict:
@@ -272,17 +274,17 @@ def _row(task: str, lines: list[dict]) -> list:
 
 def _progress(total: int) -> Callable[[int], None]:
     """A function to call with the tokens of each finished row: a bar on a terminal, else a line every 5 s."""
-    started = shown = time.monotonic()
+    started = last = time.monotonic()
     rows = tokens = 0
     terminal = sys.stdout.isatty()
 
     def report(new_tokens: int) -> None:
-        nonlocal rows, tokens, shown
+        nonlocal rows, tokens, last
         rows, tokens = rows + 1, tokens + new_tokens
         now = time.monotonic()
-        if rows < total and now - shown < (0.1 if terminal else 5):
+        if rows < total and now - last < (0.1 if terminal else 5):
             return
-        shown, passed = now, max(now - started, 1e-9)
+        last, passed = now, max(now - started, 1e-9)
         left = passed / rows * (total - rows)
         line = f"{rows}/{total} rows  {rows / passed:.1f} rows/s  {tokens / passed:,.0f} tok/s  ETA {left:.0f} s"
         if terminal:

@@ -33,8 +33,8 @@ def recorded(folder: str | Path) -> dict[str, dict]:
     """
     folder = Path(folder)
     names = [*hashes.deciding_files(folder), *(name for name in _EDITABLE if (folder / name).is_file())]
-    found = hashes.content_hashes(folder, names)
-    return {name: {"sha256": found[name], "bytes": (folder / name).stat().st_size} for name in names}
+    digests = hashes.content_hashes(folder, names)
+    return {name: {"sha256": digests[name], "bytes": (folder / name).stat().st_size} for name in names}
 
 
 def problems(folder: str | Path, record: dict | None) -> list[str]:
@@ -45,33 +45,33 @@ def problems(folder: str | Path, record: dict | None) -> list[str]:
     files = record.get("files")
     if not files:
         return []
-    found = [f"{folder / name} {what}" for name, what in changes(folder, files).items() if name not in _EDITABLE]
-    if not found:
+    changed = [f"{folder / name} {what}" for name, what in changes(folder, files).items() if name not in _EDITABLE]
+    if not changed:
         return []
     command = STAGE_COMMAND.get(record.get("stage"), "the stage that wrote it").format(folder)
     repair = f"get the folder again, or make it again with `{command}`"
-    return [f"{'; '.join(found)}; {repair}. Is the change meant? Then: python -m sllm.accept {folder}"]
+    return [f"{'; '.join(changed)}; {repair}; if the change is intended: python -m sllm.accept {folder}"]
 
 
 def changes(folder: Path, files: dict[str, dict]) -> dict[str, str]:
     """Files that are no longer as recorded: name → what is wrong. Sizes first, because they cost nothing."""
-    found: dict[str, str] = {}
+    changed: dict[str, str] = {}
     present = []
     for name, known in files.items():
         path = folder / name
         if not path.is_file():
-            found[name] = "is missing"
+            changed[name] = "is missing"
         elif name not in hashes.NOT_CONTENT and path.stat().st_size != known["bytes"]:
-            found[name] = f"has {path.stat().st_size:,} bytes, {known['bytes']:,} were written"
+            changed[name] = f"has {path.stat().st_size:,} bytes, {known['bytes']:,} were written"
         else:
             present.append(name)
     for name, value in hashes.content_hashes(folder, present).items():
         if value != files[name]["sha256"]:
-            found[name] = f"was changed since (sha256 {short(value)}, recorded {short(files[name]['sha256'])})"
+            changed[name] = f"was changed since (sha256 {short(value)}, recorded {short(files[name]['sha256'])})"
     for name in hashes.deciding_files(folder):
         if name not in files:
-            found[name] = "was added since"
-    return found
+            changed[name] = "was added since"
+    return changed
 
 
 def notes(folder: str | Path, record: dict | None) -> list[str]:

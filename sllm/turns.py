@@ -76,15 +76,15 @@ def answer_text(tokenizer, messages: list[dict], prompt: str, end: str) -> str:
             "reasoning, or choose a --chat_template that leaves it to the model"
         )
     whole = render(tokenizer, messages)
-    asked = shown = ""
+    asked = opening = ""
     if _OPENED.search(prompt) or not whole.startswith(prompt):
-        asked, shown = _frame(tokenizer, messages)
-    block = _open_block(asked, shown)
+        asked, opening = _frame(tokenizer, messages)
+    block = _open_block(asked, opening)
     as_written = _after_opening(content, asked, block)
     if whole.startswith(prompt):
         answer = _until(whole[len(prompt) :], end)
-    elif shown.startswith(asked):
-        answer = _apart_from_history(tokenizer, messages, len(shown) - len(asked), end)
+    elif opening.startswith(asked):
+        answer = _apart_from_history(tokenizer, messages, len(opening) - len(asked), end)
     else:  # the generation prompt shows what history leaves out, such as an opened block: the content follows it
         answer = as_written
     if _loses_reasoning(content, answer, block):
@@ -119,8 +119,8 @@ def _frame(tokenizer, messages: list[dict]) -> tuple[str, str]:
     """What stands between the last question and a plain answer to it: in the generation prompt, and in history."""
     before = _with_plain_question(messages)
     asked = render(tokenizer, before, add_generation_prompt=True)
-    shown = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWERED}]).rpartition(_ANSWERED)[0]
-    return asked.rpartition(_ASKED)[2], shown.rpartition(_ASKED)[2]
+    opening = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWERED}]).rpartition(_ANSWERED)[0]
+    return asked.rpartition(_ASKED)[2], opening.rpartition(_ASKED)[2]
 
 
 def _with_plain_question(messages: list[dict]) -> list[dict]:
@@ -129,10 +129,10 @@ def _with_plain_question(messages: list[dict]) -> list[dict]:
 
 def _open_block(asked: str, shown: str) -> tuple[str, str] | None:
     """(opening, closing) tag of a block that the generation prompt opens and that history closes or leaves out."""
-    found = _OPENED.search(asked)
-    if not found:
+    match = _OPENED.search(asked)
+    if not match:
         return None
-    tag = found.group().rstrip()
+    tag = match.group().rstrip()
     closing = _closing(tag)
     header = shown.startswith(asked) and closing not in shown[len(asked) :]  # an answer's own frame, such as <bot>
     return None if header else (tag, closing)
@@ -188,8 +188,8 @@ def _closing(tag: str) -> str:
 
 
 def _until(text: str, end: str) -> str:
-    answer, found, _ = text.rpartition(end)
-    return answer if found else text.rstrip()
+    answer, separator, _ = text.rpartition(end)
+    return answer if separator else text.rstrip()
 
 
 def _squash(text: str) -> str:
@@ -210,11 +210,11 @@ def refuse_special_tokens(tokenizer, messages: list[dict]) -> None:
     for message in messages:
         content = message["content"]
         if always or pattern.search(content):
-            found = controls.intersection(tokenizer(content, add_special_tokens=False)["input_ids"])
+            special = controls.intersection(tokenizer(content, add_special_tokens=False)["input_ids"])
             if tokenizer.unk_token and tokenizer.unk_token not in content:  # it also stands for an unknown character
-                found.discard(tokenizer.unk_token_id)
-            if found:
-                raise ValueError(f"a content holds the special token {tokenizer.convert_ids_to_tokens(min(found))}")
+                special.discard(tokenizer.unk_token_id)
+            if special:
+                raise ValueError(f"a content holds the special token {tokenizer.convert_ids_to_tokens(min(special))}")
 
 
 def _controls(tokenizer) -> tuple[re.Pattern, set[int], bool]:
@@ -238,9 +238,9 @@ def _written_around_turns(tokenizer) -> str:
     if not tokenizer.chat_template:
         return ""
     user = {"role": "user", "content": _ASKED}
-    asked, shown = _frame(tokenizer, [user, {"role": "assistant", "content": _ANSWERED}])
-    header = os.path.commonprefix([asked, shown])
-    if block := _open_block(asked, shown):
+    asked, opening = _frame(tokenizer, [user, {"role": "assistant", "content": _ANSWERED}])
+    header = os.path.commonprefix([asked, opening])
+    if block := _open_block(asked, opening):
         header = header.rpartition(block[0])[0] if block[0] in header else header
     try:
         turns = render(tokenizer, [{"role": "system", "content": _ASKED}, user])

@@ -176,7 +176,25 @@ class Tab:
         """After a load, waits for the button that a session's start sends: a page without one forgets dropped files."""
         self.page.wait_for_selector("#chat-input")
         self.page.wait_for_selector("[id^=command-]")
-        self.page.wait_for_timeout(300)
+        self.still()
+
+    def still(self, milliseconds: int = 300) -> None:
+        """Waits until nothing in the page has changed or scrolled for so long."""
+        self.page.evaluate(
+            """quiet => new Promise(resolve => {
+                let timer = setTimeout(done, quiet)
+                const changed = () => { clearTimeout(timer); timer = setTimeout(done, quiet) }
+                const observer = new MutationObserver(changed)
+                observer.observe(document, {subtree: true, childList: true, characterData: true, attributes: true})
+                document.addEventListener('scroll', changed, true)
+                function done() {
+                    observer.disconnect()
+                    document.removeEventListener('scroll', changed, true)
+                    resolve()
+                }
+            })""",
+            milliseconds,
+        )
 
     def profile(self, name: str) -> None:
         self.page.click("#chat-profiles")
@@ -193,7 +211,7 @@ class Tab:
         self.page.keyboard.insert_text(text)
         self.page.click("#chat-submit")
         if wait:
-            self.page.wait_for_timeout(300)
+            self.still()
             self.idle()
 
     def idle(self, seconds: float = 60) -> None:
@@ -219,5 +237,5 @@ class Tab:
         return [element.inner_text() for element in self.page.query_selector_all(".ai-message .message-content")]
 
     def shot(self, path) -> None:
-        self.page.wait_for_timeout(600)
+        self.still()
         self.page.screenshot(path=str(path))

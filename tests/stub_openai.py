@@ -81,7 +81,7 @@ async def chat(request: Request):
             counts[key] = counts.get(key, 0) + 1
             text = {
                 "script": SCRIPT, "rich": RICH, "empty": "", "prices": PRICES, "long": "긴 답입니다. " * 500,
-                "same": f"같은 답: {question}", "alike": f"같은 답: {question}",
+                "same": f"같은 답: {question}", "identical": f"같은 답: {question}",
                 "counts": f"{question}의 {counts[key]}번째 답", "flaky": f"{question}의 답",
             }.get(model, f"{model}의 답: {question} — 이것은 대역 서버의 답입니다.")  # fmt: skip
             if model == "early-error":

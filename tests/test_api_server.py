@@ -51,8 +51,8 @@ def conversation(row: dict) -> list[dict]:
     ]
 
 
-def post(server, path: str, body: dict, **how) -> httpx.Response:
-    return httpx.post(server.url + path, json=body, timeout=60, **how)
+def post(server, path: str, body: dict, **kwargs) -> httpx.Response:
+    return httpx.post(server.url + path, json=body, timeout=60, **kwargs)
 
 
 def refused(server, path: str, body: dict, param: str | None, status: int = 400) -> str:
@@ -243,10 +243,10 @@ def test_streams_of_several_answers_carry_logprobs(client):
 def test_sampling_fields_reach_the_engine(client, tiny_base):
     tokenizer = chat.load_tokenizer(str(tiny_base))
 
-    def ask(**how):
+    def ask(**kwargs):
         extra = {
-            name: how.pop(name)
-            for name in list(how)
+            name: kwargs.pop(name)
+            for name in list(kwargs)
             if name
             in (
                 "min_tokens",
@@ -258,9 +258,9 @@ def test_sampling_fields_reach_the_engine(client, tiny_base):
                 "return_token_ids",
             )
         }
-        how = {"max_tokens": 24, "temperature": 0} | how
+        kwargs = {"max_tokens": 24, "temperature": 0} | kwargs
         answer = client.chat.completions.create(
-            model="sft", messages=QUESTION, **how, extra_body=extra | {"return_token_ids": True}
+            model="sft", messages=QUESTION, **kwargs, extra_body=extra | {"return_token_ids": True}
         )
         return answer.choices[0]
 
@@ -359,7 +359,7 @@ def test_a_misspelt_field_is_named_in_the_answer(server):
     assert "missing field 'context'" in message
 
 
-def test_a_conversation_goes_on_with_the_message_that_was_got(client):
+def test_a_conversation_continues_with_the_message_that_was_received(client):
     first = client.chat.completions.create(model="sft", messages=QUESTION, max_tokens=8)
     second = [*QUESTION, first.choices[0].message, {"role": "user", "content": "그럼 얼음은?"}]
     assert client.chat.completions.create(model="sft", messages=second, max_tokens=8).choices[0].message.content

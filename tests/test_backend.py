@@ -34,7 +34,7 @@ def card(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["auto", "unsloth"])
-def test_a_gpu_with_an_old_driver_is_no_reason_to_train_on_the_cpu(card, name):
+def test_a_gpu_with_an_old_driver_is_an_error_and_not_a_run_on_the_cpu(card, name):
     card(works=False)
     with pytest.raises(InputError) as error:
         backend.choose(name)
@@ -51,7 +51,7 @@ def test_a_gpu_with_an_old_driver_is_no_reason_to_train_on_the_cpu(card, name):
     assert backend.choose("peft").name == "peft"  # insisted on
 
 
-def test_a_cpu_build_of_torch_beside_a_gpu_is_said(card):
+def test_a_cpu_build_of_torch_beside_a_gpu_is_an_error(card):
     card(works=False, cuda=None)
     with pytest.raises(InputError, match="built for the CPU: pip install -r requirements.txt"):
         backend.choose("auto")

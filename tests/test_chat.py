@@ -151,7 +151,7 @@ def test_a_template_that_forgets_gives_one_example_per_turn(tokenizer):
 
 @pytest.mark.parametrize("template", [R1, QWEN35, QWQ, EXAONE_DEEP], ids=["r1", "qwen3.5", "qwq", "exaone-deep"])
 @pytest.mark.parametrize("written", ["<think>\n{}\n</think>\n\n{}", "<think>{}</think>{}", "{}\n</think>\n\n{}"])
-def test_reasoning_goes_on_where_the_prompt_opened_it(tokenizer, template, written):
+def test_reasoning_continues_where_the_prompt_opened_it(tokenizer, template, written):
     """The server's prompt ends with <think>, so the first thing to learn is the reasoning, as it is written."""
     install(tokenizer, template)
     tag = "thought" if template == EXAONE_DEEP else "think"
@@ -218,7 +218,7 @@ def test_a_template_that_drops_reasoning_of_the_last_turn_does_not_lose_it(token
 
 
 @pytest.mark.parametrize("template", [R1, QWEN3, QWEN35, "qwen3_8", QWQ, MISTRAL, "chatml"])
-def test_markup_in_an_answer_is_no_reasoning(tokenizer, template):
+def test_markup_in_an_answer_is_not_reasoning(tokenizer, template):
     if template == "chatml":
         chat.set_chat_template(tokenizer, template)
     else:

@@ -81,7 +81,7 @@ def test_disk_preflight_says_both_numbers(tmp_path):
         checkpoint.require_disk(tmp_path / "a" / "b", 2**50, "this")
 
 
-def test_an_adapter_is_not_accepted_on_what_is_no_model(tmp_path):
+def test_an_adapter_is_not_accepted_on_a_folder_without_a_model(tmp_path):
     from sllm import accept
 
     (tmp_path / "adapter_config.json").write_text("{}")

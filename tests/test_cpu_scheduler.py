@@ -23,9 +23,9 @@ from vllm import LLM, SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-def ask(lengths, tokens=1, **how):
+def ask(lengths, tokens=1, **kwargs):
     prompts = [{"prompt_token_ids": [random.randrange(100, 1900) for _ in range(length)]} for length in lengths]
-    llm.enqueue(prompts, SamplingParams(max_tokens=tokens, ignore_eos=True, **how), use_tqdm=False)
+    llm.enqueue(prompts, SamplingParams(max_tokens=tokens, ignore_eos=True, **kwargs), use_tqdm=False)
 
 def step() -> int:  # how many answers it finished
     return len(llm.llm_engine.step())
@@ -57,7 +57,7 @@ first = step()
 llm.llm_engine.abort_request([str(llm.request_counter.counter - 1)], internal=False)
 found["one leaves"] = [first, *steps()]
 
-def asked_for(arguments, **how):
+def asked_for(arguments, **kwargs):
     found["the server's"] = arguments.scheduler_cls
     raise ValueError
 

@@ -121,6 +121,16 @@ def seconds(text: str) -> float:
     return int(number) * (60 if unit == "m" else 1)
 
 
+# ── the demo's image ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_the_demos_image_is_built_with_the_commands_of_readme(readme):
+    commands = re.findall(r"^make \w+", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)[:2]
+    built = re.findall(r"^RUN (make \w+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert built == commands == ["make demo", "make serve"]
+
+
 # ── the image ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

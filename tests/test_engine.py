@@ -142,7 +142,7 @@ def test_a_failed_start_is_one_line_with_reason_and_remedy(error, said, remedy):
     assert "validation error" not in line
 
 
-def test_the_first_cause_that_the_engines_processes_name_is_the_one_that_is_said():
+def test_the_first_cause_that_the_engines_processes_name_is_reported():
     error = RuntimeError(f"{ENDED} {{'a': 1}}")
     causes = ["SafetensorError: incomplete metadata", "Exception: WorkerProc initialization failed due to an exception"]
     line = startup.explain("m", error, causes)
@@ -157,7 +157,7 @@ def test_a_process_that_fails_writes_why_and_keeps_its_traceback(tmp_path, capfd
     shown = logging.StreamHandler(sys.stderr)
     shown.addFilter(startup.NoFailedStart())
     logger.addHandler(shown)
-    logger.addHandler(startup.Reasons(str(path), os.getpid(), quiet=True))
+    logger.addHandler(startup.StartupErrorHandler(str(path), os.getpid(), quiet=True))
     for message in ("EngineCore failed to start.", "EngineCore encountered a fatal error."):
         try:
             raise ValueError("two\nlines")
@@ -366,7 +366,7 @@ INFERENCE = [
     ("--logprobs 21", "--logprobs"),
     ("--json_schema {at}/gone.json", "--json_schema"),
     ("--json_schema {at}/no.json", "is not JSON"),
-    ("--json_schema {at}/list.json", "holds no JSON object"),
+    ("--json_schema {at}/list.json", "is not a JSON object"),
     ("--json_schema {at}/schema.json", "banana"),
     ("--json_schema {rows} --ignore_eos", "--ignore_eos"),
     ("--stop=", "--stop"),
@@ -571,7 +571,7 @@ def test_a_damaged_record_beside_the_answers_is_named(tmp_path):
         outputs.resumable(output, [line(0)], {})
 
 
-def test_answers_made_with_other_samples_schema_or_precision_are_not_gone_on_with(tmp_path):
+def test_resume_refuses_another_sample_count_schema_or_precision(tmp_path):
     output = tmp_path / "o.jsonl"
     output.write_text(json.dumps(line(0)) + "\n")
     before = {"max_tokens": 5, "model": "a" * 64}  # of an older release, which had none of these
@@ -600,7 +600,7 @@ def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
 
 
 @pytest.mark.torch
-def test_answers_of_other_weights_are_not_gone_on_with(there, tiny_base, tmp_path, monkeypatch):
+def test_resume_refuses_other_weights(there, tiny_base, tmp_path, monkeypatch):
     """One bit of the weights is another; names and sizes are the same. The engine is a stand-in."""
 
     def generate(llm, prompts, params, adapter=None):

@@ -189,7 +189,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_all_stages(name, data, tiny_base, tmp_path):
+def test_each_family_trains_merges_and_serves(name, data, tiny_base, tmp_path):
     base = make_base(FAMILIES[name], tmp_path / "base", tiny_base)
     common = ("--batch_size", 2, "--gradient_accum_steps", 1, "--report_to", "none", "--max_seq_length", 512)
     run(train_LoRA_SFT, "--model_id", base, "--trainset_path", data["rows"], "--output_dir", tmp_path / "sft",
@@ -270,7 +270,7 @@ def test_an_adapter_of_transformers_4_names_what_is_on_disk(tiny_base, tmp_path)
 # ── what cannot be merged is refused: before training, and before anything is written ──────────────────────
 
 
-def test_a_conversion_that_goes_one_way_only(tiny_base, tmp_path, monkeypatch):
+def test_a_conversion_that_has_no_way_back_is_refused(tiny_base, tmp_path, monkeypatch):
     from transformers import core_model_loading
 
     base = make_base(FAMILIES["olmoe"], tmp_path / "base", tiny_base)
@@ -286,7 +286,7 @@ def test_a_conversion_that_goes_one_way_only(tiny_base, tmp_path, monkeypatch):
     layout.require_mergeable(base, ["model.layers.0.self_attn.q_proj"])  # the attention is one to one
 
 
-def test_before_training(tiny_base, tmp_path):
+def test_adapters_that_cannot_be_merged_are_refused_before_training(tiny_base, tmp_path):
     layers = [f"gpt_neox.layers.{i}.attention.dense" for i in range(2)]
     base = make_base(FAMILIES["gpt_neox"], tmp_path / "base", tiny_base)
     layout.require_mergeable(base, layers)

@@ -27,7 +27,7 @@ def test_a_weight_that_is_not_finite_is_found(dtype, value, tmp_path, monkeypatc
     assert finite.first_not_finite(tmp_path / "broken.safetensors") == "b"
 
 
-def test_a_saved_mask_value_is_no_weight(tmp_path):
+def test_a_saved_mask_value_is_not_a_weight(tmp_path):
     """Polyglot-ko's float16 files hold GPT-NeoX's `attention.masked_bias`, -1e9, which float16 has as -inf."""
     import torch
     from safetensors.torch import save_file
@@ -38,7 +38,7 @@ def test_a_saved_mask_value_is_no_weight(tmp_path):
     assert finite.first_not_finite(tmp_path / "model.safetensors") is None
 
 
-def test_such_a_model_is_refused_by_whatever_reads_it(tiny_base, tmp_path):
+def test_a_model_that_is_not_finite_is_refused_by_every_stage(tiny_base, tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -420,7 +420,7 @@ def test_a_damaged_array_is_never_read_in_part(tmp_path):
         ('{"version": "1: [", "data": [\n{"a": 1},\n{"a": 2}]}', [2, 3]),
     ],
 )
-def test_layouts(tmp_path, text, lines):
+def test_json_layouts_are_detected(tmp_path, text, lines):
     path = tmp_path / "rows"
     path.write_text(text, encoding="utf-8", newline="")
     assert formats.read_file(path) == [(lines[0], {"a": 1}), (lines[1], {"a": 2})]
@@ -432,7 +432,7 @@ def test_a_line_ends_at_a_line_feed_only(tmp_path):
 
 
 @pytest.mark.parametrize("row", [{"messages": [USER, ANSWER]}, {"id": 1, "conversations": [{"from": "human"}]}])
-def test_one_row_is_no_array_of_rows(tmp_path, row):
+def test_one_row_is_not_an_array_of_rows(tmp_path, row):
     assert formats.read_file(write(tmp_path / "rows.jsonl", row)) == [(1, row)]
     (tmp_path / "rows.json").write_text(json.dumps(row, indent=2), encoding="utf-8")
     assert formats.read_file(tmp_path / "rows.json") == [(1, row)]
@@ -531,7 +531,7 @@ def test_load_rows_names_the_script_for_the_other_sort(tmp_path):
     assert "SFT" not in problem
 
 
-def test_prompts(tmp_path):
+def test_prompts_keep_the_reference_answer(tmp_path):
     path = write(
         tmp_path / "rows.jsonl", {"messages": [SYSTEM, USER]}, {"messages": [USER, ANSWER, USER, WORSE], "id": 1}
     )

@@ -244,7 +244,7 @@ def test_an_adapter_of_a_quantised_base_goes_with_its_original(tmp_path):
     assert "which is not" in problems(checkpoint.require_model, sft, base_model=str(other))
 
 
-def test_records_of_older_versions_are_no_traceback_and_said(tmp_path):
+def test_records_of_older_versions_are_named_without_a_traceback(tmp_path):
     base = model(tmp_path / "base")
     sft = adapter(tmp_path / "sft", base, record=False)
     parents = [{"path": str(base), "stage": "base", "hash": "of names and sizes"}]
@@ -253,14 +253,14 @@ def test_records_of_older_versions_are_no_traceback_and_said(tmp_path):
     checkpoint.require_base(sft, str(base))
     said = "\n".join(checkpoint.notes(sft, str(base)))
     assert "older version" in said
-    assert "nothing says by content which base" in said
+    assert "does not record the hash of its base" in said
     accept.main(accept.build_parser().parse_args([str(sft)]))
     assert checkpoint.notes(sft, str(base)) == []
     (base / "model.safetensors").write_bytes(tensors(b"weighty"))
     assert "has changed since" in problems(checkpoint.require_model, str(sft))
 
 
-def test_adapters_of_others_are_welcome_and_said(tmp_path):
+def test_adapters_of_other_tools_are_used_with_a_note(tmp_path):
     base, same = model(tmp_path / "base"), model(tmp_path / "same")
     other = model(tmp_path / "other", b"WEIGHTS")
     foreign = adapter(tmp_path / "foreign", base, record=False)
@@ -372,7 +372,7 @@ def test_an_unfinished_folder_is_refused(tmp_path, left):
     assert "resume it with its own command and --resume" in problems(checkpoint.require_model, str(folder))
 
 
-def test_an_unfinished_folder_names_the_command_that_goes_on(tmp_path, monkeypatch):
+def test_an_unfinished_folder_names_the_command_that_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_LoRA_SFT.py", "--output_dir", "a b", "--overwrite"])
     folder = checkpoint.prepare_output(tmp_path / "sft", overwrite=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -460,8 +460,8 @@ def test_what_the_hub_answers_is_one_line(cache, monkeypatch):
     try:
         assert checkpoint.require_model("org/there") == ("org/there", None)
         assert checkpoint.require_model("org/adapter") == ("org/adapter", None)
-        assert "granted access" in problems(checkpoint.require_model, "org/gated")
-        assert "no public repository" in problems(checkpoint.require_model, "org/absent")
+        assert "access is restricted" in problems(checkpoint.require_model, "org/gated")
+        assert "nor a public repository" in problems(checkpoint.require_model, "org/absent")
         assert "cannot serve it now (status 503)" in problems(checkpoint.require_model, "org/busy")
     finally:
         server.shutdown()

@@ -52,7 +52,7 @@ class Refuse:
         if name.partition(".")[0] not in sys.stdlib_module_names | {"sllm"}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-import sllm.cli, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks, sllm.train.flags, sllm.serve.flags
+import sllm.cli, sllm.network, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks, sllm.train.flags, sllm.serve.flags
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,28 +10,28 @@ from conftest import assert_refused, run_script
 
 from sllm import cli
 from sllm.serve import access, admission
-from sllm.serve.access_log import Record
+from sllm.serve.access_log import RequestRecord
 from sllm.serve.errors import ApiError
 
 
 def test_keys_have_names_and_wrong_ones_have_none():
-    keys = access.Keys(["alice:s3cret", "plain-key"])
+    keys = access.ApiKeys(["alice:s3cret", "plain-key"])
     assert keys
     assert keys.names == ["alice", "key2"]
     assert keys.name_of("s3cret") == "alice"
     assert keys.name_of("plain-key") == "key2"
     for wrong in ("", "s3cre", "s3cret ", "alice:s3cret", "키", "\udcff", "x" * 10_000):
         assert keys.name_of(wrong) is None
-    assert not access.Keys([])
+    assert not access.ApiKeys([])
     for given in (["a:"], [":k"], ["a:k", "a:l"], ["a:키"]):
         with pytest.raises(cli.InputError):
-            access.Keys(given)
+            access.ApiKeys(given)
 
 
 def test_a_wrong_key_takes_as_long_however_right_it_begins(monkeypatch):
     """Whole digests are compared in constant time, and with every key, whatever the comparisons before say."""
     key = "k" * 64
-    keys = access.Keys([f"n{i}:{key[:-2]}{i:02}" for i in range(20)])
+    keys = access.ApiKeys([f"n{i}:{key[:-2]}{i:02}" for i in range(20)])
     compared, compare = [], access.hmac.compare_digest
     monkeypatch.setattr(access.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
     for candidate in ("x" * 64, key[:-1] + "x", key[:-2] + "00", key[:-2] + "19"):
@@ -66,7 +66,7 @@ def test_a_rate_limit_remembers_few_callers_and_forgets_the_idle(monkeypatch):
 def test_keys_of_a_file_are_read_again(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# staff\nalice: one\n\n two \n", encoding="utf-8")
-    keys = access.Keys(["bob:three"], str(file))
+    keys = access.ApiKeys(["bob:three"], str(file))
     assert keys.names == ["bob", "alice", "key3"]
     assert keys.name_of("one") == "alice"
     assert keys.name_of("two") == "key3"
@@ -95,7 +95,7 @@ def test_origins_are_what_browsers_send():
 
 def test_capacity_is_given_back_when_a_request_ends():
     capacity = admission.Capacity(2, 1)
-    first, second = Record("a", "POST", "/"), Record("b", "POST", "/")
+    first, second = RequestRecord("a", "POST", "/"), RequestRecord("b", "POST", "/")
     capacity.take(first, 2)
     with pytest.raises(ApiError) as full:
         capacity.take(second, 2)

@@ -71,7 +71,7 @@ def test_a_killed_run_holds_nothing(tmp_path):
     assert sorted(os.listdir(out)) == ["checkpoint-4", "run.json"]
 
 
-def test_of_two_runs_that_start_at_once_one_goes_on(tmp_path):
+def test_of_two_runs_that_start_at_once_one_runs(tmp_path):
     body = (
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "try: checkpoint.prepare_output(out, overwrite={0})\n"

@@ -13,7 +13,7 @@ from conftest import ROOT, assert_refused, run_script, succeed
 
 import merged_weights
 from sllm import chat, checkpoint
-from sllm.cli import InputError
+from sllm.cli import CheckFailed, InputError
 from sllm.weights import safetensors_io
 
 pytestmark = pytest.mark.torch
@@ -162,7 +162,7 @@ def biased_base(tiny_base, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
-def test_trained_biases(bias, biased_base, tmp_path):
+def test_trained_biases_are_merged(bias, biased_base, tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -363,10 +363,10 @@ def test_a_broken_merge_is_noticed(name, adapter, tmp_path, monkeypatch):
     right = module.plan
     monkeypatch.setattr(module, "plan", lambda *args: BROKEN[name](right(*args)))
     out = tmp_path / "out"
-    with pytest.raises(SystemExit, match="parity failed") as stop:
+    with pytest.raises(CheckFailed, match="parity failed") as stop:
         merge(adapter, out)
-    assert str(out) in stop.value.code
-    assert "--overwrite" in stop.value.code
+    assert str(out) in str(stop.value)
+    assert "--overwrite" in str(stop.value)
     assert (out / "model.safetensors").exists()
     assert not (out / "run.json").exists()
     monkeypatch.setattr(module, "plan", right)
@@ -443,7 +443,7 @@ def test_a_config_that_does_not_match_its_weights(adapter, tiny_base, tmp_path):
     )
 
 
-def test_what_is_no_plain_lora(tiny_base, adapter, tmp_path):
+def test_adapters_other_than_plain_lora_are_refused(tiny_base, adapter, tmp_path):
     for number, (setting, said) in enumerate(
         [
             ({"use_dora": True}, "use_dora is on"),
@@ -455,10 +455,10 @@ def test_what_is_no_plain_lora(tiny_base, adapter, tmp_path):
         assert said in refused(folder, tmp_path / "out")
     other = edited(adapter, tmp_path / "ia3", "adapter_config.json", peft_type="IA3")
     assert "is a IA3 adapter" in refused(other, tmp_path / "out")
-    assert "is a whole model" in refused(tiny_base, tmp_path / "out")
+    assert "is a full model" in refused(tiny_base, tmp_path / "out")
 
 
-def test_half_a_pair(adapter, tmp_path):
+def test_a_missing_lora_factor_is_refused(adapter, tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "adapter"
@@ -635,7 +635,7 @@ def test_push_comes_last_and_private(adapter, tmp_path, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub, "upload_folder", fails)
-    with pytest.raises(SystemExit, match="is complete, but the upload failed .no route.*hf upload me/model"):
+    with pytest.raises(CheckFailed, match="is complete, but the upload failed .no route.*hf upload me/model"):
         merge(adapter, out, "--push_to_hub", "me/model", "--overwrite")
     assert (out / "run.json").exists()
 
@@ -685,7 +685,7 @@ def test_unsloth_merges_in_our_frame(adapter, tiny_base, tmp_path, monkeypatch):
     assert other["backend"] == "peft"
     assert {str(t.dtype) for t in weights(tmp_path / "float16").values()} == {"torch.float16"}
     monkeypatch.setattr(parity, "RMS_FACTOR", 0)  # the parity check stands behind unsloth's merge too
-    with pytest.raises(SystemExit, match="parity failed"):
+    with pytest.raises(CheckFailed, match="parity failed"):
         merge(adapter, tmp_path / "out2", *asked)
 
 

@@ -94,7 +94,7 @@ def test_stop_ends_the_generation_in_the_engine(tab, api, database):
         except PlaywrightTimeout:
             tab.idle()
             continue
-        tab.page.wait_for_timeout(500)
+        tab.still(500)
         if last_answer(database).finish_reason == "stopped":  # else it was stopped before its first word
             return
     pytest.fail("no answer was stopped")
@@ -151,7 +151,7 @@ def test_a_dropped_file_becomes_the_context(tab, database, tmp_path):
         tab.page.set_input_files("#upload-button-input, input[type=file]", str(tmp_path / name))
         if name.endswith(".txt"):  # a picture shows no name
             tab.page.wait_for_selector(f"text={name}")
-        tab.page.wait_for_timeout(800)
+        tab.still(800)
         tab.send(f"{name} 높이는?", wait=False)
         if said:
             tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{said}')")
@@ -251,7 +251,7 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
         tab = browser.open(second.url)
         tab.page.click("a:has-text('기억할 질문')")
         tab.page.wait_for_selector("[data-arena=vote]")
-        tab.page.wait_for_timeout(500)
+        tab.still(500)
         tab.page.click("[data-vote=left]")  # the vote of a conversation from before the restart
         tab.page.wait_for_selector("[data-arena=voted]")
         assert ChatStore(database).read().comparisons[0].choice == "left"

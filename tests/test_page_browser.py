@@ -152,7 +152,7 @@ def test_a_refresh_while_an_answer_streams_shows_the_rest(tab, api):
     tab.idle()
 
 
-def test_a_conversation_that_is_deleted_while_it_is_answered_is_gone(tab, page, api):
+def test_a_conversation_that_is_deleted_while_it_is_answered_stays_deleted(tab, page, api):
     tab.profile("slow")
     tab.send("지울 대화", wait=False)
     tab.page.wait_for_selector("text=slow의 답")
@@ -235,7 +235,7 @@ def test_a_comparison_shows_the_first_vote_and_the_change_apart(browser, new_dat
         server.stop()
 
 
-def test_a_page_server_that_is_gone_says_so_and_the_draft_stays(browser, api, new_database):
+def test_a_page_server_that_stopped_is_reported_and_the_draft_stays(browser, api, new_database):
     page = chat_page(base(api), new_database())
     port = int(page.url.rsplit(":", 1)[1])
     tab = browser.open(page.url)
@@ -309,10 +309,10 @@ def test_the_vote_comes_into_view_for_who_is_at_the_end(browser, new_database):
         tab.page.wait_for_selector("[data-arena=writing] >> text=slow의 답")
         tab.page.hover("[data-arena=writing]")
         tab.page.mouse.wheel(0, -1500)  # to read something above
-        tab.page.wait_for_timeout(300)
+        tab.still()
         top = tab.page.evaluate(f"{SCROLLER}.scrollTop")
         tab.page.wait_for_selector("[data-arena=vote] >> nth=1", timeout=60_000)
-        tab.page.wait_for_timeout(1000)
+        tab.still(1000)
         assert abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - top) < 5
         assert votes_in_view(tab) == [False, False]
         tab.page.reload()  # a conversation opens at its end
@@ -331,7 +331,7 @@ def test_nothing_is_below_the_end_of_a_task(browser, page):
         tab.profile("counts")
         tab.page.click(f"text={KO['task_starter']}")
         tab.page.wait_for_selector("#task-example")
-        tab.page.wait_for_timeout(1500)  # Chainlit looks half a second later
+        tab.still(1500)  # Chainlit looks half a second later
         assert (arrow(tab), overflow(tab)) == (False, 0)
         tab.page.select_option("#task-picker", "task04_01")
         tab.page.click("#task-example")
@@ -340,7 +340,7 @@ def test_nothing_is_below_the_end_of_a_task(browser, page):
         tab.wait("얼음이 물에")  # the list on the left calls it by its task
         assert "생성형 단답" in tab.page.inner_text("[data-sidebar=sidebar]")
         for _ in range(2):
-            tab.page.wait_for_timeout(1500)
+            tab.still(1500)
             assert at_end(tab)
             assert not arrow(tab)
             assert tab.page.locator("button[id$=-task_edit]").bounding_box()["y"] < 700
@@ -360,7 +360,7 @@ def test_a_short_comparison_has_nothing_below(browser, new_database):
         tab.send("비교")
         tab.page.wait_for_selector("[data-arena=vote]")
         for _ in range(2):
-            tab.page.wait_for_timeout(1500)
+            tab.still(1500)
             assert (arrow(tab), overflow(tab)) == (False, 0)
             tab.page.reload()
             tab.page.wait_for_selector("[data-arena=vote]")

@@ -2,6 +2,7 @@
 socket.io as Chainlit's page does; the server with the models is a stand-in, the page and its database are real."""
 
 import asyncio
+import json
 import signal
 import sqlite3
 
@@ -50,6 +51,16 @@ def kept(page: Process, conversation: str) -> list:
     """The answers of a conversation in the chat store."""
     answers = ChatStore(page.database).read().answers.values()
     return [answer for answer in answers if answer.conversation == conversation]
+
+
+def is_stored(database: str, text: str) -> bool:
+    """Is `text` in the database, in an answer or a comparison that is being written?"""
+    values: list = []
+    with ChatStore(database).engine.connect() as connection:
+        for query in ("SELECT output FROM steps", "SELECT props FROM elements"):
+            values += connection.exec_driver_sql(query).scalars()
+    escaped = json.dumps(text)[1:-1]  # as SQLite keeps JSON
+    return any(text in str(value) or escaped in str(value) for value in values)
 
 
 def base(api: Process) -> str:
@@ -310,7 +321,7 @@ def test_a_page_that_is_killed_keeps_what_had_come(database, profile):
             await person.until(lambda: any(len(text) > 8 for text in person.texts))
         else:
             await person.until(lambda: any(len(text) > 8 for side in person.live.values() for text in side.values()))
-        await asyncio.sleep(1.2)  # what came in the last second may be lost
+        await asyncio.to_thread(wait_for, lambda: is_stored(database, "slow의 답"))
         page.process.send_signal(signal.SIGKILL)
         page.process.wait(10)
         page = chat_page(base(api), database, port=port)
@@ -376,14 +387,13 @@ def test_deleting_leaves_no_trace_even_while_an_answer_is_written(database, api)
         assert next(m["output"] for m in person.messages) == "지운 뒤의 질문"
         await person.client.request("DELETE", "/project/thread", json=request)
         await person.lose_network()  # Chainlit would make the conversation again here
-        await asyncio.sleep(0.5)
         await person.client.aclose()
 
     try:
         asyncio.run(talk())
-        assert set(rows(database).values()) == {0}, rows(database)
     finally:
-        page.stop()
+        page.stop()  # with what it still writes
+    assert set(rows(database).values()) == {0}, rows(database)
 
 
 def running(api: Process) -> int:
@@ -409,7 +419,8 @@ def test_the_first_vote_is_what_counts(arena):
 
 
 @pytest.mark.parametrize(
-    ("models", "state", "cut"), [(("same", "alike"), "same", set()), (("cut", "good"), "vote", {"길이 한도에서 끊김"})]
+    ("models", "state", "cut"),
+    [(("same", "identical"), "same", set()), (("cut", "good"), "vote", {"길이 한도에서 끊김"})],
 )
 def test_what_is_to_know_before_a_vote_is_said_before_it(database, models, state, cut):
     api = stub(*models)
@@ -507,7 +518,7 @@ def test_stop_ends_everything_that_runs(page, api):
         await two.enter()
         await two.until(lambda: two.messages)
         await two.say("두 번째")  # waits for its turn
-        await asyncio.sleep(0.3)
+        await one.until(lambda: any(m["output"] == "두 번째" for m in one.messages))
         await one.stop()
         await one.stop()
         await one.idle(5)

@@ -1,5 +1,7 @@
 """The page in a real browser against a server that fails in every way; only that server is a stand-in."""
 
+import time
+
 import httpx
 import pytest
 from browser_helpers import chat_page, needs_browser, stub, wait_for
@@ -57,7 +59,7 @@ def test_a_refusal_is_said_in_korean_with_what_to_do(tab, api, model, word):
 
 
 @pytest.mark.parametrize("model", ["dies", "broken", "silent-end"])
-def test_an_answer_that_breaks_off_is_kept_and_said(tab, page, model):
+def test_an_answer_that_breaks_off_is_kept_and_marked(tab, page, model):
     tab.profile(model)
     tab.send("끊기는 답")
     text = tab.text()
@@ -101,7 +103,7 @@ def test_an_answer_cannot_bring_a_script(tab):
     tab.profile("script")
     tab.send("공격해 봐")
     assert "안전한 끝" in tab.text()
-    tab.page.wait_for_timeout(500)
+    tab.still(500)
     links = tab.page.query_selector_all(".message-content a")
     assert all(
         (link.get_attribute("href") or "").startswith(("http", "#")) or not link.get_attribute("href") for link in links
@@ -148,7 +150,7 @@ def test_regenerating_asks_the_same_again(tab, api):
     assert [m["role"] for m in seen(api)["seen"][-1]["messages"]] == ["user", "assistant", "user"]
 
 
-def test_a_server_that_is_down_is_said(browser, new_database):
+def test_a_server_that_is_down_is_reported(browser, new_database):
     lonely = chat_page("http://127.0.0.1:9/v1", new_database())
     try:
         tab = browser.open(lonely.url, ready=False)
@@ -169,7 +171,7 @@ def test_a_server_that_restarts_is_waited_for(browser, new_database, profile):
     try:
         tab = browser.open(page.url)
         tab.profile(profile)
-        tab.page.wait_for_timeout(1000 * (MODEL_CACHE_SECONDS + 1))  # what the page knew of its models is old
+        time.sleep(MODEL_CACHE_SECONDS + 1)  # until the page forgets which models there are
         server.stop()
         tab.send("기다려 주세요", wait=False)
         tab.page.wait_for_selector(f"text={KO['down']} >> nth=0")
@@ -202,7 +204,7 @@ def test_people_log_in_and_see_their_own_conversations_only(browser, api, tmp_pa
         assert next(iter(ChatStore(page.database).read().answers.values())).user_id == "minji"
         hidden = tabs["minji"].page.url
         tabs["jun"].page.goto(hidden)
-        tabs["jun"].page.wait_for_timeout(1500)
+        tabs["jun"].still(1000)
         assert "minji의 비밀" not in tabs["jun"].text()
     finally:
         page.stop()

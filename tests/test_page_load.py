@@ -123,7 +123,7 @@ def test_ids_of_conversations_are_not_sql(api, new_database):
         page.stop()
 
 
-def test_a_task_is_no_path(api, new_database):
+def test_a_task_id_cannot_be_a_path(api, new_database):
     page = chat_page(api.url.removesuffix("/models"), new_database())
 
     async def attack() -> None:

@@ -12,7 +12,7 @@ from sllm.chatstore import ChatStore, StoredAnswer
 pytestmark = [needs_postgresql, pytest.mark.page]
 
 
-def test_the_store(postgresql):
+def test_the_store_works_on_postgresql(postgresql):
     store = ChatStore(create_database(postgresql, "store"))
     prompt = [{"role": "user", "content": "물은?"}]
     pair = [StoredAnswer(f"1-{side}", "c", "민지", "sft", prompt, side) for side in "ab"]

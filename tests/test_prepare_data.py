@@ -297,7 +297,7 @@ def test_fewer_groups_than_splits(number, answers, ratio, expected):
 # ── bad input: exit 2, one line per problem, nothing written ───────────────────────────────────────────────
 
 
-def test_all_files_are_checked_before_anything_is_said(script, tmp_path):
+def test_all_files_are_checked_before_anything_is_reported(script, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_bytes(
         b'{"messages": [{"role": "user", "content": "a"}]}\n'

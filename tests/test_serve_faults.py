@@ -85,7 +85,7 @@ def test_clients_that_leave_are_aborted_in_the_engine(server):
     assert statuses.count(499) >= 50
 
 
-def test_a_client_that_does_not_read_holds_up_nobody(server):
+def test_a_client_that_does_not_read_does_not_delay_others(server):
     body = SLOW | {"prompt": ["가"] * 16, "logprobs": 20, "max_tokens": 480}  # ten megabytes of chunks
     stuck = open_stream(server, body, receive_buffer=4096, request_id="stuck")
     server.wait_for(lambda: server.metric("vllm:num_requests_running") >= 8, 20)

@@ -124,4 +124,4 @@ def test_good_answers_pass():
     ],
 )
 def test_what_a_mistyped_id_meant(label, ids):
-    assert tasks.meant(label) == ids
+    assert tasks.similar_task_ids(label) == ids

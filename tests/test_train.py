@@ -101,7 +101,7 @@ def test_sft_variants(tiny_base, few_rows, tmp_path, flags):
     )  # fmt: skip
 
 
-def test_sft_goes_on_with_an_adapter(sft_folder, few_rows, tmp_path):
+def test_sft_continues_an_adapter(sft_folder, few_rows, tmp_path):
     result = succeed(
         *SFT, "--trainset_path", few_rows, "--model_id", sft_folder, "--max_steps", "2", "--output_dir", tmp_path / "b"
     )
@@ -323,7 +323,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, tiny_base, few_rows, tmp_pa
     _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "--resume" in errors, errors
-    assert checkpoints.latest_checkpoint(out)
+    assert checkpoints.latest_checkpoint(out)[0]
     assert not (out / "run.json").exists()
     other = [*words, "--output_dir", out, "--resume", "--seed", "7"]
     assert_refused(script(*other), "--seed was 42, now 7")

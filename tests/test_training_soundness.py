@@ -234,7 +234,7 @@ def test_a_finished_run_is_extended_from_its_last_sound_checkpoint(finished, tmp
     assert not (folder / checkpoint.UNFINISHED).exists()
 
 
-def test_without_a_sound_checkpoint_the_reasons_are_said(script, finished, tmp_path):
+def test_without_a_sound_checkpoint_the_reasons_are_listed(script, finished, tmp_path):
     source, flags = finished
     folder = tmp_path / "sft"
     shutil.copytree(source, folder)
@@ -343,7 +343,7 @@ NAMES = [
     (["--seed", "-1"], "whole number from 0"),
     (["--val_set_size", "2.5"], "a share below 1, or a whole number"),
     (["--packing", "--no-padding_free"], "not with --no-padding_free"),
-    (["--base_model", "nope"], "is a whole model and has no base"),
+    (["--base_model", "nope"], "is a full model and has no base"),
     (["--lora_target_modules", "q_proj", "v_porj"], "no layer is named v_porj"),
 ]
 
@@ -478,7 +478,7 @@ def test_what_the_machine_caused_is_told_from_bugs():
     ("command", "said"),
     [("python train.py --resume", "; to resume: python train.py --resume\n"), (None, "run again\n")],
 )
-def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
+def test_a_stopped_run_says_how_to_resume(capsys, monkeypatch, command, said):
     from sllm import cli
 
     def full(args):
@@ -496,7 +496,7 @@ def test_a_stopped_run_says_how_it_goes_on(capsys, monkeypatch, command, said):
     assert err.endswith(said)
 
 
-def test_a_checkpoint_whose_marker_is_no_file_is_passed_over(tmp_path):
+def test_a_checkpoint_whose_marker_is_not_a_file_is_skipped(tmp_path):
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
         checkpoints.mark_complete(tmp_path / f"checkpoint-{step}", {})

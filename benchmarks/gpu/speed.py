@@ -1,4 +1,4 @@
-"""Speed and memory of the training scripts, one backend and one precision in one process: the model is read anew for
+"""Speed and memory of the training scripts, one backend and one precision in one process: the model is reloaded for
 each case, everything is imported and compiled once. Each case's result is a line of FILE as soon as it is known.
 
     python benchmarks/gpu/speed.py FILE --backend unsloth --bits 16 --model_id … --cases "sft padded" dpo …

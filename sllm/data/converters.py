@@ -7,6 +7,7 @@ the row is refused.
 import hashlib
 import json
 from collections import Counter
+from typing import Any
 
 from sllm.data import foreign
 from sllm.data.faults import blank, broken, faults_of, leftovers
@@ -17,7 +18,7 @@ from sllm.data.rows import Row
 # it raises ValueError with the reason if the row cannot be read that way. `convert` checks the result.
 
 
-def _turns(value: object, role: str) -> list[dict]:
+def _turns(value: object, role: str) -> list[dict[str, Any]]:
     """A text is one turn of `role`, a list is messages, None is nothing."""
     if value is None or isinstance(value, str):
         return [] if value is None else [{"role": role, "content": value}]
@@ -30,7 +31,7 @@ def _turns(value: object, role: str) -> list[dict]:
     return [_turn(turn) for turn in value]
 
 
-def _turn(turn: dict) -> dict:
+def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     content = turn["content"]
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         if content[0].keys() == {"type", "text"} and content[0]["type"] == "text":
@@ -39,15 +40,15 @@ def _turn(turn: dict) -> dict:
     return kept | {"weight": turn["weight"]} if _weighted(turn) else kept
 
 
-def _weighted(turn: dict) -> bool:
+def _weighted(turn: dict[str, Any]) -> bool:
     return turn["role"] == "assistant" and turn.get("weight") is not None
 
 
-def _system(row: dict) -> list[dict]:
+def _system(row: dict[str, Any]) -> list[dict[str, Any]]:
     return _turns(_one_of(row, "system_prompt", "system"), "system")
 
 
-def _one_of(row: dict, *names: str) -> object:
+def _one_of(row: dict[str, Any], *names: str) -> object:
     """The value of the key that is filled; ValueError if two of them differ."""
     present = {name: row[name] for name in names if row.get(name) is not None}
     filled = {name: value for name, value in present.items() if not (isinstance(value, str) and not value.strip())}
@@ -56,18 +57,18 @@ def _one_of(row: dict, *names: str) -> object:
     return next(iter((filled or present).values()), None)
 
 
-def _system_user_assistant(row: dict) -> dict:
+def _system_user_assistant(row: dict[str, Any]) -> dict[str, Any]:
     question, answer = _turns(row.get("user_content"), "user"), _turns(row.get("assistant_content"), "assistant")
     return {"messages": _system(row) + question + answer}
 
 
-def _messages(row: dict) -> dict:
+def _messages(row: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(row["messages"], list):
         raise ValueError(f"messages is not a list: {kind_of(row['messages'])}")
     return {"messages": _system(row) + _turns(row["messages"], "user")}
 
 
-def _alpaca(row: dict) -> dict:
+def _alpaca(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("history"):
         raise ValueError("history is not read from alpaca rows: write the row as messages")
     parts = [row.get("instruction"), row.get("input")]
@@ -79,7 +80,7 @@ def _alpaca(row: dict) -> dict:
     return {"messages": _system(row) + _turns(user, "user") + _turns(answer, "assistant")}
 
 
-def _prompt_completion(row: dict) -> dict:
+def _prompt_completion(row: dict[str, Any]) -> dict[str, Any]:
     label = _label(row)
     if label is not None and not isinstance(label, bool):
         raise ValueError(f"label is neither true nor false: {label!r}")
@@ -87,7 +88,7 @@ def _prompt_completion(row: dict) -> dict:
     return {"messages": _system(row) + _turns(row.get("prompt"), "user") + answer}
 
 
-def _preference(row: dict) -> dict:
+def _preference(row: dict[str, Any]) -> dict[str, Any]:
     prompt = _system(row) + _turns(row.get("prompt"), "user")
     chosen, rejected = _turns(row.get("chosen"), "assistant"), _turns(row.get("rejected"), "assistant")
     if not chosen or not rejected:
@@ -128,11 +129,11 @@ _COMMON = ("id", "task", "system_prompt", "system")
 _USED = {name: {*marks, *others, *_COMMON} for name, (marks, others, _) in FORMATS.items()}
 
 
-def format_of(row: dict) -> str | None:
+def format_of(row: dict[str, Any]) -> str | None:
     return next((name for name, (marks, *_) in FORMATS.items() if any(mark in row for mark in marks)), None)
 
 
-def detect(rows: list[dict], path: str = "FILE") -> str:
+def detect(rows: list[dict[str, Any]], path: str = "FILE") -> str:
     """The format of a file: that of most of its rows.
 
     Raises:
@@ -159,7 +160,7 @@ def detect(rows: list[dict], path: str = "FILE") -> str:
     return name
 
 
-def convert(row: dict, name: str, *, answered: bool = True) -> Row:
+def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
     """One row as it is written.
 
     Args:
@@ -214,10 +215,10 @@ def convert(row: dict, name: str, *, answered: bool = True) -> Row:
     return Row({"id": identity, "task": task, **body}, ignored=tuple(ignored), context=context)
 
 
-def _digest(body: dict) -> str:
+def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _label(row: dict) -> object:
+def _label(row: dict[str, Any]) -> object:
     """KTO's label of a completion: true is a good answer, false a bad one. In other formats `label` may be anything."""
     return row["label"] if row.get("label") is not None else row.get("kto_tag")

@@ -4,6 +4,7 @@ Rows are counted by the text of a reason before the first ":" or ";".
 """
 
 import re
+from typing import Any
 
 from sllm.data.json_reader import kind_of
 
@@ -25,7 +26,7 @@ _REFUSED_IN_MESSAGES = (
 _HOLD_TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "user_content", "assistant_content")
 
 
-def leftovers(row: dict, name: str, used: set[str]) -> tuple[list[str], list[str]]:
+def leftovers(row: dict[str, Any], name: str, used: set[str]) -> tuple[list[str], list[str]]:
     """Keys outside `used`, those of format `name`: the ignored ones, and the faults of those that refuse the row. A key
     with the value null is skipped."""
     ignored, faults = [], []
@@ -45,7 +46,7 @@ def leftovers(row: dict, name: str, used: set[str]) -> tuple[list[str], list[str
     return list(dict.fromkeys(ignored)), faults + (_contradictions(row) if name == "preference" else [])
 
 
-def _leftovers_of_turn(turn: dict, number: int, name: str, ignored: list[str], faults: list[str]) -> None:
+def _leftovers_of_turn(turn: dict[str, Any], number: int, name: str, ignored: list[str], faults: list[str]) -> None:
     for key, value in turn.items():
         if key in ("role", "content") or value is None:
             continue
@@ -58,7 +59,7 @@ def _leftovers_of_turn(turn: dict, number: int, name: str, ignored: list[str], f
             ignored.append(f"message {key}")
 
 
-def _contradictions(row: dict) -> list[str]:
+def _contradictions(row: dict[str, Any]) -> list[str]:
     """Scores of a pair that rate the rejected answer higher."""
     faults = []
     for stem in ("score", "rating", "reward"):
@@ -71,7 +72,7 @@ def _contradictions(row: dict) -> list[str]:
     return faults
 
 
-def faults_of(turns: list[dict], *, answered: bool) -> list[str]:
+def faults_of(turns: list[dict[str, Any]], *, answered: bool) -> list[str]:
     """Everything wrong with a conversation."""
     faults = []
     for number, turn in enumerate(turns, 1):
@@ -107,11 +108,12 @@ def faults_of(turns: list[dict], *, answered: bool) -> list[str]:
 
 def _part_types(content: object) -> str:
     """` of text, image_url`: what OpenAI's content parts hold."""
-    types = [part["type"] for part in content if isinstance(part, dict) and "type" in part] if content else []
-    return f" of {', '.join(map(str, dict.fromkeys(types)))}" if isinstance(content, list) and types else ""
+    parts = content if isinstance(content, list) else []
+    types = [part["type"] for part in parts if isinstance(part, dict) and "type" in part]
+    return f" of {', '.join(map(str, dict.fromkeys(types)))}" if types else ""
 
 
-def blank(turn: dict) -> bool:
+def blank(turn: dict[str, Any]) -> bool:
     """No visible character."""
     content = turn["content"]
     return isinstance(content, str) and not any(c.isprintable() and not c.isspace() for c in content)

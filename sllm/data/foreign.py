@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any, Literal
 
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
 # Common column names for a question, its context and an answer, the more specific ones first.
@@ -96,7 +97,7 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     """CSV or TSV: the command for its header; None for a text without columns."""
     first = text.partition("\n")[0]
     mark = "\t" if "\t" in first else max(",;|", key=first.count)
-    quoting = csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
     if mark == "\t" and len({line.count(mark) for line in text.split("\n") if line}) == 1:
         quoting = csv.QUOTE_NONE  # one record a line, so a quotation mark is just a character
     try:
@@ -120,7 +121,7 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     return f"a {kind} file; convert it{_notes(left_out, sure)}: {_command(code, path)}"
 
 
-def unknown_rows(path: str | Path, row: dict) -> str | None:
+def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
     """The same for rows of an unknown format, judged by one of them; None if it is not recognised."""
     for key, value in row.items():
         turn = value[0] if isinstance(value, list) and value else None
@@ -150,7 +151,7 @@ def unknown_rows(path: str | Path, row: dict) -> str | None:
     return f"convert them{_notes(left_out, sure)}: {_over_rows(path, fields)}"
 
 
-def _conversations(path: str | Path, key: str, turn: dict) -> str:
+def _conversations(path: str | Path, key: str, turn: dict[str, Any]) -> str:
     rest = "**r" if key == "messages" else f'**r, "{key}": None'  # null: it is not reported as ignored
     if "role" in turn and "content" in turn:
         return f"the messages are under {key!r}; rename it: " + _over_rows(path, f'{{{rest}, "messages": r["{key}"]}}')

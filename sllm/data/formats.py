@@ -7,7 +7,9 @@ An assistant message may have "weight": 0, which leaves it unsupervised. Trainer
 strict, or with a small share of bad rows left out; `prepare_data.py` writes refused rows to a file instead.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sllm import checkpoint
 from sllm.cli import InputError
@@ -33,7 +35,7 @@ __all__ = [
     "scan",
     "unique_ids",
     "where",
-]  # fmt: skip
+]
 
 
 def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) -> list[Row]:
@@ -84,7 +86,7 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
     return rows
 
 
-def _check_kind(path: str | Path, kind: str, row_format: str, rows: list[tuple[int, dict]]) -> None:
+def _check_kind(path: str | Path, kind: str, row_format: str, rows: list[tuple[int, dict[str, Any]]]) -> None:
     if kind == "prompts" or (row_format == "preference") == (kind == "preference"):
         return
     if row_format == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in rows):
@@ -105,7 +107,7 @@ def _prompt(row: Row) -> Row:
     return Row(prompt, ignored=row.ignored, context=row.context).at(row.file, row.line)
 
 
-def unique_ids(rows: list[dict]) -> int:
+def unique_ids(rows: Sequence[dict[str, Any]]) -> int:
     """Give a row whose id an earlier row has the next free `id#2`, `id#3`, …; returns how many were renamed."""
     taken, given, renamed = {row["id"] for row in rows}, set(), 0
     for row in rows:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from sllm.data import formats
 from sllm.data.rows import Row
@@ -14,7 +15,7 @@ class RejectedRow:
     file: str
     line: int
     reason: str
-    row: dict | None = None
+    row: dict[str, Any] | None = None
 
 
 @dataclass
@@ -27,7 +28,7 @@ class InputFile:
     rows: list[Row] = field(default_factory=list)
     rejects: list[RejectedRow] = field(default_factory=list)
 
-    def reject(self, line: int, reason: str, row: dict | None = None) -> None:
+    def reject(self, line: int, reason: str, row: dict[str, Any] | None = None) -> None:
         self.rejects.append(RejectedRow(self.path, line, reason, row))
 
     def sort_rejects(self) -> None:
@@ -56,14 +57,15 @@ def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) 
     file = InputFile(path, read=len(rows) + len(bad))
     for line, reason in bad:
         file.reject(line, reason)
+    row_format = ""
     if rows:
         try:
-            file.format = formats.detect([row for _, row in rows], path)
+            row_format = file.format = formats.detect([row for _, row in rows], path)
         except ValueError as error:
             return file, formats.format_problems(path, [*faults, (0, str(error))])
     for line, row in rows:
         try:
-            file.rows.append(_converted(row, file.format, path, line, seen))
+            file.rows.append(_converted(row, row_format, path, line, seen))
         except ValueError as error:
             file.reject(line, str(error), row)
     file.sort_rejects()
@@ -72,7 +74,7 @@ def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) 
     return file, formats.format_problems(path, faults)
 
 
-def _converted(row: dict, name: str, path: str, line: int, seen: dict[str, str]) -> Row:
+def _converted(row: dict[str, Any], name: str, path: str, line: int, seen: dict[str, str]) -> Row:
     converted = formats.convert(row, name)
     content = json.dumps({k: v for k, v in converted.items() if k not in ("id", "task")}, sort_keys=True)
     first = seen.setdefault(content, f"{path}:{line}")

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sllm.cli import InputError
 from sllm.data import foreign
@@ -17,7 +18,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _decode = json.JSONDecoder().raw_decode
 
 
-def read_file(path: str | Path) -> list[tuple[int, dict]]:
+def read_file(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     """The records of a file, each with the line it starts on (arrays included).
 
     Raises:
@@ -40,12 +41,12 @@ class Contents:
         bad: lines of JSON Lines that are not rows, as (line, text).
     """
 
-    rows: list[tuple[int, dict]] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     faults: list[tuple[int, str]] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
 
 
-def scan(path: str | Path) -> tuple[list[tuple[int, dict]], list[tuple[int, str]]]:
+def scan(path: str | Path) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
     """What can be read of a file, and what is wrong with it as (line, text); line 0 is the file as a whole."""
     contents = examine(path)
     return contents.rows, sorted(contents.faults + contents.bad)
@@ -72,15 +73,15 @@ def examine(path: str | Path, *, each_line: bool = False) -> Contents:
     if undecoded and undecoded[1] == "UTF-16":
         return Contents(faults=[undecoded[2]])
     rows, faults, one_a_line = _parse(raw.decode("utf-8", errors="replace").removeprefix("\ufeff"))
-    broken = undecoded[0] if undecoded else {}
-    contents = Contents([(n, row) for n, row in rows if _is_row(row) and n not in broken])
-    strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not _is_row(row)]
+    broken, _, broken_fault = undecoded or ({}, "", (0, ""))
+    contents = Contents([(n, row) for n, row in rows if isinstance(row, dict) and n not in broken])
+    strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not isinstance(row, dict)]
     wrong = contents.bad if one_a_line else contents.faults
     wrong += [fault for fault in faults + strays if not (one_a_line and each_line and fault[0] in broken)]
     if broken and one_a_line and each_line:
         contents.bad += [(n, f"not UTF-8: from byte {byte} of the line on; correct it") for n, byte in broken.items()]
     elif broken:
-        contents.faults.append(undecoded[2])
+        contents.faults.append(broken_fault)
     if not rows and not faults and not broken:
         contents.faults.append((0, "no rows in it; give a file that has some"))
     return contents
@@ -115,9 +116,14 @@ def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[s
     return lines
 
 
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
 def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], bool]:
     """(rows, problems, whether the text is JSON Lines)."""
-    start = _SPACE.match(text).end()
+    start = _after_space(text, 0)
     if start == len(text):
         return [], [], False
     if text[start] == "[":
@@ -144,7 +150,9 @@ def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], 
 def _held_array(text: str, value: object) -> int | None:
     """Where the array of a file that is one object holding one array opens; None where the object is a row."""
     arrays = [item for item in value.values() if isinstance(item, list)] if isinstance(value, dict) else []
-    if len(arrays) != 1 or (arrays[0] and (not _is_row(arrays[0][0]) or {"role", "from"} & arrays[0][0].keys())):
+    if len(arrays) != 1 or (
+        arrays[0] and (not isinstance(arrays[0][0], dict) or {"role", "from"} & arrays[0][0].keys())
+    ):
         return None  # several arrays, or one of texts or messages
     for match in re.finditer(r'"\s*:\s*(\[)', text):
         try:
@@ -155,7 +163,7 @@ def _held_array(text: str, value: object) -> int | None:
     return None
 
 
-def _lines(text: str) -> tuple[list, list]:
+def _lines(text: str) -> tuple[list[Any], list[Any]]:
     rows, problems = [], []
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): U+2028 may stand inside a text
         if line.strip():
@@ -166,12 +174,12 @@ def _lines(text: str) -> tuple[list, list]:
     return rows, problems
 
 
-def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
+def _array(text: str, at: int, *, held: bool = False) -> tuple[list[Any], list[Any]]:
     """The elements of the array that opens at `at`. After a fault, continues at the next line that opens a
     record at the depth of the first one, so that one pass finds every bad record."""
     rows, problems = [], []
     line, counted = 1, 0
-    at = _SPACE.match(text, at + 1).end()
+    at = _after_space(text, at + 1)
     indent = text[text.rfind("\n", 0, at) + 1 : at]
     next_record = re.compile(rf"^{indent if indent.isspace() else ''}\{{", re.MULTILINE)
     after = at
@@ -179,12 +187,12 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
         line, counted = line + text.count("\n", counted, at), at
         try:
             value, end = _decode(text, at)
-            after = _SPACE.match(text, end).end()
+            after = _after_space(text, end)
             if text[after : after + 1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, after)
             rows.append((line, value))
             if text[after] == ",":
-                after = at = _SPACE.match(text, after + 1).end()
+                after = at = _after_space(text, after + 1)
                 if text[at : at + 1] == "]":
                     raise json.JSONDecodeError("Expecting value", text, at)
         except (ValueError, RecursionError) as error:
@@ -194,7 +202,7 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list, list]:
                 return rows, problems
             after = at = match.end() - 1
     if not held and text[after + 1 :].strip():
-        rest = _SPACE.match(text, after + 1).end()
+        rest = _after_space(text, after + 1)
         problems.append((text.count("\n", 0, rest) + 1, "not JSON: something follows the end of the array"))
     return rows, problems
 
@@ -205,10 +213,6 @@ def _fault(error: Exception, line: int, *, one_line: bool = False) -> tuple[int,
             return line if one_line else error.lineno, "not JSON: Python's quotes; write the rows with json.dumps"
         return line if one_line else error.lineno, f"not JSON: {error.msg} (column {error.colno}); correct it"
     return line, f"not JSON: {'nested too deep' if isinstance(error, RecursionError) else error}; correct it"
-
-
-def _is_row(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def kind_of(value: object) -> str:

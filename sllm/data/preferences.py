@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, product
 from math import gcd, lcm
+from typing import Any
 
 from sllm.chatstore import INCOMPLETE_REASONS, Records, StoredAnswer, Thumb
 
@@ -34,14 +35,14 @@ class Pair:
 class PreferenceEntry:
     """One row of the output, and its origin."""
 
-    row: dict
+    row: dict[str, Any]
     source: str
     judgements: int
     user_ids: list[str]
     models: dict[str, str]  # of chosen and rejected
 
     @property
-    def origin(self) -> dict:
+    def origin(self) -> dict[str, Any]:
         return {"id": self.row["id"]} | {name: value for name, value in vars(self).items() if name != "row"}
 
 
@@ -52,9 +53,9 @@ class CollectedPairs:
     "down", "kept"}."""
 
     pairs: list[Pair] = field(default_factory=list)
-    dropped: Counter = field(default_factory=Counter)
-    contradictions: list[dict] = field(default_factory=list)
-    capped: list[dict] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    contradictions: list[dict[str, Any]] = field(default_factory=list)
+    capped: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, chosen: StoredAnswer, rejected: StoredAnswer, source: str, *, keep_truncated: bool) -> None:
         if chosen.text == rejected.text:
@@ -114,7 +115,7 @@ def _agreed_thumbs(
     return by_value[1], by_value[0]
 
 
-def balanced_pairs(up: list, down: list) -> Iterator[tuple]:
+def balanced_pairs(up: list[Any], down: list[Any]) -> Iterator[tuple[Any, ...]]:
     """Every pair of an `up` and a `down`, in an order that uses each as often as the others on its side, wherever it is
     cut off."""
     if not up or not down:
@@ -130,7 +131,7 @@ def merge(collected: CollectedPairs) -> list[PreferenceEntry]:
     Equal judgements become one row; a user counts once for each direction. If a pair was judged both ways, the majority
     decides, and an even split drops it; both are added to `collected.contradictions`.
     """
-    groups: dict[tuple, list[Pair]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     for pair in collected.pairs:
         prompt, *texts = pair.key
         groups[(prompt, *sorted(texts))].append(pair)
@@ -169,11 +170,11 @@ def _entry(pairs: list[Pair]) -> PreferenceEntry:
     return PreferenceEntry(row, pairs[0].source, len(pairs), sorted({pair.user_id for pair in pairs}), models)
 
 
-def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict], Counter]:
+def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict[str, Any]], Counter[str]]:
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}, from thumbs and votes; "both bad" labels both
     answers false. An answer that was judged both ways is dropped and counted."""
     labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
-    dropped: Counter = Counter()
+    dropped: Counter[str] = Counter()
     answers: dict[tuple[str, str], StoredAnswer] = {}
 
     def judge(answer: StoredAnswer, good: bool) -> None:
@@ -203,7 +204,9 @@ def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[di
     return rows, dropped
 
 
-def _contradiction(answer: StoredAnswer, users_for: list[str], users_against: list[str], *, kept: bool) -> dict:
+def _contradiction(
+    answer: StoredAnswer, users_for: list[str], users_against: list[str], *, kept: bool
+) -> dict[str, Any]:
     return {"prompt": answer.prompt, "for": users_for, "against": users_against, "kept": kept}
 
 
@@ -211,5 +214,5 @@ def _prompt_key(answer: StoredAnswer) -> str:
     return json.dumps(answer.prompt, ensure_ascii=False, sort_keys=True)
 
 
-def _id(key: tuple) -> str:
+def _id(key: tuple[Any, ...]) -> str:
     return "chat-" + hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:12]

@@ -8,8 +8,12 @@ that met, directly or through others: ratings of different groups do not compare
 
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_ITERATIONS = 100  # of Newton's method, which requires about ten
 Vote = tuple[str, str, str]  # left model, right model, one of chatstore.CHOICES
@@ -107,11 +111,11 @@ def _pair(a: str, b: str, votes: list[Vote], a_wins: np.ndarray, b_wins: np.ndar
     """`a_wins`, `b_wins`: (samples + 1,)"""
     total = a_wins + b_wins
     rates = a_wins[total > 0] / total[total > 0]
-    low, high = np.percentile(rates[1:], [2.5, 97.5])
+    low, high = (float(np.percentile(rates[1:], share)) for share in (2.5, 97.5))
     winners, choices = [_winner(vote) for vote in votes], [choice for *_, choice in votes]
     return PairRating(
         a, b, len(votes), winners.count(a), winners.count(b), choices.count("tie"), choices.count("both_bad"),
-        round(float(rates[0]), 4), round(float(low), 4), round(float(high), 4),
+        round(float(rates[0]), 4), round(low, 4), round(high, 4),
     )  # fmt: skip
 
 
@@ -129,7 +133,8 @@ def _bradley_terry(wins: np.ndarray) -> np.ndarray:
         # The two small terms make the matrix invertible along the groups' means, which the likelihood ignores.
         hessian = np.einsum("sij,ik->sik", curve, np.eye(models)) - curve + 1 / models + 1e-9 * np.eye(models)
         strength += np.clip(np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0], -2, 2)
-    return 1000 + 400 / np.log(10) * strength
+    rating: np.ndarray = 1000 + 400 / np.log(10) * strength
+    return rating
 
 
 def _groups(met: np.ndarray) -> list[int]:
@@ -162,7 +167,7 @@ def plot(ratings: Ratings, path: str) -> None:
     pyplot.close(figure)
 
 
-def _plot_intervals(axis, entries: list, value: str, labels: list[str]) -> None:
+def _plot_intervals(axis: "Axes", entries: list[Any], value: str, labels: list[str]) -> None:
     values = [getattr(entry, value) for entry in entries]
     errors = [
         [max(0, middle - entry.low) for middle, entry in zip(values, entries, strict=True)],

@@ -1,10 +1,11 @@
 """A row with its origin, and the rows that a run leaves out. Standard library only."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from sllm import tasks
+from sllm import cli, tasks
 from sllm.cli import InputError
 from sllm.data.json_reader import SHOWN, format_problems
 from sllm.data.json_writer import write_jsonl
@@ -13,7 +14,7 @@ MAX_LOST_SHARE = 0.05  # of a file's rows, whether they are skipped or lose thei
 FILE = "skipped_rows.jsonl"
 
 
-class Row(dict):
+class Row(dict[str, Any]):
     """A converted row, equal to the dict that goes to disk.
 
     Attributes:
@@ -24,37 +25,37 @@ class Row(dict):
 
     __slots__ = ("context", "file", "ignored", "line")
 
-    def __init__(self, values: dict, *, ignored: tuple = (), context: str | None = None):
+    def __init__(self, values: dict[str, Any], *, ignored: tuple[Any, ...] = (), context: str | None = None):
         super().__init__(values)
         self.file: str | None = None
         self.line: int | None = None
         self.ignored, self.context = ignored, context
 
-    def at(self, file: str, line: int) -> "Row":
+    def at(self, file: str | None, line: int | None) -> "Row":
         """The row, with the place where it was read."""
         self.file, self.line = file, line
         return self
 
 
-def where(row: dict) -> str:
+def where(row: dict[str, Any]) -> str:
     """`rows.jsonl:17 (t1-3)`, or only the id for a row that was not read from a file."""
     file, line = getattr(row, "file", None), getattr(row, "line", None)
     return f"{file}:{line} ({row['id']})" if file else f"row {row['id']}"
 
 
-def ignored_keys(rows: Iterable[dict]) -> dict[str, int]:
+def ignored_keys(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Key → how many of `rows` have it, for every key that is not used; the most frequent first."""
     counts = Counter(key for row in rows for key in getattr(row, "ignored", ()))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def unknown_tasks(rows: Iterable[dict]) -> dict[str, int]:
+def unknown_tasks(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Task labels that are not in the task table, with their counts. They are labels only: no rules apply."""
     counts = Counter(row["task"] for row in rows if row["task"] is not None)
     return {label: count for label, count in sorted(counts.items()) if label not in tasks.TASKS}
 
 
-def notes(rows: list[dict]) -> list[str]:
+def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines to print about rows that were read: keys that are not used, and task labels that look mistyped."""
     return [
         *ignored_note(ignored_keys(rows)),
@@ -64,14 +65,13 @@ def notes(rows: list[dict]) -> list[str]:
 
 def ignored_note(counts: dict[str, int]) -> list[str]:
     """One line that lists the ignored keys; none if there are none."""
-    named = [f"{key} ({count:,} row{'s' * (count != 1)})" for key, count in list(counts.items())[:SHOWN]]
-    more = f" and {len(counts) - SHOWN} more keys" if len(counts) > SHOWN else ""
-    return [f"ignored keys: {', '.join(named)}{more}"] if counts else []
+    named = [f"{key} ({count:,} row{'s' * (count != 1)})" for key, count in counts.items()]
+    return [f"ignored keys: {', '.join(cli.shorten(named, SHOWN))}"] if counts else []
 
 
 def near_misses(labels: dict[str, int]) -> dict[str, str]:
     """Label → what was probably meant, for unknown task labels that resemble a task id."""
-    suggestions = ((label, tasks.meant(label), count) for label, count in labels.items())
+    suggestions = ((label, tasks.similar_task_ids(label), count) for label, count in labels.items())
     return {
         label: f"task {label!r} ({count:,} row{'s' * (count != 1)}) is not a task id and is kept as a label; "
         f"{' or '.join(ids)} was probably meant"
@@ -94,15 +94,15 @@ class Skipped:
 
     def __init__(self, allow: bool = False, *, share: float = MAX_LOST_SHARE):
         self.allow, self.share = allow, share
-        self.rows: list[dict] = []
-        self._read: Counter = Counter()
+        self.rows: list[dict[str, Any]] = []
+        self._read: Counter[str | None] = Counter()
         self._reasons: dict[int, str] = {}  # by id(row)
 
     def expect(self, file: str | None, count: int) -> None:
         """`file` has `count` rows, good and bad ones."""
         self._read[file] = max(count, self._read[file])
 
-    def add(self, row: dict, reason: str) -> None:
+    def add(self, row: dict[str, Any], reason: str) -> None:
         """Leave out a converted row."""
         self._reasons[id(row)] = reason
         self.add_line(getattr(row, "file", None), getattr(row, "line", None), reason, row["id"])
@@ -111,7 +111,7 @@ class Skipped:
         """Leave out a line that could not be read as a row."""
         self.rows.append({"file": file, "line": line, "id": name, "reason": reason})
 
-    def reason(self, row: dict) -> str | None:
+    def reason(self, row: dict[str, Any]) -> str | None:
         """Why a converted row was left out; None for one that was not."""
         return self._reasons.get(id(row))
 
@@ -144,7 +144,7 @@ class Skipped:
             lines += [f"  {line}" for line in _named(file, entries)]
         return lines
 
-    def _entries(self, file: str | None) -> list[dict]:
+    def _entries(self, file: str | None) -> list[dict[str, Any]]:
         return [entry for entry in self.rows if entry["file"] == file]
 
     def write(self, folder: str | Path) -> Path | None:
@@ -156,8 +156,8 @@ class Skipped:
         return path
 
 
-def _named(file: str | None, entries: list[dict]) -> list[str]:
+def _named(file: str | None, entries: list[dict[str, Any]]) -> list[str]:
     texts = [f"row {e['id']}: {e['reason']}" if e["id"] is not None else e["reason"] for e in entries]
     if file is not None:
         return format_problems(file, [(e["line"] or 0, text) for e, text in zip(entries, texts, strict=True)])
-    return texts[:SHOWN] + ([f"… and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])
+    return cli.shorten(texts, SHOWN)

@@ -7,29 +7,32 @@ import re
 import statistics
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from sllm import tasks
 from sllm.cli import InputError
 from sllm.data.input_files import InputFile, RejectedRow
 from sllm.data.rows import ignored_keys, near_misses, unknown_tasks
 
+R = TypeVar("R", bound=dict[str, Any])  # a row
 SPLITS = ("train", "valid", "test")
 _CONTEXT = re.compile(r"###Context###:(.*?)(?:###Question###:|###Answer###:|\Z)", re.DOTALL)
 
 
-def prompt_and_answer(row: dict) -> tuple[list[dict], str]:
+def prompt_and_answer(row: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """The turns that ask, and the text that answers (of a preference row, the chosen one)."""
     if "messages" in row:
         return row["messages"][:-1], row["messages"][-1]["content"]
     return row["prompt"], row["chosen"][0]["content"]
 
 
-def context_key(row: dict) -> str:
+def context_key(row: dict[str, Any]) -> str:
     """What a row is about: its task's context, table, text or title; else its own `context` key; else the section
     labelled `Context`; else the first user turn. White space and Unicode composition are ignored."""
     user = _first_user_turn(row)
     source = tasks.TASKS[row["task"]].source if row["task"] in tasks.TASKS else None
-    context = tasks.split_user_turn(row["task"], user).get(source, "") if source else ""
+    context = str(tasks.split_user_turn(row["task"], user).get(source, "")) if source else ""
     context = context or getattr(row, "context", None) or ""
     if not context.strip():
         labelled = _CONTEXT.search(user)
@@ -37,7 +40,7 @@ def context_key(row: dict) -> str:
     return _normal(str(context))
 
 
-def group(rows: list[dict]) -> list[int]:
+def group(rows: Sequence[dict[str, Any]]) -> list[int]:
     """A group number for each row: rows that share a context or their first user turn, directly or through other
     rows, share the number."""
     parent: list[int] = []
@@ -56,7 +59,7 @@ def group(rows: list[dict]) -> list[int]:
     return [root(i) for i in range(len(rows))]
 
 
-def split(rows: list[dict], groups: list[int], *, valid: float, test: float, seed: int) -> list[str]:
+def split(rows: list[dict[str, Any]], groups: list[int], *, valid: float, test: float, seed: int) -> list[str]:
     """The split of each row: "train", "valid" or "test".
 
     Groups are ordered by task, and within a task by a hash of the seed and their content (so the order of the input
@@ -79,13 +82,14 @@ def split(rows: list[dict], groups: list[int], *, valid: float, test: float, see
         return draw(str(task)), draw(min(context_key(rows[i]) for i in members[number]))
 
     shares = {"train": 1 - valid - test, "valid": valid, "test": test}
-    placed, total, split_names = Counter(), 0, [""] * len(rows)
+    placed: Counter[str] = Counter()
+    total, split_names = 0, [""] * len(rows)
     for number in sorted(members, key=place):
         size = len(members[number])
         # One more row, not `size` more: otherwise a large group would always go to train.
         behind = {name: share * (total + 1) - placed[name] for name, share in shares.items()}
         fits = [name for name in ("valid", "test") if placed[name] + size / 2 <= shares[name] * len(rows) + 1e-9]
-        name = max(("train", *fits), key=behind.get) if total else "train"
+        name = max(("train", *fits), key=behind.__getitem__) if total else "train"
         placed[name] += size
         total += size
         for i in members[number]:
@@ -93,7 +97,7 @@ def split(rows: list[dict], groups: list[int], *, valid: float, test: float, see
     return split_names
 
 
-def hold_out(rows: list[dict], size: float, seed: int) -> tuple[list[dict], list[dict]]:
+def hold_out(rows: list[R], size: float, seed: int) -> tuple[list[R], list[R]]:
     """Split `size` rows (a share, below 1) off at random, whole groups at a time; order is kept on both sides.
 
     Raises:
@@ -121,7 +125,7 @@ def lengths(texts: list[str]) -> dict[str, float]:
     return {"min": sizes[0], "median": statistics.median(sizes), "p95": p95, "max": sizes[-1]}
 
 
-def characters(rows: list[dict]) -> dict[str, dict]:
+def characters(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Lengths of the prompts (all turns together) and of the answers; of both answers for preference rows."""
     pairs = [prompt_and_answer(row) for row in rows]
     counts = {
@@ -133,10 +137,10 @@ def characters(rows: list[dict]) -> dict[str, dict]:
     return counts
 
 
-def conformance(rows: list[dict]) -> dict[str, dict]:
+def conformance(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """For each known task: answers checked, how many pass all rules, and how many fail each rule. Only conversations
     with one question, since the rules read a labelled user turn. Nothing is refused for it."""
-    by_task: dict[str, dict] = {}
+    by_task: dict[str, dict[str, Any]] = {}
     for row in rows:
         prompt, answer = prompt_and_answer(row)
         if row["task"] not in tasks.TASKS or sum(turn["role"] == "user" for turn in prompt) != 1:
@@ -149,7 +153,9 @@ def conformance(rows: list[dict]) -> dict[str, dict]:
     return dict(sorted(by_task.items()))
 
 
-def report(files: list[InputFile], rows: list[dict], groups: list[int], split_names: list[str]) -> dict:
+def report(
+    files: list[InputFile], rows: list[dict[str, Any]], groups: list[int], split_names: list[str]
+) -> dict[str, Any]:
     """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys.
 
     Args:
@@ -193,12 +199,12 @@ def _by_reason(rejects: list[RejectedRow]) -> dict[str, int]:
     return dict(Counter(kind.partition("; ")[0].partition(":")[0] for kind in kinds).most_common())
 
 
-def _by_task(rows: list[dict]) -> dict[str, int]:
+def _by_task(rows: list[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(Counter(row["task"] or "none" for row in rows).items()))
 
 
-def _first_user_turn(row: dict) -> str:
-    return next(turn["content"] for turn in prompt_and_answer(row)[0] if turn["role"] == "user")
+def _first_user_turn(row: dict[str, Any]) -> str:
+    return next(str(turn["content"]) for turn in prompt_and_answer(row)[0] if turn["role"] == "user")
 
 
 def _normal(text: str) -> str:

@@ -1,14 +1,20 @@
 """Rows → the token columns that TRL trains on, truncated and counted. Nothing is dropped silently."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from sllm import chat
 from sllm.cli import InputError
 from sllm.data.rows import MAX_LOST_SHARE, Skipped, where
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 IGNORED = -100  # label of a token that is not supervised (PyTorch's cross-entropy ignore_index)
 SIDES = ("chosen", "rejected")
+Columns = dict[str, list[Any]]
 SHOWN = 20  # truncated rows in the statistics, the longest first
 
 
@@ -19,9 +25,9 @@ class _Cuts:
     max_length: int
     longest: int = 0
     dropped: int = 0
-    rows: list[tuple[int, dict]] = field(default_factory=list)  # (tokens, row)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (tokens, row)
 
-    def see(self, row: dict, tokens: int) -> bool:
+    def see(self, row: dict[str, Any], tokens: int) -> bool:
         """Count a sequence of `row`; True if it is truncated."""
         self.longest = max(self.longest, tokens)
         if tokens <= self.max_length:
@@ -32,7 +38,7 @@ class _Cuts:
             self.rows.append((tokens, row))
         return True
 
-    def stats(self) -> dict:
+    def stats(self) -> dict[str, Any]:
         worst = sorted(self.rows, key=lambda entry: -entry[0])[:SHOWN]
         return {
             "max_length": self.max_length,
@@ -43,8 +49,13 @@ class _Cuts:
 
 
 def sft_columns(
-    tokenizer, rows: list[dict], max_length: int, train_on_inputs: bool = False, *, skipped: Skipped | None = None
-):
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[dict[str, Any]],
+    max_length: int,
+    train_on_inputs: bool = False,
+    *,
+    skipped: Skipped | None = None,
+) -> tuple[Columns, dict[str, Any]]:
     """Training rows as `input_ids` and `labels`.
 
     Args:
@@ -57,7 +68,7 @@ def sft_columns(
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
-    columns: dict[str, list] = {"input_ids": [], "labels": []}
+    columns: Columns = {"input_ids": [], "labels": []}
     skipped, cuts, truncated = _expecting(skipped, rows), _Cuts(max_length), 0
     end = chat.end_of_turn(tokenizer)[1]
     for row in rows:
@@ -101,7 +112,13 @@ def sft_columns(
     return columns, stats | cuts.stats()
 
 
-def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skipped | None = None):
+def dpo_columns(
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[dict[str, Any]],
+    max_length: int,
+    *,
+    skipped: Skipped | None = None,
+) -> tuple[Columns, dict[str, Any]]:
     """Preference rows as `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
     Args:
@@ -114,7 +131,7 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
         InputError: pairs that cannot be rendered or whose two sides render alike, all of them; or more than
             5 % lost to truncation.
     """
-    columns: dict[str, list] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     skipped, cuts, tokens = _expecting(skipped, rows), _Cuts(max_length), 0
     for row in rows:
         try:
@@ -149,7 +166,7 @@ def dpo_columns(tokenizer, rows: list[dict], max_length: int, *, skipped: Skippe
     return columns, stats | cuts.stats()
 
 
-def cut_summary(stats: dict, *, most: int | None = None, shown: int = 3) -> list[str]:
+def cut_summary(stats: dict[str, Any], *, most: int | None = None, shown: int = 3) -> list[str]:
     """Lines to print about the truncated rows: how many, the longest, and the length that fits them all.
 
     Args:
@@ -169,14 +186,14 @@ def cut_summary(stats: dict, *, most: int | None = None, shown: int = 3) -> list
         )
     else:
         remedy = f"--max_seq_length {length} holds all"
-    count, length = f"{stats['cut_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
+    count, limit = f"{stats['cut_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
     lost = f", {stats['dropped']:,} with nothing left to learn" if stats["dropped"] else ""
-    return [f"warning: {count} are cut at {length}{lost}: {', '.join(worst)}; {remedy}"]
+    return [f"warning: {count} are cut at {limit}{lost}: {', '.join(worst)}; {remedy}"]
 
 
-def as_sequences(columns: dict) -> dict:
+def as_sequences(columns: dict[str, Any]) -> dict[str, Any]:
     """Preference columns as prompt + chosen, prompt + rejected, …: `input_ids` and `labels` in SFT's form."""
-    sequences: dict[str, list] = {"input_ids": [], "labels": []}
+    sequences: dict[str, list[Any]] = {"input_ids": [], "labels": []}
     for prompt, *answers in zip(columns["prompt_ids"], columns["chosen_ids"], columns["rejected_ids"], strict=True):
         for ids in answers:
             sequences["input_ids"].append(prompt + ids)
@@ -184,7 +201,7 @@ def as_sequences(columns: dict) -> dict:
     return sequences
 
 
-def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
+def _expecting(skipped: Skipped | None, rows: Sequence[dict[str, Any]]) -> Skipped:
     """The collector of unusable rows. Files that were read with it are counted already; the others are counted here."""
     skipped = skipped or Skipped()
     for file, count in Counter(getattr(row, "file", None) for row in rows).items():
@@ -192,7 +209,7 @@ def _expecting(skipped: Skipped | None, rows: list[dict]) -> Skipped:
     return skipped
 
 
-def _learns_its_end(example, messages: list[dict], end: int) -> bool:
+def _learns_its_end(example: chat.Example, messages: list[dict[str, Any]], end: int) -> bool:
     """Is the last supervised token the end of turn, and the last token of all if no answer has the weight 0?"""
     supervised = [i for i, on in enumerate(example.completion_mask) if on]
     if any(message.get("weight") == 0 for message in messages):

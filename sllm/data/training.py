@@ -1,13 +1,15 @@
 """The rows of a training run: read, split, remarked on and recorded."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from sllm import checkpoint, cli
 from sllm.data import formats, splits, tokenize
 from sllm.data.rows import Row, Skipped
 
 
-def load(args, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
+def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
     """(training rows, rows to evaluate on) of --trainset_path, and of `validation` or --val_set_size.
 
     Args:
@@ -23,12 +25,12 @@ def load(args, validation: Path | None, kind: str, skipped: Skipped) -> tuple[li
     return (rows, valid_rows) if valid_rows else splits.hold_out(rows, args.val_set_size, args.seed)
 
 
-def notes(rows: list[Row], stats: dict, skipped: Skipped, context: int | None) -> list[str]:
+def notes(rows: list[Row], stats: dict[str, Any], skipped: Skipped, context: int | None) -> list[str]:
     """Lines to print: keys that are not used, rows that are truncated or skipped. `context`: the model's, in tokens."""
     return [*formats.notes(rows), *tokenize.cut_summary(stats, most=context), *skipped.lines()]
 
 
-def record(path: str, stats: dict, valid_stats: dict | None, skipped: Skipped) -> dict:
+def record(path: str, stats: dict[str, Any], valid_stats: dict[str, Any] | None, skipped: Skipped) -> dict[str, Any]:
     """What run.json says of the rows: where they are, their hash and statistics."""
     source = Path(path)
     train = {"path": str(source.resolve()), "sha256": checkpoint.folder_hash(source), **stats}

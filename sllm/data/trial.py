@@ -1,11 +1,16 @@
 """Encode prepared rows as a trainer will, before any training."""
 
+from typing import TYPE_CHECKING, Any
+
 from sllm.data import tokenize
 from sllm.data.input_files import InputFile
 from sllm.data.rows import Skipped
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def encode(files: list[InputFile], tokenizer, max_length: int) -> dict:
+
+def encode(files: list[InputFile], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
     """Encode the rows of all files. Those that a trainer would refuse move from `rows` to `rejects` of their file.
 
     Args:
@@ -23,7 +28,7 @@ def encode(files: list[InputFile], tokenizer, max_length: int) -> dict:
     for file in files:
         for row in file.rows:
             if reason := skipped.reason(row):
-                file.reject(row.line, reason, row)
+                file.reject(row.line or 0, reason, row)
         file.sort_rejects()
         file.rows = [row for row in file.rows if not skipped.reason(row)]
     return {"refused": len(skipped.rows), **stats}

@@ -4,12 +4,14 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from sllm import cli
 from sllm.cli import InputError
 from sllm.weights.layout import Layout
-from sllm.weights.safetensors_io import TensorRef, read_json, shortened, tensors_of
+from sllm.weights.safetensors_io import TensorRef, read_json, tensors_of
 
 _FACTOR = re.compile(r"(.+)\.lora_(?:(embedding)_)?([AB])(?:\.weight)?")
 # What the arithmetic below knows. Anything else that is switched on in adapter_config.json changes what the
@@ -53,7 +55,7 @@ class Delta:
         return (left @ right).mul_(self.scale)
 
 
-def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str, TensorRef], dict]:
+def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str, TensorRef], dict[str, Any]]:
     """An adapter, by the parameters of the model that it changes.
 
     Returns:
@@ -90,13 +92,13 @@ def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str
         name, delta = _change(path, a, b, config, layout, embedding)
         deltas[name] = delta
     if not deltas and not replaced:
-        problems.append(f"{folder} holds no LoRA weights")
+        problems.append(f"{folder} has no LoRA weights")
     if problems:
-        raise InputError(shortened(problems))
+        raise InputError(cli.shorten(problems))
     return deltas, replaced, config
 
 
-def read_config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json; InputError where it says something that cannot be merged into weights."""
     config = read_json(folder / "adapter_config.json")
     extra = sorted(name for name, value in config.items() if value and name not in _KNOWN_SETTINGS)
@@ -113,7 +115,9 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def _change(path: str, a: TensorRef, b: TensorRef, config: dict, layout: Layout, embedding: bool) -> tuple[str, Delta]:
+def _change(
+    path: str, a: TensorRef, b: TensorRef, config: dict[str, Any], layout: Layout, embedding: bool
+) -> tuple[str, Delta]:
     """(parameter, what is added to it) of a pair of factors that peft saved under `path`."""
     from peft.utils.other import get_pattern_key
     from transformers.pytorch_utils import Conv1D

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sllm import chat, checkpoint, cli
 from sllm.cli import InputError
 from sllm.merge.merge import MergePlan
 from sllm.weights.safetensors_io import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (
@@ -23,7 +28,7 @@ _HYPERPARAMETERS = (
 )
 
 
-def generation_config(base: str | Path, tokenizer) -> dict:
+def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is none.
 
     Raises:
@@ -46,7 +51,7 @@ def generation_config(base: str | Path, tokenizer) -> dict:
     return config
 
 
-def require_stopping(config: dict, tokenizer) -> None:
+def require_stopping(config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Guarantee 3 on a generation config. InputError naming what is wrong with it."""
     text, end = chat.end_of_turn(tokenizer)
     eos = config.get("eos_token_id")
@@ -68,7 +73,7 @@ def require_stopping(config: dict, tokenizer) -> None:
         raise InputError(problems)
 
 
-def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: dict, plan: MergePlan) -> None:
+def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: dict[str, Any], plan: MergePlan) -> None:
     """Copy the tokenizer from the adapter and what belongs to the model from the base; write both configs."""
     for source, patterns in ((base, BASE_FILES), (adapter, TOKENIZER_FILES)):
         for path in (path for pattern in patterns for path in source.glob(pattern) if path.is_file()):
@@ -84,7 +89,7 @@ def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: d
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _set_dtype(config: dict, dtype: str) -> None:
+def _set_dtype(config: dict[str, Any], dtype: str) -> None:
     """`dtype`, or `torch_dtype` as it was called before transformers 5, here and in nested configs."""
     for value in config.values():
         if isinstance(value, dict) and ("dtype" in value or "torch_dtype" in value):
@@ -96,7 +101,7 @@ def _set_dtype(config: dict, dtype: str) -> None:
 # ── model card ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def lineage(folder: str | Path) -> list[dict]:
+def lineage(folder: str | Path) -> list[dict[str, Any]]:
     """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
     record = checkpoint.read_run(folder)
     if record is None:
@@ -119,13 +124,14 @@ def shown(place: str | Path) -> str:
     return Path(place).resolve().name if Path(place).exists() or Path(place).is_absolute() else str(place)
 
 
-def card(**facts) -> str:
+def card(**kwargs: object) -> str:
     """The model card's text, from templates/model_card.md.jinja."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     environment.filters["value"] = _value
-    return environment.from_string(CARD.read_text(encoding="utf-8")).render(**facts).rstrip() + "\n"
+    text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(**kwargs)
+    return text.rstrip() + "\n"
 
 
 def _value(value: object) -> str:
@@ -137,7 +143,7 @@ def _value(value: object) -> str:
 
 
 @contextmanager
-def nothing_left(out: Path):
+def remove_on_failure(out: Path) -> Iterator[None]:
     """Remove the folder when it is not written whole: a full disk, a weight that is not finite, Ctrl-C."""
     try:
         yield
@@ -163,6 +169,6 @@ def push(folder: Path, repository: str) -> str:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         again = f"hf upload {repository} {folder}"
-        raise SystemExit(f"error: {folder} is complete, but the upload failed ({reason}); again: {again}") from None
+        raise cli.CheckFailed(f"{folder} is complete, but the upload failed ({reason}); again: {again}") from None
     cli.say("uploaded", url)
     return str(url)

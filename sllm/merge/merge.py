@@ -11,18 +11,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sllm import finite
+from sllm import cli, finite
 from sllm.cli import InputError
 from sllm.merge.adapter import Delta, read
 from sllm.weights.layout import Group, Layout
-from sllm.weights.safetensors_io import TensorRef, read_json, shortened, write_file
+from sllm.weights.safetensors_io import TensorRef, read_json, write_file
 
 
 @dataclass(frozen=True)
-class Regroup:
+class GroupUpdate:
     """A change of parameters that are made of several tensors on disk: made, changed, and split again."""
 
     layout: Layout
@@ -52,11 +53,11 @@ class MergedTensor:
     source: TensorRef
     delta: Delta | None
     dtype: torch.dtype
-    regroup: Regroup | None = None
+    regroup: GroupUpdate | None = None
 
     @property
     def size(self) -> int:
-        return math.prod(self.source.shape) * self.dtype.itemsize
+        return math.prod(self.source.shape) * int(self.dtype.itemsize)
 
     @property
     def changed(self) -> bool:
@@ -136,7 +137,7 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     return MergePlan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
 
-def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
+def _require_fit(base: Path, adapter: str | Path, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
     """InputError unless each change finds its parameter, in its shape, and can be written to the base's tensors."""
     missing, unequal, fixed = [], [], []
     for name, shape in shapes.items():
@@ -153,21 +154,21 @@ def _require_fit(base: Path, adapter, layout: Layout, shapes: dict[str, tuple[in
             fixed.append(f"the adapter changes {name}: {why}")
     hint = [f"{adapter} was trained on another base; name that one: --base_model"] if missing or unequal else []
     if missing or unequal or fixed:
-        raise InputError([*shortened(missing), *shortened(unequal), *hint, *shortened(fixed)])
+        raise InputError([*cli.shorten(missing), *cli.shorten(unequal), *hint, *cli.shorten(fixed)])
 
 
-def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, TensorRef]) -> dict[str, Regroup]:
+def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, TensorRef]) -> dict[str, GroupUpdate]:
     """By name on disk: what is changed by way of a parameter that is made of several tensors. Taken from the dicts."""
-    found: dict[Group, Regroup] = {}
+    regroups: dict[Group, GroupUpdate] = {}
     for kind, changes in (("deltas", deltas), ("replaced", replaced)):
         for name in [name for name in changes if name in layout.groups]:
             group = layout.groups[name]
-            regroup = found.setdefault(group, Regroup(layout, group))
+            regroup = regroups.setdefault(group, GroupUpdate(layout, group))
             getattr(regroup, kind)[name] = changes.pop(name)
-    return {name: regroup for group, regroup in found.items() for name in group.sources}
+    return {name: regroup for group, regroup in regroups.items() for name in group.sources}
 
 
-def _untie(layout: Layout, settings: dict, deltas: dict, replaced: dict) -> bool:
+def _untie(layout: Layout, settings: dict[str, Any], deltas: dict[str, Any], replaced: dict[str, Any]) -> bool:
     """Does the merged model keep two weights, for its embedding and its output layer, where the base ties them?
 
     It has to where the adapter changes one of them, or the two not alike. The output layer then starts from the
@@ -225,12 +226,13 @@ def write(plan: MergePlan, folder: str | Path) -> None:
 def _blocks(piece: MergedTensor) -> Iterator[torch.Tensor]:
     """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
     whole = piece.regroup.take(piece.name) if piece.regroup else None
-    left, right = piece.delta.factors() if piece.delta else (None, None)
+    factors = piece.delta.factors() if piece.delta else None
     for first, last in piece.source.blocks():
         block = piece.source.read(first, last) if whole is None else whole[first:last]
         if piece.rounded:
             block = block.float()
-            if piece.delta:
+            if piece.delta and factors:
+                left, right = factors
                 block.addmm_(left[first:last], right, alpha=piece.delta.scale)
             largest = block.abs().max().item() if block.numel() else 0.0
             block = block.to(piece.dtype)

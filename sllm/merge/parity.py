@@ -7,11 +7,16 @@ Both models compute in fp32 from weights that stay on disk.
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from sllm import chat
 from sllm.merge.streamed import StreamedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS = [
     "대한민국의 수도는 어디인가요?",
@@ -55,7 +60,15 @@ class Parity:
         )
 
 
-def check(base, adapter, merged, tokenizer, dtype: torch.dtype, *, tokens: int | None = None) -> Parity:
+def check(
+    base: str | Path,
+    adapter: str | Path,
+    merged: str | Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    dtype: torch.dtype,
+    *,
+    tokens: int | None = None,
+) -> Parity:
     """Compare greedy tokens and logits of base + adapter with those of the merged folder.
 
     Greedy tokens are decoded by the adapter's model; the merged one reads the same sequence and has to choose the

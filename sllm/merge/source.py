@@ -1,6 +1,7 @@
 """The adapter and the base that a merge reads: folders, or repositories of the Hub in its cache."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 from sllm import checkpoint, cli
@@ -8,7 +9,7 @@ from sllm import checkpoint, cli
 HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 
 
-def require_adapter(args) -> tuple[str, Path]:
+def require_adapter(args: Namespace) -> tuple[str, Path]:
     """(base, adapter folder) of --model_id; an adapter on the Hub is downloaded."""
     if not Path(args.model_id).exists():
         checkpoint.require_model(args.model_id)  # refuses what is not a Hub id either
@@ -17,7 +18,7 @@ def require_adapter(args) -> tuple[str, Path]:
         _require_json(folder / "adapter_config.json")
     base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
     if adapter is None:
-        raise cli.InputError(f"{folder} is a whole model, not an adapter: there is nothing to merge")
+        raise cli.InputError(f"{folder} is a full model, not an adapter: there is nothing to merge")
     return base, folder
 
 
@@ -44,7 +45,7 @@ def local(model_id: str, what: str) -> Path:
         ) from None
 
 
-def require_token(args) -> None:
+def require_token(args: Namespace) -> None:
     """--push_to_hub needs a token, and it is better to hear so before the work than after it."""
     if args.push_to_hub:
         from huggingface_hub import get_token

@@ -10,6 +10,7 @@ import math
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,9 @@ class StreamedModel:
     def __init__(self, folder: str | Path, device: torch.device, *, adapter: str | Path | None = None):
         self.layout = Layout(folder)
         self.stored = self.layout.stored
-        self.device, self.dtype, self.lora, self.adapted = device, None, {}, True
+        self.device, self.adapted = device, True
+        self.dtype: torch.dtype | None = None
+        self.lora: dict[tuple[nn.Module, str], Any] = {}  # peft's layers
         model = self._make_placeholders(self.layout.model)
         if adapter:
             from peft import PeftModel
@@ -116,7 +119,9 @@ class StreamedModel:
         layer = self.lora.get((module, key)) if self.adapted else None
         return layer.get_delta_weight(layer.active_adapter[0]) if layer else None
 
-    def _fetch(self, name: str, first: int = 0, last: int | None = None, delta: torch.Tensor | None = None):
+    def _fetch(
+        self, name: str, first: int = 0, last: int | None = None, delta: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Rows of a parameter, in fp32, with the adapter's `delta` (of the whole parameter) and rounding, if any."""
         if name in self.layout.tensor_names:
             block = self.stored[self.layout.tensor_names[name]].read(first, last).to(self.device).float()
@@ -137,8 +142,8 @@ class StreamedModel:
     def _stream(self, module: nn.Module, weights: dict[str, str]) -> None:
         """Make `module` read its weights when it computes: plain linear layers by blocks of rows, plain embeddings
         by the rows that are looked up, anything else (norms, experts) whole, for the time of its forward."""
-        plain = self.layout.tensor_names.get(weights.get("weight")) if ("weight" in weights) else None
-        plain = plain if (module, "weight") not in self.own else None
+        own = (module, "weight") in self.own
+        plain = "" if own else self.layout.tensor_names.get(weights.get("weight", ""), "")
 
         def linear(x: torch.Tensor) -> torch.Tensor:
             stored, added = self.stored[plain], self._delta(module, "weight")
@@ -153,12 +158,12 @@ class StreamedModel:
             rows = [self._fetch(weights["weight"], row, row + 1, added) for row in used.tolist()]
             return functional.embedding(places, torch.cat(rows))
 
-        def load(module, *_):
+        def load(module: nn.Module, *_: object) -> None:
             for key, name in weights.items():
                 kept[key] = module._parameters[key]
                 module._parameters[key] = nn.Parameter(self._own(module, key, name), requires_grad=False)
 
-        def drop(module, *_):
+        def drop(module: nn.Module, *_: object) -> None:
             module._parameters.update(kept)
 
         kept: dict[str, nn.Parameter] = {}

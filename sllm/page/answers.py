@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sllm.chatstore import StoredAnswer
 from sllm.page import view
 from sllm.page.api_client import ARENA, MAX_RETRIES, ApiClient, Chunk, ModelInfo, Problem
-from sllm.page.chat_session import SETTINGS, Asker
+from sllm.page.chat_session import SETTINGS, RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, render
 from sllm.page.messages import Message, ThreadMissing, new_id
@@ -95,23 +95,23 @@ async def find_model(server: ApiClient, profile: str | None) -> ModelInfo:
     return known.get(profile) or (ModelInfo(profile) if named else models[0])
 
 
-async def respond(conversation: Conversation, asker: Asker, question: Message) -> None:
+async def respond(conversation: Conversation, request: RequestContext, question: Message) -> None:
     """Answer a question, with the model of its conversation."""
     from sllm.page.arena import compare
 
-    messages = conversation.thread.prompt(question, asker.system_prompt)
-    if asker.profile == ARENA:
-        return await compare(conversation, asker, question, messages)
+    messages = conversation.thread.prompt(question, request.system_prompt)
+    if request.profile == ARENA:
+        return await compare(conversation, request, question, messages)
     try:
-        model = await find_model(conversation.page.server, asker.profile)
+        model = await find_model(conversation.page.server, request.profile)
     except Problem as problem:
-        return await report_problem(conversation, problem, question, asker.text)
-    body = asker.sampling() | {"model": model.id, "messages": messages}
-    await answer(conversation, asker, question, "chat/completions", body, model, messages)
+        return await report_problem(conversation, problem, question, request.text)
+    body = request.sampling() | {"model": model.id, "messages": messages}
+    await answer(conversation, request, question, "chat/completions", body, model, messages)
 
 
 async def answer(
-    conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
+    conversation: Conversation, request: RequestContext, question: Message, path: str, body: dict, model: ModelInfo,
     messages: list[dict] | None,
 ) -> None:  # fmt: skip
     """Stream one answer into a message and store it as it comes.
@@ -119,7 +119,7 @@ async def answer(
     Args:
         question: or the task. messages: the prompt, if it is known before the server answers.
     """
-    reply = Reply(conversation, asker, question, path, body, model, messages)
+    reply = Reply(conversation, request, question, path, body, model, messages)
     stopped = await reply.write()
     await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it unfinished
 
@@ -128,10 +128,16 @@ class Reply:
     """One answer, from its question to its last token. Arguments: as of `answer`."""
 
     def __init__(
-        self, conversation: Conversation, asker: Asker, question: Message, path: str, body: dict, model: ModelInfo,
+        self,
+        conversation: Conversation,
+        request: RequestContext,
+        question: Message,
+        path: str,
+        body: dict,
+        model: ModelInfo,
         messages: list[dict] | None,
-    ):  # fmt: skip
-        self.conversation, self.asker, self.question = conversation, asker, question
+    ):
+        self.conversation, self.request, self.question = conversation, request, question
         self.path, self.body, self.model, self.messages = path, body, model, messages
         self.message = Message("answer", parent=question.id, author=AUTHOR, run=new_id(), streaming=True)
         self.answer = StreamingAnswer()
@@ -165,7 +171,7 @@ class Reply:
 
     async def finish(self, stopped: bool) -> None:
         """Store the whole answer, and report what went wrong. An empty answer is removed."""
-        conversation, message, answer, text = self.conversation, self.message, self.answer, self.asker.text
+        conversation, message, answer, text = self.conversation, self.message, self.answer, self.request.text
         answer.markdown.close()
         message.content, message.streaming = answer.rendered, False
         after = self.question
@@ -187,7 +193,7 @@ class Reply:
             await conversation.toast(text["cut"], "info")
 
     async def _show_waiting(self, problem: Problem, seconds: float, retry: int) -> None:
-        await self._show(waiting_text(problem, seconds, retry, self.asker.text))
+        await self._show(waiting_text(problem, seconds, retry, self.request.text))
 
     async def _show(self, text: str) -> None:
         """The text so far; only the new part is sent if it continues what was shown."""
@@ -208,7 +214,7 @@ class Reply:
         if not prompt:
             return None
         return StoredAnswer(
-            id=self.message.run, conversation=self.conversation.thread.id, user_id=self.asker.user,
+            id=self.message.run, conversation=self.conversation.thread.id, user_id=self.request.user,
             model=self.model.id, prompt=prompt, text=answer.text, finish_reason=finish_reason,
             template_hash=self.model.template_hash, task=task,
             sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},

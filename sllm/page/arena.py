@@ -12,7 +12,7 @@ from contextlib import aclosing
 from sllm.chatstore import INCOMPLETE_REASONS, Comparison, NotStored, StoredAnswer
 from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream, waiting_text
 from sllm.page.api_client import ModelInfo, Problem
-from sllm.page.chat_session import Asker
+from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown
 from sllm.page.messages import Message
@@ -22,9 +22,9 @@ SHOW_SECONDS = 0.1  # between two updates of a comparison that is being written
 SIDES = ("left", "right")
 
 
-async def compare(conversation: Conversation, asker: Asker, question: Message, messages: list[dict]) -> None:
+async def compare(conversation: Conversation, request: RequestContext, question: Message, messages: list[dict]) -> None:
     """Two random models answer at once, side by side and without their names."""
-    text = asker.text
+    text = request.text
     try:
         models = await conversation.page.server.models(patient=True)
     except Problem as problem:
@@ -32,30 +32,35 @@ async def compare(conversation: Conversation, asker: Asker, question: Message, m
     if len(models) < 2:
         problem = Problem("missing", text["arena_few"].format(count=len(models)))
         return await report_problem(conversation, problem, question, text)
-    comparison = Round(conversation, asker, question, messages, models)
+    comparison = ArenaComparison(conversation, request, question, messages, models)
     stopped = await comparison.write()
     await asyncio.shield(comparison.finish(stopped))  # a late Stop does not leave it unfinished
 
 
-class Round:
+class ArenaComparison:
     """One comparison, from its question to its vote. `pair`: the two models, drawn at random."""
 
     def __init__(
-        self, conversation: Conversation, asker: Asker, question: Message, messages: list[dict], models: list[ModelInfo]
+        self,
+        conversation: Conversation,
+        request: RequestContext,
+        question: Message,
+        messages: list[dict],
+        models: list[ModelInfo],
     ):
-        self.conversation, self.asker, self.question = conversation, asker, question
+        self.conversation, self.request, self.question = conversation, request, question
         self.messages, self.models = messages, models
         self.pair = random.SystemRandom().sample(models, 2)
         self.answers = [StreamingAnswer(), StreamingAnswer()]
         self.id = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
-        self.body = asker.sampling() | {"messages": messages}
+        self.body = request.sampling() | {"messages": messages}
         self.message = Message(
             "answer", parent=question.id, author=AUTHOR, streaming=True, metadata={"comparison": self.id}
         )
         self.set_state("writing")
 
     def set_state(self, state: str) -> None:
-        self.message.elements = {self.id: ("Arena", arena_props(self.id, self.answers, state, self.asker.text))}
+        self.message.elements = {self.id: ("Arena", arena_props(self.id, self.answers, state, self.request.text))}
         self.message.metadata["text"] = self.answers[0].text or self.answers[1].text
 
     async def write(self) -> bool:
@@ -79,7 +84,7 @@ class Round:
 
     async def _write_side(self, answer: StreamingAnswer, model: ModelInfo) -> None:
         async def waiting(problem: Problem, seconds: float, retry: int) -> None:
-            answer.waiting = waiting_text(problem, seconds, retry, self.asker.text)
+            answer.waiting = waiting_text(problem, seconds, retry, self.request.text)
 
         try:
             body = self.body | {"model": model.id}
@@ -131,14 +136,14 @@ class Round:
                 self.set_state("stopped")  # there is nothing to vote on
         await conversation.update(message)
         if stopped:
-            await conversation.toast(self.asker.text["stopped"], "info")
+            await conversation.toast(self.request.text["stopped"], "info")
         elif problem:
-            await report_problem(conversation, problem, message, self.asker.text)
+            await report_problem(conversation, problem, message, self.request.text)
 
     def _stored_answers(self) -> list[StoredAnswer]:
         return [
             StoredAnswer(
-                id=f"{self.id}-{side}", conversation=self.conversation.thread.id, user_id=self.asker.user,
+                id=f"{self.id}-{side}", conversation=self.conversation.thread.id, user_id=self.request.user,
                 model=model.id, prompt=self.messages, text=answer.text, finish_reason=answer.finish_reason,
                 sampling={name: value for name, value in self.body.items() if name != "messages"},
                 template_hash=model.template_hash, task=self.question.metadata.get("task"),
@@ -189,13 +194,13 @@ def comparison_props(comparison: Comparison, text: dict) -> dict:
     return arena_props(comparison.id, answers, "voted", text, props)
 
 
-async def take_vote(conversation: Conversation, asker: Asker, id: str, choice: str) -> bool:
+async def take_vote(conversation: Conversation, request: RequestContext, id: str, choice: str) -> bool:
     """The first vote is blind and is used for training; a later one, made with the names known, is kept beside it."""
-    text, page = asker.text, conversation.page
+    text, page = request.text, conversation.page
     comparison = await page.read(page.store.comparison, id)
     message = next((m for m in conversation.messages.values() if m.metadata.get("comparison") == id), None)
     origin = comparison and (comparison.left.conversation, comparison.left.user_id)
-    if not message or origin != (conversation.thread.id, asker.user):
+    if not message or origin != (conversation.thread.id, request.user):
         await conversation.toast(text["arena_lost"])
         return False
     try:

@@ -7,7 +7,7 @@ import chainlit as cl
 
 from sllm.page import sockets
 from sllm.page.arena import take_vote
-from sllm.page.chat_session import current_asker, toast, translations
+from sllm.page.chat_session import current_request, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form, send_form
@@ -38,8 +38,8 @@ class Buttons:
             if not question:
                 return
             problem = message if message.role == "problem" else None
-            asker = current_asker(conversation)
-            work = answer_again(conversation, asker, question, problem=problem)
+            request = current_request(conversation)
+            work = answer_again(conversation, request, question, problem=problem)
             if not conversation.run(work, text=translations(), alone=True):
                 await toast(translations()["busy"], "info")
 
@@ -67,9 +67,9 @@ class Buttons:
             payload = action.payload
             if not conversation or not isinstance(payload.get("fields"), dict):
                 return {"state": "refused"}
-            asker = current_asker(conversation)
+            request = current_request(conversation)
             form, task = str(payload.get("form")), str(payload.get("task"))
-            state = await send_form(conversation, asker, form, task, payload["fields"])
+            state = await send_form(conversation, request, form, task, payload["fields"])
             if state == "busy":
                 await toast(translations()["busy"], "info")
             return {"state": state}
@@ -78,6 +78,6 @@ class Buttons:
         async with self._pressed(action) as (conversation, _):
             if not conversation:
                 return {"ok": False}
-            asker = current_asker(conversation)
+            request = current_request(conversation)
             comparison, choice = (str(action.payload.get(name)) for name in ("comparison", "choice"))
-            return {"ok": await take_vote(conversation, asker, comparison, choice)}
+            return {"ok": await take_vote(conversation, request, comparison, choice)}

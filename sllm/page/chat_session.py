@@ -67,7 +67,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Asker:
+class RequestContext:
     """Who asks: the user's name, the texts in their language, the chosen model and the settings."""
 
     user: str
@@ -94,7 +94,7 @@ class Asker:
         return body
 
 
-def current_asker(conversation: "Conversation") -> Asker:
+def current_request(conversation: "Conversation") -> RequestContext:
     """Who asks in the current session, with the model of the conversation."""
     session, thread = cl.context.session, conversation.thread
     profile, settings = session.chat_profile, dict(session.chat_settings)
@@ -102,7 +102,7 @@ def current_asker(conversation: "Conversation") -> Asker:
         profile = thread.profile
     if not settings:  # it was sent before the page could offer them
         settings = thread.settings or {"system_prompt": conversation.page.system_prompt}
-    return Asker(session.user.identifier, translations(), profile, settings)
+    return RequestContext(session.user.identifier, translations(), profile, settings)
 
 
 def translations() -> dict:

@@ -4,7 +4,7 @@ from sllm import tasks
 from sllm.page.answers import answer, find_model, report_problem, respond
 from sllm.page.api_client import ARENA, Problem, storable
 from sllm.page.arena import compare
-from sllm.page.chat_session import Asker
+from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.messages import Message
 from sllm.page.view import AUTHOR
@@ -44,14 +44,14 @@ async def open_form(conversation: Conversation, text: dict, *, task: str = "", v
     await conversation.add(form)
 
 
-async def send_form(conversation: Conversation, asker: Asker, form_id: str, task: str, fields: dict) -> str:
+async def send_form(conversation: Conversation, request: RequestContext, form_id: str, task: str, fields: dict) -> str:
     """The task of a form as a message of the user; it runs once, however often the button was pressed. The browser
     chooses a path and a body: the task has to exist, and only its own fields are sent.
 
     Returns:
         "sent"; "again": the form was sent already; "busy": an answer is being written; "refused".
     """
-    text, page = asker.text, conversation.page
+    text, page = request.text, conversation.page
     forms = [m for m in conversation.thread.path() if any(name == "TaskForm" for name, _ in m.elements.values())]
     form = next((m for m in forms if m.id == form_id), forms[-1] if forms else None)  # older forms have no id
     if form is None:
@@ -79,7 +79,7 @@ async def send_form(conversation: Conversation, asker: Asker, form_id: str, task
         await conversation.toast(text["message_too_long"].format(limit=page.max_file_mb))
         return "refused"
     name, thread, metadata = entry[text["task_name"]], conversation.thread, {"task": task, "fields": fields}
-    question = Message("task", f"{name} ({task})", thread.leaf, author=asker.user, metadata=metadata)
+    question = Message("task", f"{name} ({task})", thread.leaf, author=request.user, metadata=metadata)
     if not any(message.role in ("question", "task", "answer") for message in thread.path()):
         # The list of conversations names the task, not the button.
         thread.name = f"{name}: {next(iter(fields.values()), '')}"[:80]
@@ -87,7 +87,7 @@ async def send_form(conversation: Conversation, asker: Asker, form_id: str, task
     await conversation.add(question)
     title = {"interaction": thread.name, "thread_id": thread.id}
     await conversation.emit("first_interaction", title)  # reloads the list of conversations
-    conversation.run(run_task(conversation, asker, question), text=text)
+    conversation.run(run_task(conversation, request, question), text=text)
     return "sent"
 
 
@@ -97,25 +97,25 @@ def _field(value) -> str | list[str] | None:
     return storable(value) if isinstance(value, str) else None
 
 
-async def run_task(conversation: Conversation, asker: Asker, question: Message) -> None:
+async def run_task(conversation: Conversation, request: RequestContext, question: Message) -> None:
     """Answer one of the server's tasks."""
     task, fields = question.metadata["task"], question.metadata["fields"]
     try:
-        model = await find_model(conversation.page.server, None if asker.profile == ARENA else asker.profile)
+        model = await find_model(conversation.page.server, None if request.profile == ARENA else request.profile)
     except Problem as problem:
-        return await report_problem(conversation, problem, question, asker.text)
+        return await report_problem(conversation, problem, question, request.text)
     try:
         messages = tasks.build_messages(task, fields)
     except ValueError:
         messages = None  # the server will report what is wrong
-    if asker.profile == ARENA and messages:
-        return await compare(conversation, asker, question, messages)
-    body = asker.sampling() | {"model": model.id} | fields
-    await answer(conversation, asker, question, f"tasks/{task}", body, model, messages)
+    if request.profile == ARENA and messages:
+        return await compare(conversation, request, question, messages)
+    body = request.sampling() | {"model": model.id} | fields
+    await answer(conversation, request, question, f"tasks/{task}", body, model, messages)
 
 
 async def answer_again(
-    conversation: Conversation, asker: Asker, question: Message, *, problem: Message | None = None
+    conversation: Conversation, request: RequestContext, question: Message, *, problem: Message | None = None
 ) -> None:
     """Another answer to a question or a task, as a branch beside those that it has. If none arrives, what was shown
     before is shown again.
@@ -132,7 +132,7 @@ async def answer_again(
         conversation.thread.leaf = question.id
         await conversation.show()
     try:
-        await (run_task if question.role == "task" else respond)(conversation, asker, question)
+        await (run_task if question.role == "task" else respond)(conversation, request, question)
     finally:
         last = conversation.messages.get(conversation.thread.leaf or "")
         if answered and last and not conversation.deleted and (last is question or last.parent == question.id):

@@ -26,7 +26,7 @@ from chainlit.user_session import user_sessions
 
 from sllm.page.answers import respond
 from sllm.page.api_client import Problem, storable
-from sllm.page.chat_session import Asker, current_asker, offer_settings, toast, translations
+from sllm.page.chat_session import RequestContext, current_request, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
 from sllm.page.forms import answer_again, open_form
@@ -168,8 +168,8 @@ async def _add_message(
     if not (content.strip() or sent.get("command") or file_text):
         return True
     page, thread, first = conversation.page, conversation.thread, not conversation.messages
-    asker = current_asker(conversation)
-    if page.too_long(content, file_text, asker.system_prompt):
+    request = current_request(conversation)
+    if page.too_long(content, file_text, request.system_prompt):
         await toast(text["message_too_long"].format(limit=page.max_file_mb))
         if not first:
             await conversation.show(session.socket_id)
@@ -177,14 +177,14 @@ async def _add_message(
     for id in ids:
         session.files.pop(id, None)
     command = bool(sent.get("command")) or not content.strip()  # a file alone is the text of a task
-    message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=asker.user)
+    message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=request.user)
     if sent.get("command"):
         message.metadata["command"] = text["task"]
     if file_text:
         message.metadata["file"] = file_text
         props = {"files": [{"name": storable(file["name"]), "size": file["size"]} for file in files]}
         message.elements = {f"{message.id}-files": ("Files", props)}
-    thread.settings, thread.profile = asker.settings, asker.profile
+    thread.settings, thread.profile = request.settings, request.profile
     if first:
         thread.name = content[:TITLE_LENGTH] or text["task"]
         await conversation.join(session.socket_id)
@@ -196,7 +196,7 @@ async def _add_message(
         question = "" if content == text["task_starter"] else content
         await open_form(conversation, text, values={"context": file_text, "question": question})
     else:
-        conversation.run(respond(conversation, asker, message), text=text)
+        conversation.run(respond(conversation, request, message), text=text)
     return True
 
 
@@ -204,23 +204,23 @@ async def _edit(conversation: Conversation, sent: dict, sid: str) -> None:
     """The browser has already removed what follows: it is shown again, with the new branch or without."""
     text, content = translations(), storable(str(sent.get("output") or "").strip())
     message = conversation.messages.get(sent.get("id"))
-    asker, page = current_asker(conversation), conversation.page
+    request, page = current_request(conversation), conversation.page
     refusal = None
     if message is None or message.role != "question" or not content:
         refusal = text["edit_refused"]
-    elif page.too_long(content, message.metadata.get("file") or "", asker.system_prompt):
+    elif page.too_long(content, message.metadata.get("file") or "", request.system_prompt):
         refusal = text["message_too_long"].format(limit=page.max_file_mb)
-    elif not conversation.run(_answer_edited(conversation, asker, message, content), text=text, alone=True):
+    elif not conversation.run(_answer_edited(conversation, request, message, content), text=text, alone=True):
         refusal = text["busy"]
     if refusal:
         await toast(refusal, "info")
         await conversation.show(sid)
 
 
-async def _answer_edited(conversation: Conversation, asker: Asker, message: Message, content: str) -> None:
+async def _answer_edited(conversation: Conversation, request: RequestContext, message: Message, content: str) -> None:
     if content != message.content:
         file = message.metadata.get("file")
-        edited = Message("question", content, message.parent, author=asker.user,
+        edited = Message("question", content, message.parent, author=request.user,
                          metadata={"file": file} if file else {})  # fmt: skip
         edited.elements = {
             f"{edited.id}-files": element for element in message.elements.values() if element[0] == "Files"
@@ -229,4 +229,4 @@ async def _answer_edited(conversation: Conversation, asker: Asker, message: Mess
         await conversation.save(edited)
         await conversation.show()
         message = edited
-    await answer_again(conversation, asker, message)
+    await answer_again(conversation, request, message)

@@ -4,7 +4,7 @@
 KO = {
     "task_name": "name_ko",  # in the server's task table
     "arena": "비교",
-    "arena_about": "한 질문에 두 모델이 나란히 답합니다. 투표하면 모델 이름이 보이고, 투표는 다음 모델의 DPO 학습 자료가 됩니다.",
+    "arena_about": "한 질문에 두 모델이 나란히 답합니다. 투표하면 모델 이름이 보이고, 투표는 다음 모델의 DPO 학습 데이터로 사용됩니다.",
     "base_about": "**{id}** · 기본 모델. 이 프로젝트로 아직 튜닝하지 않은 상태입니다.",
     "sft_about": "**{id}** · SFT 모델. 지시문과 모범 답변으로 학습했습니다.",
     "dpo_about": "**{id}** · DPO 모델. SFT 모델을 선호 쌍으로 더 학습했습니다.",
@@ -52,7 +52,7 @@ KO = {
     "rules": {
         "korean": "한국어", "length": "길이", "bullet": "개조식", "sentence": "완결된 문장", "clean": "군더더기 없음",
         "title": "제목 형식", "on_topic": "주제 일치", "choice": "보기에서 고름", "yes_no": "예/아니요", "rationale": "근거 제시",
-        "grounded": "본문 근거", "keywords": "핵심어", "no_repeat": "반복 없음", "reworded": "바꿔 쓰기",
+        "grounded": "본문 근거", "keywords": "키워드", "no_repeat": "반복 없음", "reworded": "바꿔 쓰기",
     },
     # files
     "file_too_large": "{name}: {size:.1f} MB 파일은 너무 큽니다. {limit:g} MB까지 올릴 수 있습니다. 필요한 부분만 잘라서 올리세요.",

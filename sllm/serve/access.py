@@ -5,15 +5,16 @@ import hmac
 import os
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, network
 from sllm.cli import InputError
 from sllm.serve.access_log import log
 from sllm.serve.errors import ApiError
 
-QUIET_PATHS = ("/health", "/ready")  # of supervisors and load balancers, which have no key
+PROBE_PATHS = ("/health", "/ready")  # of supervisors and load balancers, which have no key
 UNAUTHENTICATED_PATHS = ("/docs", "/openapi.json")  # the page that describes the API
 UNAUTHENTICATED_PREFIXES = "/static-offline-docs/"
 ADMIN = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
@@ -23,7 +24,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CALLERS = 10_000  # that a rate limit remembers
 
 
-class Keys:
+class ApiKeys:
     """API keys, kept as digests, so that a comparison takes as long for a wrong key as for a right one.
 
     Args:
@@ -118,19 +119,38 @@ def check_origin(origin: str) -> str:
     return origin.rstrip("/")
 
 
-def of_command_line(args) -> dict:
-    """Arguments of `Access`, from the flags and the environment.
+@dataclass(frozen=True)
+class AccessSettings:
+    """Who may use the server.
+
+    Attributes:
+        hosts: names that the Host header may have, without the port; None: any.
+        origins: origins that CORS allows; `*`: all. Pages of the hosts themselves are always allowed.
+        keys: none: authentication disabled.
+        admin: the keys of the endpoints that change what is served; without one they are closed.
+        rate: of requests, for each key or address.
+    """
+
+    hosts: set[str] | None
+    origins: list[str]
+    keys: ApiKeys
+    admin: ApiKeys
+    rate: RateLimit
+
+
+def of_command_line(args) -> AccessSettings:
+    """From the flags and the environment.
 
     Raises:
         InputError: everything that is wrong with them.
     """
     keys, admin, *origins = cli.collect_errors(
-        lambda: Keys(_with_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file),
-        lambda: Keys(_with_environment(args.admin_key, "SLLM_ADMIN_KEY")),
+        lambda: ApiKeys(_with_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file),
+        lambda: ApiKeys(_with_environment(args.admin_key, "SLLM_ADMIN_KEY")),
         *(lambda origin=origin: check_origin(origin) for origin in args.allowed_origins),
     )
     problems = []
-    loopback = cli.is_loopback(args.host)
+    loopback = network.is_loopback(args.host)
     if not keys and not args.allow_anonymous and not loopback:
         problems.append(
             f"--host {args.host} is reachable by other machines; require a key (SLLM_API_KEYS, --api_keys_file or "
@@ -143,27 +163,19 @@ def of_command_line(args) -> dict:
     hosts = {host.lower() for host in args.allowed_hosts} or None
     if loopback:
         hosts = (hosts or set()) | {*LOOPBACK, args.host.lower()}
-    return {
-        "hosts": hosts, "origins": origins, "keys": keys, "admin": admin, "rate": RateLimit(args.rate_limit_rpm)
-    }  # fmt: skip
+    return AccessSettings(hosts, origins, keys, admin, RateLimit(args.rate_limit_rpm))
 
 
 def _with_environment(given: list[str], name: str) -> list[str]:
     return [*given, *(key.strip() for key in os.environ.get(name, "").split(",") if key.strip())]
 
 
-class Access:
-    """Middleware.
+class AccessControl:
+    """Middleware: Host, Origin, keys, rates. Raises ApiError for what is not allowed."""
 
-    Args:
-        hosts: names that the Host header may have, without the port; None: any.
-        origins: web pages that may ask; `*`: all. Pages of the hosts themselves always may.
-        keys: none: authentication disabled.
-        admin: the keys of the endpoints that change what is served; without one they are closed.
-    """
-
-    def __init__(self, app, *, hosts, origins: list[str], keys: Keys, admin: Keys, rate: RateLimit):
-        self.app, self.hosts, self.origins, self.keys, self.admin, self.rate = app, hosts, origins, keys, admin, rate
+    def __init__(self, app, settings: AccessSettings):
+        self.app, self.hosts, self.origins = app, settings.hosts, settings.origins
+        self.keys, self.admin, self.rate = settings.keys, settings.admin, settings.rate
         self._failed = RateLimit(FAILED_LOGINS)
 
     async def __call__(self, scope, receive, send):
@@ -175,14 +187,14 @@ class Access:
         path, address = scope["path"], scope["client"][0] if scope.get("client") else "unknown"
         if len(scope["headers"]) > MAX_HEADERS:
             raise ApiError(431, f"more than {MAX_HEADERS} headers")
-        if path in QUIET_PATHS:  # asked by the address of a container, which no list knows
+        if path in PROBE_PATHS:  # asked by the address of a container, which no list knows
             return
         self._check_host(headers)
         if path in UNAUTHENTICATED_PATHS or path.startswith(UNAUTHENTICATED_PREFIXES):
             return
         keys = self.admin if path in ADMIN else self.keys
         if path in ADMIN and not keys:
-            raise ApiError(403, "this server has no admin key (--admin_key)", code="no_admin_key")
+            raise ApiError(403, "loading adapters is disabled: the server has no --admin_key", code="no_admin_key")
         if keys:
             record.key = self._key(keys, headers, address)
         if scope["method"] == "POST" and (seconds := self.rate.wait(record.key or address)):
@@ -201,7 +213,7 @@ class Access:
             message = f"web pages of {origin[:100]!r} are not allowed here (--allowed_origins)"
             raise ApiError(403, message, code="origin_not_allowed")
 
-    def _key(self, keys: Keys, headers: dict, address: str) -> str:
+    def _key(self, keys: ApiKeys, headers: dict, address: str) -> str:
         kind, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         given = given.strip() if kind.lower() == "bearer" else headers.get(b"x-api-key", b"").decode("latin-1")
         if (name := keys.name_of(given)) is None:

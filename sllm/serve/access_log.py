@@ -9,53 +9,45 @@ import sys
 import time
 import uuid
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from sllm.serve import errors, metrics
 from sllm.serve.errors import ApiError
 
-QUIET_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
+UNLOGGED_PATHS = ("/health", "/ready", "/metrics")  # asked every few seconds: neither logged nor counted
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 log = logging.getLogger("sllm.serve")
 
 
-class Record:
+@dataclass(slots=True)
+class RequestRecord:
     """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept.
 
     `sequences`: capacity reserved for it. `models`: the served models that it uses. `error`: one of ours, on its way
     through a route of vLLM's that keeps no headers.
     """
 
-    __slots__ = (
-        "completion_tokens",
-        "error",
-        "finish",
-        "first",
-        "id",
-        "ignored",
-        "in_beam_search",
-        "key",
-        "method",
-        "model",
-        "models",
-        "path",
-        "prompt",
-        "prompt_tokens",
-        "route",
-        "sequences",
-        "started",
-        "status",
-        "stream",
-    )  # fmt: skip
-
-    def __init__(self, id: str, method: str, path: str):
-        self.id, self.method, self.path, self.route = id, method, path, "other"
-        self.key = self.model = self.stream = self.first = self.finish = self.prompt = self.error = None
-        self.in_beam_search = False
-        self.status = self.prompt_tokens = self.completion_tokens = self.sequences = 0
-        self.models, self.ignored = [], []
-        self.started = time.monotonic()
+    id: str
+    method: str
+    path: str
+    route: str = "other"
+    key: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    prompt: object = None
+    status: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    sequences: int = 0
+    finish: str | None = None
+    first: float | None = None  # time of the first token
+    error: ApiError | None = None
+    in_beam_search: bool = False
+    models: list = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
     def release(self, capacity) -> None:
         capacity.give_back(self)
@@ -64,7 +56,7 @@ class Record:
         self.models = []
 
 
-current: ContextVar[Record | None] = ContextVar("record", default=None)  # of the request that this task answers
+current: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  # of the request that this task answers
 
 
 class RequestLog:
@@ -82,7 +74,7 @@ class RequestLog:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        record = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex, scope["method"], scope["path"])
+        record = RequestRecord(given if _ID.fullmatch(given) else uuid.uuid4().hex, scope["method"], scope["path"])
         record.route = self._route(scope["path"])
         scope.setdefault("state", {})["record"] = record
         # vLLM's handlers name their answers by this header
@@ -111,13 +103,13 @@ class RequestLog:
                 await errors.internal(error, record.id).response(scope["path"])(scope, receive, reply)
         finally:
             metrics.IN_FLIGHT.dec()
-            if record.path not in QUIET_PATHS or record.status not in (200, 503):
+            if record.path not in UNLOGGED_PATHS or record.status not in (200, 503):
                 self._line(record)
 
     def _route(self, path: str) -> str:
         return path if path in self.routes else "/v1/tasks/{task_id}" if path.startswith("/v1/tasks/") else "other"
 
-    def _line(self, record: Record) -> None:
+    def _line(self, record: RequestRecord) -> None:
         seconds = time.monotonic() - record.started
         status = record.status or 500
         metrics.REQUESTS.labels(record.route, status).inc()
@@ -147,7 +139,7 @@ class RequestLog:
         log.info("request", extra={"fields": fields})
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     def format(self, entry: logging.LogRecord) -> str:
         line = {"time": round(entry.created, 3), "level": entry.levelname.lower(), "message": entry.getMessage()}
         line |= {} if entry.name.startswith("sllm") else {"logger": entry.name}
@@ -162,7 +154,7 @@ def start() -> logging.handlers.QueueListener:
     pipe stops no stream. `stop()` it at the end."""
     lines: queue.SimpleQueue = queue.SimpleQueue()
     out = logging.StreamHandler(sys.stderr)
-    out.setFormatter(Json())
+    out.setFormatter(JsonFormatter())
     listener = logging.handlers.QueueListener(lines, out)
     handler = _QueueAsIs(lines)
     # what uvicorn says of a stream that was cut short; the line of the request says it better

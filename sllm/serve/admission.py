@@ -4,7 +4,7 @@ import math
 import time
 
 from sllm.serve import metrics
-from sllm.serve.access_log import Record
+from sllm.serve.access_log import RequestRecord
 from sllm.serve.errors import ApiError
 
 
@@ -18,7 +18,7 @@ class Capacity:
         self._seconds = 1.0  # that a request takes, a running mean
         metrics.SEQUENCES.set_function(lambda: self.taken)
 
-    def take(self, record: Record, count: int) -> None:
+    def take(self, record: RequestRecord, count: int) -> None:
         """Reserve `count` sequences until the request ends. ApiError (429) where they do not fit."""
         if count > self.total:
             raise ApiError(400, f"{count} answers at once exceed this server's capacity ({self.total})", param="n")
@@ -30,7 +30,7 @@ class Capacity:
         self.taken += count
         record.sequences += count
 
-    def give_back(self, record: Record) -> None:
+    def give_back(self, record: RequestRecord) -> None:
         if record.sequences:
             self.taken -= record.sequences
             self._seconds += 0.1 * (time.monotonic() - record.started - self._seconds)

@@ -13,8 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from sllm.serve import access, errors, models_api, state_api, tasks_api
 from sllm.serve.access_log import RequestLog
 from sllm.serve.admission import Capacity
-from sllm.serve.body import Body
-from sllm.serve.errors import ApiError, Reshape
+from sllm.serve.body import RequestBody
+from sllm.serve.errors import ApiError, ErrorFormat
 from sllm.serve.handlers import ByModel
 from sllm.serve.in_flight import InFlight
 from sllm.serve.lean_path import LeanPath
@@ -50,21 +50,23 @@ EXAMPLES = {  # of the documentation page, ready to send
 }
 
 
-def create(models: Models, state: Callable[[], str], *, in_flight: dict, access_control: dict, body: dict):
+def create(
+    models: Models, state: Callable[[], str], *, in_flight: dict, access_control: access.AccessSettings, body: dict
+):
     """(the whole app, its `InFlight`).
 
     Args:
         state: of the server, for /ready.
-        in_flight, access_control, body: arguments of the middleware `InFlight`, `Access` and `Body`.
+        in_flight, body: arguments of the middleware `InFlight` and `RequestBody`.
     """
     app, lean = endpoints(models, in_flight["capacity"], state)
     requests = InFlight(lean, paths=GENERATING, **in_flight)
-    whole = access.Access(Body(requests, fields=known_fields(app), **body), **access_control)
+    whole = access.AccessControl(RequestBody(requests, fields=known_fields(app), **body), access_control)
     whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
-    if access_control["origins"]:
+    if access_control.origins:
         whole = CORSMiddleware(
             whole,
-            access_control["origins"],
+            access_control.origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After", "X-Ignored-Fields"],
@@ -92,7 +94,7 @@ def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> t
         "serving_tokenization",
     ):  # fmt: skip
         setattr(app.state, attribute, ByModel(attribute, models, capacity))
-    lean = LeanPath(Reshape(app), models=models, capacity=capacity)
+    lean = LeanPath(ErrorFormat(app), models=models, capacity=capacity)
 
     for router in (models_api.router(models), state_api.router(state), tasks_api.router(lean, models)):
         app.include_router(router)

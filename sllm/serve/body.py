@@ -22,7 +22,7 @@ LONGEST = {
 }  # fmt: skip
 
 
-class Body:
+class RequestBody:
     """Middleware. Reads the body of a POST whole, and leaves it in the scope: `sllm.body`, the bytes, and `sllm.json`,
     what they say.
 

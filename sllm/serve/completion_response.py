@@ -148,9 +148,9 @@ def _value(job: Job, answers: dict, usage: dict) -> dict:
                 "usage": usage}  # fmt: skip
     choices = []
     for index, piece in sorted(answers.items()):
-        said = {"message": {"role": "assistant", "content": piece.text}} if job.chat else {"text": piece.text}
+        content = {"message": {"role": "assistant", "content": piece.text}} if job.chat else {"text": piece.text}
         ended = {"finish_reason": piece.finish_reason, "stop_reason": piece.stop_reason}
-        choices.append({"index": index, **said, "logprobs": _logprobs(job, piece, logprobs.Offset()), **ended})
+        choices.append({"index": index, **content, "logprobs": _logprobs(job, piece, logprobs.Offset()), **ended})
     kind = "chat.completion" if job.chat else "text_completion"
     return {"object": kind, **head, "choices": choices, "usage": usage}
 

@@ -6,7 +6,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEADER_SECONDS = 15.0  # from the first byte of a request, or from connecting, to the end of its headers
 
 
-class Streaming(h11.Connection):
+class ChunkedStreamConnection(h11.Connection):
     """h11 as a server, which writes the chunks of a stream without its checks: they cost a tenth of this process under
     load. (After the headers of a chunked response its state stays the same until the end of the message.)"""
 
@@ -30,7 +30,7 @@ class Connection(H11Protocol):
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        self.conn = Streaming(h11.SERVER, config.h11_max_incomplete_event_size)
+        self.conn = ChunkedStreamConnection(h11.SERVER, config.h11_max_incomplete_event_size)
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)

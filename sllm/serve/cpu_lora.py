@@ -15,8 +15,8 @@ def group_by_adapter() -> None:
 
 
 def bgmv_shrink(inputs, weights, output, indices, scaling=1.0):
-    found = _product(inputs, weights, indices, output.dtype)
-    output[:, : found.shape[1]] = scaling * found
+    product = _product(inputs, weights, indices, output.dtype)
+    output[:, : product.shape[1]] = scaling * product
 
 
 def bgmv_expand(inputs, weights, output, indices, add_inputs=True):
@@ -25,9 +25,9 @@ def bgmv_expand(inputs, weights, output, indices, add_inputs=True):
 
 
 def bgmv_expand_slice(inputs, weights, output, indices, offset, size, add_inputs=True):
-    found = _product(inputs, weights, indices, output.dtype)
+    product = _product(inputs, weights, indices, output.dtype)
     part = output[:, offset : offset + size]
-    part.add_(found) if add_inputs else part.copy_(found)
+    part.add_(product) if add_inputs else part.copy_(product)
 
 
 def _product(inputs, weights, indices, dtype):  # (tokens, in), (adapters, 1, out, in), (tokens,) → (tokens, out)

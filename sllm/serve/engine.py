@@ -8,9 +8,11 @@ with an input is said before the 10 seconds which that import costs. Call `set_e
 read the environment when they are imported.
 """
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
@@ -51,6 +53,7 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
     """
     if server:  # Python's tracker of semaphores writes what it cleans up to the log, between its JSON lines
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
+        _use_one_arena()
     if not on_cpu():
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         if not can_compile():
@@ -68,6 +71,19 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if server:  # an OpenMP thread too many waits in a loop for the others, and takes the core from this process
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
+
+
+def _use_one_arena() -> None:
+    """glibc gives each thread an arena of its own, in which the memory of replaced adapters' tokenizers would stay."""
+    m_arena_max = -8  # malloc.h
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(m_arena_max, 1)
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the machine."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def can_compile() -> bool:
@@ -268,12 +284,12 @@ def beam_search(
             batch = prompts[at : min(at + BEAM_ROWS, end)]
             try:
                 tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
-                found = llm.beam_search(
+                results = llm.beam_search(
                     [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=lora_request(adapter)
                 )
             finally:
                 tokenizer.eos_token = own_eos
-            for index, (ids, output) in enumerate(zip(batch, found, strict=True), at):
+            for index, (ids, output) in enumerate(zip(batch, results, strict=True), at):
                 tokens = output.sequences[0].tokens[len(ids) :]
                 ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
                 yield index, Generation(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)

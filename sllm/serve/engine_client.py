@@ -163,13 +163,21 @@ _watchers: list[subprocess.Popen] = []  # kept, or the pipes would close
 
 
 class DeferredStatLogger:
-    """vLLM's metrics, counted after the pieces of a step were sent and not before."""
+    """vLLM's metrics, counted after the pieces of a step were sent and not before. Adapters go by their names without
+    the version behind: vLLM makes a series for each combination of names, and keeps it for ever."""
 
     def __init__(self, manager):
         self._manager = manager
 
     def record(self, **kwargs) -> None:
+        if stats := kwargs.get("scheduler_stats"):
+            stats.running_lora_adapters = _without_versions(stats.running_lora_adapters)
+            stats.waiting_lora_adapters = _without_versions(stats.waiting_lora_adapters)
         asyncio.get_running_loop().call_soon(lambda: self._manager.record(**kwargs))
 
     def __getattr__(self, name: str):
         return getattr(self._manager, name)
+
+
+def _without_versions(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted((name.rpartition("@")[0] or name, count) for name, count in counts.items()))

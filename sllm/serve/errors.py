@@ -1,7 +1,7 @@
 """Every error in OpenAI's shape: {"error": {"message", "type", "param", "code"}}; never a traceback or a path.
 
-vLLM's handlers give errors whose `code` is the HTTP status. OpenAI's clients compare it with words, so `Reshape` puts
-the words there.
+vLLM's handlers give errors whose `code` is the HTTP status. OpenAI's clients compare it with words, so `ErrorFormat`
+puts the words there.
 """
 
 import json
@@ -69,18 +69,20 @@ def internal(error: Exception, request_id: str) -> ApiError:
 
 def of_validation(error: RequestValidationError) -> ApiError:
     """The first fields that are wrong, in one sentence."""
-    said: dict[str, str] = {}
-    for one in error.errors()[:200]:
-        place = ".".join(str(part) for part in one["loc"][1:] if _is_field(part))
-        cause = (one.get("ctx") or {}).get("error")
+    messages_by_field: dict[str, str] = {}
+    for detail in error.errors()[:200]:
+        place = ".".join(str(part) for part in detail["loc"][1:] if _is_field(part))
+        cause = (detail.get("ctx") or {}).get("error")
         place = getattr(cause, "parameter", None) or place  # a rule between fields, by the name of the one to change
-        text = "missing JSON body" if one["loc"] == ("body",) and one["type"] == "missing" else one["msg"]
-        said.setdefault(place[:100], text.removeprefix("Value error, ")[:300])
-        if len(said) > SHOWN:
+        text = "missing JSON body" if detail["loc"] == ("body",) and detail["type"] == "missing" else detail["msg"]
+        messages_by_field.setdefault(place[:100], text.removeprefix("Value error, ")[:300])
+        if len(messages_by_field) > SHOWN:
             break
-    shown = [f"{place}: {text}" if place else text for place, text in list(said.items())[:SHOWN]]
-    more = "; …" if len(said) > SHOWN else ""
-    return ApiError(400, "; ".join(shown) + more, param=next(iter(said), None) or None, code="invalid_request")
+    lines = [f"{place}: {text}" if place else text for place, text in list(messages_by_field.items())[:SHOWN]]
+    more = "; …" if len(messages_by_field) > SHOWN else ""
+    return ApiError(
+        400, "; ".join(lines) + more, param=next(iter(messages_by_field), None) or None, code="invalid_request"
+    )
 
 
 def _is_field(part) -> bool:
@@ -92,7 +94,7 @@ def _is_field(part) -> bool:
     )  # fmt: skip
 
 
-class Reshape:
+class ErrorFormat:
     """Middleware: the errors of vLLM's handlers in the one shape."""
 
     def __init__(self, app):
@@ -191,13 +193,13 @@ async def validation_error(request: Request, error: RequestValidationError) -> R
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    said = {404: "there is no such path", 405: f"{request.method} is not allowed for this path"}
-    message = said.get(error.status_code, str(error.detail))
+    messages = {404: "path not found", 405: f"{request.method} is not allowed for this path"}
+    message = messages.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, message, headers=error.headers).response()
 
 
 def engine_dead() -> ApiError:
-    return ApiError(503, "the engine has exited; the server restarts", code="engine_dead")
+    return ApiError(503, "the engine has exited; the server is shutting down", code="engine_dead")
 
 
 async def engine_died(request: Request, error: Exception) -> Response:

@@ -39,7 +39,10 @@ def add_engine_flags(group) -> None:
 
 def add_sampling_flags(group, *, temperature: float) -> None:
     group.add_argument(
-        "--max_tokens", type=cli.positive_int, default=1024, help="of an answer; less where the context has no room"
+        "--max_tokens",
+        type=cli.positive_int,
+        default=1024,
+        help="tokens of an answer at most, capped by what the context leaves",
     )
     group.add_argument("--temperature", type=cli.between(0, 2), default=temperature, help="0: greedy")
     group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
@@ -84,10 +87,10 @@ def add_access_flags(p: argparse.ArgumentParser) -> None:
         "--admin_key", action="append", default=[], metavar="[NAME:]KEY",
         help="for loading and unloading adapters; better in SLLM_ADMIN_KEY. Without one that is off",
     )  # fmt: skip
-    group.add_argument("--allow_anonymous", action="store_true", help="other machines may ask without a key")
+    group.add_argument("--allow_anonymous", action="store_true", help="accept requests of other machines without a key")
     group.add_argument("--allowed_hosts", nargs="+", default=[], metavar="NAME", help="names that the Host header may "
                        "have; default: loopback names where --host is one, else any")  # fmt: skip
-    group.add_argument("--allowed_origins", nargs="+", default=[], metavar="URL", help="web pages that may ask (CORS)")
+    group.add_argument("--allowed_origins", nargs="+", default=[], metavar="URL", help="origins that CORS allows")
     group.add_argument("--rate_limit_rpm", type=cli.positive_int, metavar="N", help="requests a minute for each key")
     group.add_argument("--max_body_mb", type=cli.positive_float, default=4.0, help="largest request")
 
@@ -102,7 +105,7 @@ def add_load_flags(p: argparse.ArgumentParser):
         help="sequences in a batch, for each copy of the model",
     )
     group.add_argument(
-        "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="sequences behind them; past both: 429"
+        "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="queued sequences; more are answered 429"
     )
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(
@@ -110,6 +113,6 @@ def add_load_flags(p: argparse.ArgumentParser):
         "--drain_seconds",
         type=cli.nonnegative_float,
         default=30.0,
-        help="for running answers on SIGTERM",
+        help="seconds to finish running answers after SIGTERM",
     )
     return group

@@ -72,7 +72,7 @@ class _Handler:
         stops, tokenizer, record = self.served.stop_token_ids, self.renderer.get_tokenizer(), current.get()
         record.model, record.in_beam_search = self.served.name, True
         ending = copy.copy(self)
-        ending.renderer = _EndOfTurn(tokenizer, stops[0])
+        ending.renderer = _BeamSearchRenderer(tokenizer, stops[0])
         async for output in super(_Handler, ending).beam_search(*args, **kwargs):
             record.prompt_tokens += len(output.prompt_token_ids)
             for piece in output.outputs:
@@ -104,7 +104,7 @@ def _ignores_eos(args, kwargs) -> bool:
     return any(value.ignore_eos for value in [*args, *kwargs.values()] if isinstance(value, BeamSearchParams))
 
 
-class _EndOfTurn:
+class _BeamSearchRenderer:
     """A renderer, as far as a beam search asks it; its own tokenizer, which says what ends a beam."""
 
     def __init__(self, tokenizer, token: int):
@@ -220,7 +220,7 @@ class ByModel:
             try:
                 return await call(*args, **kwargs)
             except ApiError as error:  # vLLM's route would make a 500 of it
-                current.get().error = error  # whose headers `Reshape` writes
+                current.get().error = error  # whose headers `ErrorFormat` writes
                 return create_error_response(error.detail, status_code=HTTPStatus(error.status_code))
 
         return call_and_return_errors if self._attribute == "anthropic_serving_messages" else call

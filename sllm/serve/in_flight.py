@@ -5,7 +5,7 @@ from contextlib import suppress
 from enum import StrEnum
 
 from sllm.serve import errors, sse
-from sllm.serve.access_log import Record, current
+from sllm.serve.access_log import RequestRecord, current
 from sllm.serve.admission import Capacity
 from sllm.serve.errors import ApiError
 
@@ -47,7 +47,9 @@ class InFlight:
             request.record.prompt = scope["sllm.json"]
         loop = asyncio.get_running_loop()
         seconds = f"{self.timeout:g}"
-        late = ApiError(504, f"no whole answer within {seconds} s; ask for less, or raise --request_timeout")
+        late = ApiError(
+            504, f"the answer was not complete within {seconds} s; lower max_tokens, or raise --request_timeout"
+        )
         timer = loop.call_later(self.timeout, request.end, late)
         watcher = asyncio.create_task(request.watch())
         self.requests[request.ended] = request
@@ -79,14 +81,14 @@ class InFlightRequest:
     """The messages of one request, to and fro. `problem`: why it was ended early; the app's messages after that are
     dropped."""
 
-    def __init__(self, body: bytes, receive, send, record: Record):
+    def __init__(self, body: bytes, receive, send, record: RequestRecord):
         self._body, self._receive, self._send, self.record = body, receive, send, record
         self.ended = asyncio.get_running_loop().create_future()
         self.problem: ApiError | None = None
         self.started = self.finished = False
 
     async def watch(self) -> None:
-        """Wait for the client to leave. (The body was read by `Body`, which replays it.)"""
+        """Wait for the client to leave. (The body was read by `RequestBody`, which replays it.)"""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self.finished:

@@ -5,7 +5,6 @@ balancer that asks is told 503 and not left to guess.
 """
 
 import asyncio
-import errno
 import gc
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from sllm.cli import InputError
+from sllm import network
 from sllm.serve.access_log import log
 from sllm.serve.connection import Connection
 from sllm.serve.engine_client import Heartbeat
@@ -31,17 +30,13 @@ UNREAD_SECONDS = 120
 DEAD_SECONDS = 4.0  # from the engine's death to the end of this process, at the most
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; InputError in one line where the port is taken or the host is not ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        why = "is in use; stop what runs there" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
-        raise InputError(f"{host}:{port} {why}, or choose another --host or --port") from None
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InputError: the port is in use, or the host is not an address of this machine.
+    """
+    sock = network.bind(host, port)
     # A client that stops reading is cut off by the kernel, or its unsent answer would keep the connection for ever.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
     sock.listen(2048)

@@ -83,11 +83,11 @@ def no_lora(model: str) -> str | None:
     tell (vLLM then says so itself, once the weights are loaded)."""
     package = _vllm()
     for name in _architectures(model):
-        found = package and _registered(package).get(name)
-        if found:
-            place = package / "model_executor" / "models" / found[0]
+        entry = package and _registered(package).get(name)
+        if entry:
+            place = package / "model_executor" / "models" / entry[0]
             file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-            return name if file.is_file() and _is_a(file, found[1], "SupportsLoRA") is False else None
+            return name if file.is_file() and _is_a(file, entry[1], "SupportsLoRA") is False else None
     return None
 
 
@@ -108,13 +108,13 @@ def _vllm() -> Path | None:
 def _registered(package: Path) -> dict[str, tuple[str, str]]:
     """Architecture → (module, class), from the tables of vLLM's registry."""
     tree = ast.parse((package / "model_executor" / "models" / "registry.py").read_text(encoding="utf-8"))
-    found = {}
+    registered = {}
     for table in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
         for key, value in zip(table.keys, table.values, strict=True):
             texts = [part.value for part in value.elts if isinstance(part, ast.Constant)] if _is_pair(value) else []
             if isinstance(key, ast.Constant) and len(texts) == 2:
-                found.setdefault(key.value, tuple(texts))
-    return found
+                registered.setdefault(key.value, tuple(texts))
+    return registered
 
 
 def _is_pair(value: ast.expr) -> bool:
@@ -137,7 +137,7 @@ def _is_a(file: Path, name: str, wanted: str) -> bool | None:
             if given:
                 return False  # a class of torch or of vLLM's other parts
         return None
-    found: bool | None = False
+    verdict: bool | None = False
     for base in made.bases:
         text = ast.unparse(base).partition("[")[0]
         if text == wanted:
@@ -145,8 +145,8 @@ def _is_a(file: Path, name: str, wanted: str) -> bool | None:
         one = False if "." in text or text in ("object", "Protocol") else _is_a(file, text, wanted)
         if one:
             return True
-        found = None if one is None else found
-    return found
+        verdict = None if one is None else verdict
+    return verdict
 
 
 @cache

@@ -155,7 +155,7 @@ class Models:
         async with self._lock:
             served = self.by_name.get(name)
             if served is None or served.adapter is None:
-                raise ApiError(404, f"there is not an adapter {name}", param="lora_name", code="adapter_not_found")
+                raise ApiError(404, f"adapter {name} is not loaded", param="lora_name", code="adapter_not_found")
             if served is self.first:
                 raise ApiError(400, f"{name} is what requests without a model get; it can only be replaced")
             del self.by_name[name]
@@ -170,6 +170,7 @@ class Models:
             served.client.renderer.shutdown()
             served.client = served.handlers = None
             gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
+            await asyncio.to_thread(engine.trim_memory)
 
         task = asyncio.create_task(when_unused())
         self._retiring.add(task)

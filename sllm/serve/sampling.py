@@ -74,7 +74,7 @@ def read_schema(path: str | Path) -> dict:
     except ValueError as error:  # not UTF-8, or no JSON
         raise InputError(f"--json_schema {path} is not JSON: {error}") from None
     if not isinstance(schema, dict):
-        raise InputError(f"--json_schema {path} holds no JSON object")
+        raise InputError(f"--json_schema {path} is not a JSON object")
     try:  # as vLLM's guidance backend does
         grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
         problem = LLMatcher.validate_grammar(grammar, None)

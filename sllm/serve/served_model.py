@@ -3,10 +3,19 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sllm import chat, checkpoint, cli
 from sllm.cli import InputError
 from sllm.serve import logprobs, model_info
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
+    from transformers import PreTrainedTokenizerBase
+    from vllm.lora.request import LoRARequest
+
+    from sllm.serve.engine_client import EngineClient
 
 
 @dataclass
@@ -20,13 +29,13 @@ class ServedModel:
     name: str
     kind: str
     adapter: str | None
-    tokenizer: object
+    tokenizer: "PreTrainedTokenizerBase"
     stop_token_ids: list[int]
     chat_template: str
     parent: str | None = None
-    lora: object = None
-    client: object = None
-    handlers: object = None
+    lora: "LoRARequest | None" = None
+    client: "EngineClient | None" = None
+    handlers: "SimpleNamespace | None" = None
     users: int = 0
 
     def __post_init__(self):

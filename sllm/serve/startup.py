@@ -80,8 +80,8 @@ def errors_of(model: str) -> Iterator[None]:
         except Exception as error:
             if not quiet:
                 traceback.print_exc()
-            said = reasons.read_text(encoding="utf-8").splitlines() if reasons.is_file() else []
-            raise InputError(explain(model, error, [json.loads(line) for line in said])) from error
+            lines = reasons.read_text(encoding="utf-8").splitlines() if reasons.is_file() else []
+            raise InputError(explain(model, error, [json.loads(line) for line in lines])) from error
 
 
 @contextmanager
@@ -93,28 +93,28 @@ def _log_of_processes(folder: Path, quiet: bool) -> Iterator[Path]:
     from vllm.logger import DEFAULT_LOGGING_CONFIG
 
     reasons, file, logger = folder / "reasons.jsonl", folder / "logging.json", logging.getLogger("vllm")
-    how = {"path": str(reasons), "owner": os.getpid(), "quiet": quiet}
+    options = {"path": str(reasons), "owner": os.getpid(), "quiet": quiet}
     config = copy.deepcopy(DEFAULT_LOGGING_CONFIG)
-    config["handlers"]["reasons"] = {"class": f"{__name__}.Reasons", **how}
+    config["handlers"]["reasons"] = {"class": f"{__name__}.{StartupErrorHandler.__name__}", **options}
     config["loggers"]["vllm"]["handlers"].append("reasons")
     if quiet:
-        config["filters"] = {"quiet": {"()": f"{__name__}.NoFailedStart"}}
+        config["filters"] = {"quiet": {"()": f"{__name__}.{NoFailedStart.__name__}"}}
         config["handlers"]["vllm"]["filters"] = ["quiet"]
     file.write_text(json.dumps(config), encoding="utf-8")
     # The last process alive, Python's resource tracker, would warn of what those that failed have left.
     added = {"VLLM_LOGGING_CONFIG_PATH": str(file), "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
     added = {name: value for name, value in added.items() if name not in os.environ}
-    handler, no_failed_start = Reasons(**how), NoFailedStart()
-    shown = [*logger.handlers] if quiet else []
+    handler, no_failed_start = StartupErrorHandler(**options), NoFailedStart()
+    handlers = [*logger.handlers] if quiet else []
     os.environ.update(added)
-    for one in shown:
+    for one in handlers:
         one.addFilter(no_failed_start)
     logger.addHandler(handler)
     try:
         yield reasons
     finally:
         logger.removeHandler(handler)
-        for one in shown:
+        for one in handlers:
             one.removeFilter(no_failed_start)
         for name in added:
             del os.environ[name]
@@ -127,7 +127,7 @@ class NoFailedStart(logging.Filter):
         return not record.getMessage().endswith(_FAILED)
 
 
-class Reasons(logging.Handler):
+class StartupErrorHandler(logging.Handler):
     """Writes why a process failed while it started, one JSON text a line, to a file that process `owner` reads."""
 
     def __init__(self, path: str, owner: int, quiet: bool):
@@ -156,8 +156,8 @@ def explain(model: str, error: Exception, causes: list[str] = ()) -> str:
         ended = f"its process was ended by signal {killed[1]}" if killed else "its process ended; the reason is above"
     reason = causes[0] if causes else ended or reason
     remedy = next((remedy for pattern, remedy in REMEDIES if re.search(pattern, reason)), None)
-    shown = re.sub(r"^(ValueError|ValidationError|RuntimeError|OSError): ", "", reason).rstrip(". ")
-    return f"vLLM does not start with {model}: {shown}; {remedy or 'VLLM_LOGGING_LEVEL=DEBUG shows where'}"
+    reason_text = re.sub(r"^(ValueError|ValidationError|RuntimeError|OSError): ", "", reason).rstrip(". ")
+    return f"vLLM does not start with {model}: {reason_text}; {remedy or 'VLLM_LOGGING_LEVEL=DEBUG shows where'}"
 
 
 def _message(error: BaseException) -> str:

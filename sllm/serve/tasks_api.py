@@ -22,7 +22,7 @@ TaskRequest = msgspec.defstruct(
     "TaskRequest",
     [(name, field.type | None, None) for name, field in FIELDS.items()],
     bases=(PlainRequest,),
-    forbid_unknown_fields=False,  # `Body` names them
+    forbid_unknown_fields=False,  # `RequestBody` names them
     kw_only=True,
 )
 

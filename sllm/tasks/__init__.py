@@ -1,9 +1,18 @@
 """The 23 task types (`table`) and the machine-checkable rules of their answers (`conformance`)."""
 
 from sllm.tasks.conformance import Failure, check
-from sllm.tasks.table import TASKS, Task, WrongFields, build_messages, build_user_turn, get, meant, split_user_turn
+from sllm.tasks.table import (
+    TASKS,
+    Task,
+    WrongFields,
+    build_messages,
+    build_user_turn,
+    get,
+    similar_task_ids,
+    split_user_turn,
+)
 
 __all__ = [
-    "TASKS", "Failure", "Task", "WrongFields", "build_messages", "build_user_turn", "check", "get", "meant",
-    "split_user_turn",
+    "TASKS", "Failure", "Task", "WrongFields", "build_messages", "build_user_turn", "check", "get",
+    "similar_task_ids", "split_user_turn",
 ]  # fmt: skip

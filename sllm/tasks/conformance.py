@@ -4,8 +4,11 @@ it is broken, or None. `check` runs the rules that the task table names and retu
 The rules measure form and grounding, not truth: an answer that passes may still be wrong.
 """
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sllm.tasks.table import CHOICE_LABELS, Task, get, split_user_turn
 
@@ -18,6 +21,9 @@ _MATH_OR_TAG = re.compile(r"\$[^$]+\$|<[^<>]+>")
 _KEYWORD = re.compile(r"^[^\w\n]*(?:Keyword|키워드)[ \t]*\d+[^\w\n]*:\s*(\S.*)$", re.MULTILINE)
 _EXPLANATION = re.compile(r"^[^\w\n]*설명[^\w\n]*:\s*\S", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’)\]*]*$")
+
+
+Fields = Mapping[str, Any]  # the parts of a user turn, by their names
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def check(task_id: str, user: str | dict[str, str | list[str]], answer: str) -> 
     task = get(task_id)
     fields = split_user_turn(task_id, user) if isinstance(user, str) else user
     if not answer.strip():
-        return [Failure("not_empty", "답변이 비어 있다")]
+        return [Failure("not_empty", "답변이 비어 있습니다")]
     verdicts = ((rule, _RULES[rule](task, fields, answer.strip())) for rule in task.rules)
     return [Failure(rule, reason) for rule, reason in verdicts if reason]
 
@@ -53,7 +59,7 @@ def _size(text: str) -> int:
     return len(re.sub(r"\s", "", text))
 
 
-def _source(task: Task, fields: dict) -> str:
+def _source(task: Task, fields: Fields) -> str:
     return str(fields.get(task.source, "")) if task.source else ""
 
 
@@ -62,8 +68,8 @@ def _head_and_body(task: Task, answer: str) -> tuple[str, str]:
     tasks that have no explanation, (answer, "") for those that should."""
     if "rationale" not in task.rules:
         return "", answer
-    found = _RATIONALE.search(answer)
-    return (answer[: found.start()].strip(), answer[found.end() :].strip()) if found else (answer, "")
+    match = _RATIONALE.search(answer)
+    return (answer[: match.start()].strip(), answer[match.end() :].strip()) if match else (answer, "")
 
 
 def _without_math(text: str) -> str:
@@ -81,65 +87,67 @@ def _stems(text: str) -> set[str]:
     return {word[:2] if "가" <= word[0] <= "힣" else word.lower() for word in words}
 
 
-def _korean(task, fields, answer):
+def _korean(task: Task, fields: Fields, answer: str) -> str | None:
     letters = [c for c in _MATH_OR_TAG.sub(" ", answer) if c.isalpha()]
     hangul = 2 * sum("가" <= c <= "힣" for c in letters)  # a syllable block holds two or three letters
     other = sum(not "가" <= c <= "힣" for c in letters)
     share = hangul / max(hangul + other, 1)
-    return None if share >= 0.5 else f"한국어 비율이 {share:.0%}로 절반에 못 미친다"
+    return None if share >= 0.5 else f"한국어 비율이 {share:.0%}로 절반에 못 미칩니다"
 
 
-def _length(task, fields, answer):
-    least, most = task.length_ratio
+def _length(task: Task, fields: Fields, answer: str) -> str | None:
+    least, most = task.length_ratio or (0.0, math.inf)
     size, reference = _size(answer), _size(_source(task, fields))
     if size < least * reference:
-        return f"{size}자로, Context {reference}자의 {least:.2f}배보다 짧다"
+        return f"{size}자로, 본문 {reference}자의 {least:.2f}배보다 짧습니다"
     if size > most * reference:
-        return f"{size}자로, Context {reference}자의 {most:.2f}배보다 길다"
+        return f"{size}자로, 본문 {reference}자의 {most:.2f}배보다 깁니다"
     return None
 
 
-def _bullet(task, fields, answer):
+def _bullet(task: Task, fields: Fields, answer: str) -> str | None:
     _, body = _head_and_body(task, answer)
     lines = [line for line in _lines(body) if not _HEADING.match(line)]
     bullets = sum(bool(_BULLET.match(line)) for line in lines)
     if bullets < 2:
-        return f"글머리표로 시작하는 줄이 {bullets}개뿐이다 (2개 이상)"
-    return None if 2 * bullets >= len(lines) else f"{len(lines)}줄 가운데 글머리표 줄이 {bullets}개로 절반에 못 미친다"
+        return f"글머리표로 시작하는 줄이 {bullets}개뿐입니다 (2개 이상)"
+    return (
+        None if 2 * bullets >= len(lines) else f"{len(lines)}줄 가운데 글머리표 줄이 {bullets}개로 절반에 못 미칩니다"
+    )
 
 
-def _sentence(task, fields, answer):
+def _sentence(task: Task, fields: Fields, answer: str) -> str | None:
     _, body = _head_and_body(task, answer)
     for line in _lines(body):
         if _BULLET.match(line) or _HEADING.match(line):
-            return f"글머리표나 제목 줄이 있다: {line.strip()[:30]!r}"
+            return f"글머리표나 제목 줄이 있습니다: {line.strip()[:30]!r}"
     last = _lines(body)[-1].strip() if _lines(body) else ""
     if last and (not _SENTENCE_END.search(last) or last.endswith(":")):
-        return f"문장이 끝맺지 않았다: …{last[-15:]!r}"
+        return f"문장이 끝나지 않았습니다: …{last[-15:]!r}"
     return None
 
 
-def _clean(task, fields, answer):
+def _clean(task: Task, fields: Fields, answer: str) -> str | None:
     """A code fence around Markdown, or a label of the prompt written back, is the commonest leak."""
     if "```" in answer:
-        return "코드 블록(```)이 있다"
+        return "코드 블록(```)이 있습니다"
     leaked = re.search(r"###\s*\w+\s*###", answer)
-    return f"프롬프트의 라벨이 섞여 있다: {leaked[0]}" if leaked else None
+    return f"프롬프트의 라벨이 섞여 있습니다: {leaked[0]}" if leaked else None
 
 
-def _title(task, fields, answer):
+def _title(task: Task, fields: Fields, answer: str) -> str | None:
     if len(_lines(answer)) > 1:
-        return "제목이 한 줄이 아니다"
+        return "제목이 한 줄이 아닙니다"
     size, words = _size(answer), len(answer.split())
-    return None if size <= 20 and words <= 6 else f"{size}자 {words}단어다 (20자, 6단어 이내)"
+    return None if size <= 20 and words <= 6 else f"{size}자 {words}단어입니다 (20자, 6단어 이내)"
 
 
-def _on_topic(task, fields, answer):
+def _on_topic(task: Task, fields: Fields, answer: str) -> str | None:
     shared = _stems(answer) & _stems(_source(task, fields))
-    return None if shared else "Context의 낱말이 하나도 없다"
+    return None if shared else "본문의 낱말이 하나도 없습니다"
 
 
-def _choice(task, fields, answer):
+def _choice(task: Task, fields: Fields, answer: str) -> str | None:
     head, _ = _head_and_body(task, answer)
     head = head.splitlines()[0].strip() if head else ""
     choices = dict(zip(CHOICE_LABELS, fields.get("choices", []), strict=False))
@@ -147,60 +155,60 @@ def _choice(task, fields, answer):
     text = re.sub(r"^\**\s*[a-e]\s*[).]\s*", "", head).strip("* .")
     by_text = [name for name, choice in choices.items() if choice.strip("* .") == text]
     if label and label[1] not in choices:
-        return f"{label[1]})는 주어진 보기에 없다"
+        return f"{label[1]})는 주어진 보기에 없습니다"
     if label and text and by_text != [label[1]]:
-        return f"{label[1]}) 뒤의 내용이 그 보기와 다르다: {text[:30]!r}"
-    return None if label or by_text else f"첫 줄이 주어진 보기가 아니다: {head[:30]!r}"
+        return f"{label[1]}) 뒤의 내용이 그 보기와 다릅니다: {text[:30]!r}"
+    return None if label or by_text else f"첫 줄이 주어진 보기가 아닙니다: {head[:30]!r}"
 
 
-def _yes_no(task, fields, answer):
+def _yes_no(task: Task, fields: Fields, answer: str) -> str | None:
     first = re.split(r"[\s.,!:]", answer.lstrip("*"), maxsplit=1)[0].strip("*")
-    return None if first in ("예", "아니요") else f"'예' 또는 '아니요'로 시작하지 않는다: {first[:15]!r}"
+    return None if first in ("예", "아니요") else f"'예' 또는 '아니요'로 시작하지 않습니다: {first[:15]!r}"
 
 
-def _rationale(task, fields, answer):
+def _rationale(task: Task, fields: Fields, answer: str) -> str | None:
     if not _RATIONALE.search(answer):
-        return "'근거:' 줄이 없다"
+        return "'근거:' 줄이 없습니다"
     body = _head_and_body(task, answer)[1]
-    return None if _size(body) >= 10 else "'근거:' 아래에 설명이 없다"
+    return None if _size(body) >= 10 else "'근거:' 아래에 설명이 없습니다"
 
 
-def _grounded(task, fields, answer):
+def _grounded(task: Task, fields: Fields, answer: str) -> str | None:
     source = f"{_source(task, fields)} {fields.get('question', '')} {' '.join(fields.get('choices', []))}"
     numbers = set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", answer)))
     invented = sorted(numbers - set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", source))))
     if invented:
-        return f"Context에 없는 수: {', '.join(invented[:5])}"
+        return f"본문에 없는 수: {', '.join(invented[:5])}"
     stems = _stems(answer)
     share = len(stems & _stems(source)) / max(len(stems), 1)
-    return None if share >= 0.4 else f"답변 낱말의 {share:.0%}만 Context에 있다 (40% 이상)"
+    return None if share >= 0.4 else f"답변 낱말의 {share:.0%}만 본문에 있습니다 (40% 이상)"
 
 
-def _keywords(task, fields, answer):
+def _keywords(task: Task, fields: Fields, answer: str) -> str | None:
     words = [re.sub(r"[*\s]", "", word) for word in _KEYWORD.findall(answer)]
     if len(words) < 2:
-        return f"'Keyword 1: …' 줄이 {len(words)}개다 (2개 이상)"
+        return f"'Keyword 1: …' 줄이 {len(words)}개입니다 (2개 이상)"
     if len(set(words)) < len(words):
-        return "같은 키워드가 되풀이된다"
+        return "같은 키워드가 되풀이됩니다"
     explained = len(_EXPLANATION.findall(answer))
-    return None if explained == len(words) else f"키워드는 {len(words)}개인데 '설명:' 줄은 {explained}개다"
+    return None if explained == len(words) else f"키워드는 {len(words)}개인데 '설명:' 줄은 {explained}개입니다"
 
 
-def _no_repeat(task, fields, answer):
+def _no_repeat(task: Task, fields: Fields, answer: str) -> str | None:
     opening = re.sub(r"\s+", " ", answer)[:30]
-    return "Context를 되풀이하며 시작한다" if opening in re.sub(r"\s+", " ", _source(task, fields)) else None
+    return "본문을 되풀이하며 시작합니다" if opening in re.sub(r"\s+", " ", _source(task, fields)) else None
 
 
-def _reworded(task, fields, answer):
+def _reworded(task: Task, fields: Fields, answer: str) -> str | None:
     """At most half of the answer's three-word runs may stand in the context as they are."""
 
-    def runs(text):
+    def runs(text: str) -> list[tuple[str, ...]]:
         words = re.findall(r"\w+", text)
         return [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
 
     given, written = set(runs(_source(task, fields))), runs(answer)
     share = sum(run in given for run in written) / max(len(written), 1)
-    return None if share <= 0.5 else f"세 낱말 묶음의 {share:.0%}를 Context에서 그대로 옮겼다 (50% 이하)"
+    return None if share <= 0.5 else f"세 낱말 묶음의 {share:.0%}를 본문에서 그대로 옮겼습니다 (50% 이하)"
 
 
 _RULES = {

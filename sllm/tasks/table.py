@@ -6,6 +6,7 @@ it train here unchanged. Standard library only: the server lists this table befo
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Field(NamedTuple):
 
 FIELDS = {
     "context": Field("Context", "본문"),
-    "table": Field("Context", "HTML 표 (앞에 표의 제목을 붙여도 된다)"),
+    "table": Field("Context", "HTML 표 (앞에 표의 제목을 붙일 수 있습니다)"),
     "title": Field("Context", "글의 제목"),
     "text": Field("Context", "미완성 글"),
     "question": Field("Question", "질문 또는 지시"),
@@ -80,7 +81,19 @@ def _system_prompt(lead: str, rules: tuple[str, ...]) -> str:
     return f"{lead} 다음 규칙을 지켜야 합니다.\n\n{numbered}"
 
 
-def _pair(family, name_ko, name_en, lead, rules, *, fields, checks, subject, question=None, ratio=None):
+def _pair(
+    family: str,
+    name_ko: str,
+    name_en: str,
+    lead: str,
+    rules: tuple[str, ...],
+    *,
+    fields: tuple[str, ...],
+    checks: tuple[str, ...],
+    subject: str,
+    question: dict[str, str] | None = None,
+    ratio: tuple[float, float] | None = None,
+) -> Iterator[Task]:
     """The bullet (`_01`) and the sentence (`_02`) form of one family."""
     for suffix, style in (("01", "bullet"), ("02", "sentence")):
         style_rules = tuple(rule.format(subject=subject) for rule in _STYLE_RULES[style])
@@ -211,14 +224,14 @@ def get(task_id: str) -> Task:
     return TASKS[task_id]
 
 
-def meant(label: str) -> list[str]:
+def similar_task_ids(label: str) -> list[str]:
     """The task ids that a label almost is (other case, separators or zeros: `task1_01`, `Task08_02`; a family whose
     forms have ids of their own: `task01`); empty where it is a label of another kind."""
-    found = re.fullmatch(r"\W*task[\W_]*0*(\d+)(?:[\W_]+0*(\d+))?\W*", label, re.IGNORECASE)
-    if label in TASKS or not found:
+    match = re.fullmatch(r"\W*task[\W_]*0*(\d+)(?:[\W_]+0*(\d+))?\W*", label, re.IGNORECASE)
+    if label in TASKS or not match:
         return []
-    family = f"task{found[1]:0>2}"
-    exact = f"{family}_{found[2]:0>2}" if found[2] else family
+    family = f"task{match[1]:0>2}"
+    exact = f"{family}_{match[2]:0>2}" if match[2] else family
     if exact in TASKS:
         return [exact]
     return [known for known in TASKS if known.partition("_")[0] == family]
@@ -244,8 +257,8 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
         elif not value or not str(value).strip():
             problems[name] = f"missing field {name!r} ({FIELDS[name].description})"
     if problems:
-        said = f"{task_id} requires {', '.join(task.fields)}: {'; '.join(problems.values())}"
-        raise WrongFields(said, next(iter(problems)))
+        message = f"{task_id} requires {', '.join(task.fields)}: {'; '.join(problems.values())}"
+        raise WrongFields(message, next(iter(problems)))
     question = str(fields.get("question") or task.question).strip()
     if "choices" in task.fields:
         choices = (f"{label}) {text.strip()}" for label, text in zip(CHOICE_LABELS, fields["choices"], strict=False))
@@ -260,13 +273,13 @@ def split_user_turn(task_id: str, user_content: str) -> dict[str, str | list[str
     """The fields of a labelled user turn: the inverse of `build_user_turn`; absent sections are left out."""
     task = get(task_id)
     body = user_content.rstrip().removesuffix("###Answer###:").rstrip()
-    head, found, question = body.rpartition("###Question###:")
+    head, separator, question = body.rpartition("###Question###:")
     fields: dict[str, str | list[str]] = {}
     if task.source:
-        context = (head if found else body).strip().removeprefix("###Context###:").strip()
+        context = (head if separator else body).strip().removeprefix("###Context###:").strip()
         if context:
             fields[task.source] = context
-    question = question.strip() if found else ""
+    question = question.strip() if separator else ""
     if "choices" in task.fields:
         question, _, listed = question.partition("보기:")
         parts = re.split(r"(?:^|\s)([a-e])\)\s*", listed.strip())

@@ -43,7 +43,7 @@ def resolve(args) -> None:
         if given is not None and not _same(given, fixed[name]):
             problems.append(
                 f"--{name} {given}: the adapter {args.model_id} has {fixed[name]}, which cannot be changed; leave the "
-                "flag out, or start from a whole model"
+                "flag out, or start from a full model"
             )
         else:
             setattr(args, name, fixed[name])

@@ -2,10 +2,8 @@
 
 import importlib
 import importlib.util
-import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,21 +98,22 @@ def nvidia_driver() -> str | None:
     """Version of the NVIDIA driver of this machine ("unknown version" where only its device is there), or None."""
     for path in DRIVER_FILES:
         if path.is_file():
-            found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", path.read_text(errors="replace"))
-            return found[0] if found else "unknown version"
+            match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", path.read_text(errors="replace"))
+            return match[0] if match else "unknown version"
     return "unknown version" if DEVICE.exists() else None
 
 
 def _too_old_a_card(torch) -> str | None:
     """torch has compiled kernels for some architectures only: its builds for CUDA 13 begin with Turing (7.5)."""
-    ours = torch.cuda.get_device_capability(0)
+    capability = torch.cuda.get_device_capability(0)
     compiled = [int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if "sm_" in name]
-    if not compiled or ours[0] * 10 + ours[1] >= min(compiled):
+    if not compiled or capability[0] * 10 + capability[1] >= min(compiled):
         return None
     oldest = divmod(min(compiled), 10)
     return (
-        f"{torch.cuda.get_device_name(0)} has compute capability {ours[0]}.{ours[1]}, and torch {torch.__version__} "
-        f"computes on {oldest[0]}.{oldest[1]} and newer only: use a newer card, or a torch built for CUDA 12"
+        f"{torch.cuda.get_device_name(0)} has compute capability {capability[0]}.{capability[1]}, and torch "
+        f"{torch.__version__} computes on {oldest[0]}.{oldest[1]} and newer only: use a newer card, or a torch "
+        "built for CUDA 12"
     )
 
 
@@ -143,20 +142,13 @@ def _merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
     from sllm import chat
     from sllm.train import with_unsloth
 
-    with tempfile.TemporaryDirectory() as moved:  # the adapter, naming the base that was checked
-        for path in (path for path in adapter.iterdir() if path.is_file()):
-            (Path(moved) / path.name).symlink_to(path.resolve())
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = str(base.resolve())
-        (Path(moved) / "adapter_config.json").unlink()
-        (Path(moved) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-        model = with_unsloth.load_model(
-            str(base),
-            adapter=moved,
-            dtype=dtype,
-            bits=16,
-            max_seq_length=2048,
-            train=False,
-            gradient_checkpointing=False,
-        )
-        with_unsloth.save_merged(model, str(out), chat.load_tokenizer(str(adapter)))
+    model = with_unsloth.load_model(
+        str(base),
+        adapter=str(adapter),
+        dtype=dtype,
+        bits=16,
+        max_seq_length=2048,
+        train=False,
+        gradient_checkpointing=False,
+    )
+    with_unsloth.save_merged(model, str(out), chat.load_tokenizer(str(adapter)))

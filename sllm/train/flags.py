@@ -74,12 +74,15 @@ def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warm
     group.add_argument(
         "--gradient_accum_steps", type=cli.positive_int, default=8, help="forward passes of one optimizer step"
     )
-    group.add_argument("--learning_rate", type=cli.positive_float, default=learning_rate, help="peak")
-    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="cosine", help="how the learning rate goes")
+    group.add_argument("--learning_rate", type=cli.positive_float, default=learning_rate, help="peak learning rate")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="cosine", help="learning rate schedule")
     group.add_argument("--warmup_ratio", type=cli.fraction, default=warmup_ratio, help="share of the steps")
-    group.add_argument("--weight_decay", type=cli.nonnegative_float, default=0.1, help="AdamW")
+    group.add_argument("--weight_decay", type=cli.nonnegative_float, default=0.1, help="weight decay of AdamW")
     group.add_argument(
-        "--max_grad_norm", type=cli.nonnegative_float, default=1.0, help="gradients are clipped to it; 0: not"
+        "--max_grad_norm",
+        type=cli.nonnegative_float,
+        default=1.0,
+        help="gradient norm is clipped to it; 0: no clipping",
     )
     group.add_argument(
         "--optim", choices=OPTIMIZERS, default="auto", help="auto: adamw_8bit on a GPU, adamw_torch without one"
@@ -90,7 +93,7 @@ def add_training_flags(p: argparse.ArgumentParser, *, learning_rate: float, warm
         default=None,
         help="recompute activations to save memory; default: on a GPU only",
     )
-    group.add_argument("--seed", type=cli.seed, default=42, help="data order and weights")
+    group.add_argument("--seed", type=cli.seed, default=42, help="random seed of data order and LoRA weights")
     group.add_argument(
         "--save_steps", type=cli.positive_int, default=100, help="steps between checkpoints and evaluations"
     )

@@ -53,13 +53,13 @@ def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
     missing = []
     for name in names:
         among = everything if "." in name else inside | head | _within(embeddings, language)
-        found = [path for path in among if path == name or path.endswith(f".{name}")]
-        if not found:
+        matches = [path for path in among if path == name or path.endswith(f".{name}")]
+        if not matches:
             missing.append(name)
-        paths += [path for path in found if path not in paths]
+        paths += [path for path in matches if path not in paths]
     if missing:
-        there = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in inside))
-        raise InputError(f"--lora_target_modules: no layer is named {', '.join(missing)}; this model has {there}")
+        present = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in inside))
+        raise InputError(f"--lora_target_modules: no layer is named {', '.join(missing)}; this model has {present}")
     if not paths:
         raise InputError("--lora_target_modules: this model has no linear layer that could get an adapter")
     return _short(paths, everything), paths
@@ -74,8 +74,8 @@ def of_adapter(folder: str | Path, model) -> list[str]:
     if not file.is_file():
         return []
     with safe_open(file, "pt") as tensors:
-        found = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors.keys()}  # noqa: SIM118
-    return [path for path, _ in model.named_modules() if path in found]
+        modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors.keys()}  # noqa: SIM118
+    return [path for path, _ in model.named_modules() if path in modules]
 
 
 def summary(paths: list[str]) -> str:
@@ -94,12 +94,12 @@ def require_adapted(model, paths: list[str]) -> None:
     """RuntimeError unless just the layers at `paths` carry the adapter: a library may have chosen others."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    there = {
+    present = {
         name.removeprefix("base_model.model.") for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)
     }
-    if there != set(paths):
-        odd = sorted(there ^ set(paths))
-        raise RuntimeError(f"the adapter is on other layers than were requested: {', '.join(odd[:6])}")
+    if present != set(paths):
+        mismatched = sorted(present ^ set(paths))
+        raise RuntimeError(f"the adapter is on other layers than were requested: {', '.join(mismatched[:6])}")
 
 
 def _language_model(model) -> str:

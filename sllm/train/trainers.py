@@ -68,6 +68,13 @@ class DPOTrainer(_Trainer, trl.DPOTrainer):
         self.model.set_adapter("default")
 
 
+def mark_truncated(dataset, max_length: int):
+    """Tell unsloth that no row of `dataset` is longer than `max_length`: it pads rows that it does not know to be cut,
+    padding-free or not. Needs no unsloth."""
+    dataset._unsloth_truncated_to = max_length
+    return dataset
+
+
 @contextmanager
 def adapter_in_float32(model):
     """Build a trainer in it: the adapter's weights stay as they are, in float32.
@@ -80,9 +87,9 @@ def adapter_in_float32(model):
     yield
     for parameter, weight in zip(trained, weights, strict=True):
         parameter.data = weight
-    odd = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
-    if odd:
-        raise RuntimeError(f"the adapter's weights are {', '.join(odd)}, and would not train in it")
+    wrong = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
+    if wrong:
+        raise RuntimeError(f"the adapter's weights are {', '.join(wrong)}, and would not train in it")
 
 
 def set_up_logging(out: Path) -> None:
@@ -100,7 +107,8 @@ def run(trainer, resume_from: str | None) -> float:
     try:
         seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
     except KeyboardInterrupt:  # the second one, before the step of the first had ended
-        raise (cli.Interrupted(hint) if latest_checkpoint(trainer.args.output_dir) else KeyboardInterrupt) from None
+        last, _ = latest_checkpoint(trainer.args.output_dir)
+        raise (cli.Interrupted(hint) if last else KeyboardInterrupt()) from None
     if was_stopped(trainer):
         raise cli.Interrupted(hint)
     return seconds

@@ -24,28 +24,30 @@ def use(model) -> bool:
     return True
 
 
-def _starts_or_mask(*args, **how):
+def _starts_or_mask(*args, **kwargs):
     """For flattened rows the index at which each begins, (rows,), in the place of a mask; else sdpa's mask."""
     from transformers.masking_utils import sdpa_mask
 
-    length = how.get("q_length")
-    flattened = how.get("allow_is_causal_skip") is False and how.get("attention_mask") is None
-    if args or not flattened or how["batch_size"] != 1 or length != how["kv_length"]:
-        return sdpa_mask(*args, **how)
-    device = how.get("device", "cpu")
+    length = kwargs.get("q_length")
+    flattened = kwargs.get("allow_is_causal_skip") is False and kwargs.get("attention_mask") is None
+    if args or not flattened or kwargs["batch_size"] != 1 or length != kwargs["kv_length"]:
+        return sdpa_mask(*args, **kwargs)
+    device = kwargs.get("device", "cpu")
     later = torch.arange(1, length, device=device)
     zero = torch.zeros_like(later)
-    begins = ~how["mask_function"](zero, zero, later, later - 1)  # a row's first token does not see the one before
+    begins = ~kwargs["mask_function"](zero, zero, later, later - 1)  # a row's first token does not see the one before
     return torch.cat([later.new_zeros(1), later[begins]])
 
 
-def _attend(module, query, key, value, attention_mask, sliding_window=None, **how):
+def _attend(module, query, key, value, attention_mask, sliding_window=None, **kwargs):
     """query (1, heads, seq, width), key and value (1, key heads, seq, width) → (1, seq, heads, width), None."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if attention_mask is None or attention_mask.dim() != 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, sliding_window=sliding_window, **how)
-    how.pop("is_causal", None)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs
+        )
+    kwargs.pop("is_causal", None)
     starts = attention_mask.tolist()
     rows = []
     for start, end in zip(starts, [*starts[1:], query.shape[2]], strict=True):
@@ -54,5 +56,5 @@ def _attend(module, query, key, value, attention_mask, sliding_window=None, **ho
             near = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
             mask = near.triu(1 - sliding_window)[None, None]
         parts = (states[:, :, start:end] for states in (query, key, value))
-        rows.append(sdpa_attention_forward(module, *parts, mask, is_causal=mask is None, **how)[0])
+        rows.append(sdpa_attention_forward(module, *parts, mask, is_causal=mask is None, **kwargs)[0])
     return torch.cat(rows, dim=1), None

@@ -67,7 +67,7 @@ def load_model(
     with tempfile.TemporaryDirectory() as folder:
         model, _ = FastLanguageModel.from_pretrained(
             **load_arguments(
-                _naming(adapter, base, folder) if adapter else base,
+                _link_adapter_to_base(adapter, base, folder) if adapter else base,
                 dtype=dtype,
                 bits=bits,
                 max_seq_length=max_seq_length,
@@ -77,8 +77,8 @@ def load_model(
     return model
 
 
-def _naming(adapter: str, base: str, folder: str) -> str:
-    """The adapter, in `folder`, naming `base`: unsloth takes the base from the adapter's config alone."""
+def _link_adapter_to_base(adapter: str, base: str, folder: str) -> str:
+    """A copy of the adapter in `folder` (links) whose config names `base`: unsloth reads the base from there alone."""
     for path in Path(adapter).resolve().iterdir():
         if path.is_file() and path.name != "adapter_config.json":
             (Path(folder) / path.name).symlink_to(path)

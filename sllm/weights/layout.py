@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from sllm import cli
 from sllm.cli import InputError
-from sllm.weights.safetensors_io import read_json, shortened, tensors_of
+from sllm.weights.safetensors_io import read_json, tensors_of
 
 # transformers' table and arithmetic of conversions; peft builds on the same functions (utils/
 # transformers_weight_conversion.py), so they do not change without notice.
@@ -160,7 +161,7 @@ class Layout:
             if not any(re.search(pattern, name) for pattern in ignored)
         ]
         if problems:
-            raise InputError(shortened(sorted(problems)))
+            raise InputError(cli.shorten(sorted(problems)))
 
     def _reverted(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         from transformers.core_model_loading import revert_weight_conversion
@@ -184,7 +185,7 @@ def require_mergeable(base: str | Path, layers: Iterable[str]) -> None:
     reasons = {f"{layer}.weight": layout.why_not_changeable(f"{layer}.weight") for layer in layers}
     problems = [f"{name} could not be merged after training: {why}" for name, why in reasons.items() if why]
     if problems:
-        raise InputError(shortened(problems))
+        raise InputError(cli.shorten(problems))
 
 
 def _cached(base: str | Path) -> Path | None:
@@ -214,9 +215,9 @@ def _build(folder: Path) -> nn.Module:
     return model
 
 
-def _path(model: nn.Module, module: nn.Module | None) -> str | None:
-    """Name of a module's weight in the model."""
-    return next((f"{name}.weight" for name, other in model.named_modules() if other is module), None)
+def _path(model: nn.Module, module: nn.Module | None) -> str:
+    """Name of a module's weight in the model; empty for none."""
+    return next((f"{name}.weight" for name, other in model.named_modules() if other is module), "")
 
 
 def _line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from sllm import cli
 from sllm.cli import InputError
 
 BLOCK = 2**24  # elements of one block of rows: 64 MiB in fp32
@@ -69,7 +70,7 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
         raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
     if not listed and not single.is_file():
         raise InputError(f"{folder} has no {single.name}; weights in another format are rewritten by save_pretrained")
-    found: dict[str, TensorRef] = {}
+    references: dict[str, TensorRef] = {}
     problems = []
     for path in [folder / name for name in sorted(set(listed.values()))] or [single]:
         try:
@@ -77,13 +78,13 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
         except InputError as error:
             problems += error.problems
             continue
-        problems += [f"{path}: {name} is in {found[name].path.name} too" for name in tensors if name in found]
-        found |= tensors
+        problems += [f"{path}: {name} is in {references[name].path.name} too" for name in tensors if name in references]
+        references |= tensors
     if not problems:
-        problems = [f"{index}: {name} is in no shard" for name in listed if name not in found]
+        problems = [f"{index}: {name} is in no shard" for name in listed if name not in references]
     if problems:
-        raise InputError(shortened(problems))
-    return found
+        raise InputError(cli.shorten(problems))
+    return references
 
 
 def read_json(path: Path) -> dict:
@@ -95,7 +96,7 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is one too
         raise InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; copy or download it again")
+        raise InputError(f"{path} is not a JSON object; copy or download it again")
     return content
 
 
@@ -142,9 +143,3 @@ def write_file(path: Path, tensors: list[tuple[str, torch.dtype, tuple[int, ...]
         written = file.tell()
     if written != 8 + len(text) + end:
         raise RuntimeError(f"{path}: {written} bytes were written where the header says {8 + len(text) + end}")
-
-
-def shortened(problems: list[str], limit: int = 6) -> list[str]:
-    """A wrong base gives one problem for each layer; nobody reads 224 of them."""
-    more = len(problems) - limit
-    return problems if more <= 0 else [*problems[:limit], f"… and {more} more of the same kind"]

@@ -71,7 +71,7 @@ def test_flattened_rows_stay_flattened(patched_trl, model, tokenizer, columns, t
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     assert (batch["input_ids"].shape[0] == 1) == cut
     assert ("packed_seq_lengths" in batch) == cut  # what unsloth's attention tells rows apart by
-    assert "_unsloth_truncated_to = max_length" in (ROOT / "train_LoRA_SFT.py").read_text(encoding="utf-8")
+    assert "trainers.mark_truncated(split, max_length)" in (ROOT / "train_LoRA_SFT.py").read_text(encoding="utf-8")
 
 
 def test_labels_reach_the_model_as_they_were_made(patched_trl, model, tokenizer, columns, tmp_path):
