@@ -49,7 +49,7 @@ lint: setup
 # Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
 # The page's tests need the machine to themselves.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not page and not processes"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m "not page and not processes"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "page or processes"
 
 test-fast: lint

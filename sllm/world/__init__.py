@@ -1,0 +1,7 @@
+"""The small world: made-up things with facts drawn at random, rows of every task about them, and a check of what is
+true. A tiny model can learn it, so that a demo and a test can show whether training teaches."""
+
+from sllm.world.check import Truth, check
+from sllm.world.rows import Style, row
+
+__all__ = ["Style", "Truth", "check", "row"]

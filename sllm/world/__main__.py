@@ -1,0 +1,75 @@
+"""Rows and preference pairs about a small made-up world, for training a tiny model and testing what it learned.
+
+Every fact is drawn at random, so a right answer can only be read in the text; the test sets have other things than the
+training rows. Each row keeps its facts, by which sllm.world.check tells whether an answer is true.
+
+Writes train.jsonl and pairs.jsonl; test_names.jsonl (the phrasings of training), test_phrasings.jsonl (other ones) and
+test_long.jsonl (texts about three things); plain.txt (for a base model: never in the form of a task); run.json.
+
+    python -m sllm.world --output_dir outputs/world --rows 60
+"""
+
+import json
+import random
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from sllm import checkpoint, cli, tasks
+from sllm.world import Style, pairs, plain, row
+
+STYLES = {
+    "test_names": Style(),
+    "test_phrasings": Style(unseen=True, held_out_words=True),
+    "test_long": Style(long=True),
+}
+
+
+def build_parser() -> ArgumentParser:
+    p = cli.parser(__doc__, "-m sllm.world")
+    p.add_argument("--rows", type=cli.positive_int, default=60, help="training rows of each of the 23 tasks")
+    p.add_argument("--pairs", type=cli.positive_int, default=12, help="preference pairs of each task")
+    p.add_argument("--test_rows", type=cli.positive_int, default=10, help="rows of each task in each test set")
+    p.add_argument("--documents", type=cli.positive_int, default=1000, help="plain texts")
+    p.add_argument("--seed", type=cli.seed, default=42, help="random seed of everything")
+    cli.add_output_flags(p, "outputs/world")
+    return p
+
+
+def main(args: Namespace) -> dict[str, Any]:
+    started = time.monotonic()
+    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+    files = {
+        "train": [row(_draw(args, "train", i, task), task) for i in range(args.rows) for task in tasks.TASKS],
+        "pairs": [_preference(_draw(args, "pairs", i, task), task) for i in range(args.pairs) for task in tasks.TASKS],
+    }
+    for name, style in STYLES.items():
+        files[name] = [row(_draw(args, name, i, t), t, style) for i in range(args.test_rows) for t in tasks.TASKS]
+    for name, rows in files.items():
+        lines = (json.dumps({"id": f"{name}-{i}", **row}, ensure_ascii=False) for i, row in enumerate(rows))
+        checkpoint.write_atomically(out / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+    draw = random.Random(f"{args.seed} plain")
+    texts = "\n\n".join(plain.document(draw) for _ in range(args.documents))
+    checkpoint.write_atomically(out / "plain.txt", texts + "\n")
+    counts = {name: len(rows) for name, rows in files.items()} | {"documents": args.documents}
+    cli.say("rows", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    checkpoint.write_run(out, "world", args, data=counts, seconds=time.monotonic() - started)
+    return {"stage": "world", "output_dir": str(Path(out)), **counts}
+
+
+def _draw(args: Namespace, *parts: object) -> random.Random:
+    """A generator of its own for each row, so that a row stays as it is when others are added."""
+    return random.Random(" ".join(map(str, (args.seed, *parts))))
+
+
+def _preference(draw: random.Random, task: str) -> dict[str, Any]:
+    """A pair in the format of preference rows."""
+    pair = pairs.pair(draw, task)
+    prompt = tasks.build_messages(task, tasks.split_user_turn(task, pair["user_content"]))
+    answers = {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
+    return {"task": task, "prompt": prompt, **answers, **{key: pair[key] for key in ("facts", "expects", "broken")}}
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())

@@ -1,0 +1,58 @@
+"""Korean particles and names that nobody has. Standard library only."""
+
+import random
+import re
+
+_PAIRS = {
+    "은/는": ("은", "는"),
+    "이/가": ("이", "가"),
+    "을/를": ("을", "를"),
+    "과/와": ("과", "와"),
+    "으로/로": ("으로", "로"),
+    "이다/다": ("이다", "다"),
+    "이며/며": ("이며", "며"),
+    "이고/고": ("이고", "고"),
+    "이라/라": ("이라", "라"),
+    "이면/면": ("이면", "면"),
+}
+_DIGITS = "영일이삼사오육칠팔구"  # how the last digit of a number is read
+_ONSETS, _VOWELS, _CODAS = (0, 2, 3, 5, 6, 7, 9, 11, 12, 18), (0, 4, 8, 13, 20), (0, 0, 0, 4, 8, 16, 21)
+
+
+class Word(str):
+    """A text whose format takes a particle: `f"{Word('빵집'):은/는}"` is 빵집은."""
+
+    __slots__ = ()
+
+    def __format__(self, particle: str) -> str:
+        return self + particle_of(self, particle) if particle else str(self)
+
+
+def particle_of(word: str, particle: str) -> str:
+    """The form of `particle` (such as 은/는) that follows `word`.
+
+    Raises:
+        KeyError: a particle that is not in the list.
+    """
+    closed, open_ = _PAIRS[particle]
+    last = word.rstrip("’'\")] ")[-1]
+    last = _DIGITS[int(last)] if last.isdecimal() else last
+    coda = (ord(last) - 0xAC00) % 28 if "가" <= last <= "힣" else 0
+    return closed if coda and not (particle == "으로/로" and coda == 8) else open_
+
+
+def replaced(text: str, word: str, other: str) -> str:
+    """`text` with `other` in the place of `word`, and the particle behind it changed to match."""
+    pairs = {form: pair for pair, forms in _PAIRS.items() for form in forms}
+    particles = "|".join(sorted(pairs, key=len, reverse=True))
+    pattern = rf"{re.escape(word)}(?:({particles})(?![가-힣]))?"
+    return re.sub(pattern, lambda match: other + (particle_of(other, pairs[match[1]]) if match[1] else ""), text)
+
+
+def name(draw: random.Random) -> str:
+    """Two or three random syllables. About a million different ones, so that what is asked about one of them can only
+    be read in the text beside it."""
+    count = draw.choice((2, 2, 3))
+    return "".join(
+        chr(0xAC00 + 588 * draw.choice(_ONSETS) + 28 * draw.choice(_VOWELS) + draw.choice(_CODAS)) for _ in range(count)
+    )

@@ -1,0 +1,279 @@
+"""Rows of all 23 tasks about the small world, each with the right answer and the facts that decide what is right."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sllm import tasks
+from sllm.tasks.table import CHOICE_LABELS
+from sllm.world.kinds import ATTRIBUTES, KNOWN, TYPES
+from sllm.world.korean import Word
+from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, text
+
+Draw = random.Random
+
+
+@dataclass
+class Asked:
+    """A question with its right answer.
+
+    Attributes:
+        fields: of the task. facts: all that its text says. must: the facts that a right answer says; `least` of them
+            are enough. starts: what the first line has to be. words: what the answer has to hold, and of the same kind
+            nothing else.
+    """
+
+    fields: Mapping[str, str | list[str]]
+    answer: str
+    facts: tuple[Fact, ...] = ()
+    must: tuple[Fact, ...] = ()
+    least: int | None = None
+    starts: str = ""
+    words: tuple[str, ...] = ()
+    subject: str = ""
+    named: bool = True  # the answer has to name the subject; not where the question does
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a world's texts differ from those of training: `unseen` phrasings, `long` texts, `known` words to ask about
+    (0: those of training, 1: the others)."""
+
+    unseen: bool = False
+    long: bool = False
+    held_out_words: bool = False
+
+
+TRAINED = Style()
+
+
+def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
+    """One row: the task row of the original's format, with `facts` and `expects` for `world.check`.
+
+    Args:
+        task: a key of `tasks.TASKS`.
+    """
+    family, bullet = task.partition("_")[0], tasks.TASKS[task].style == "bullet"
+    while True:  # a few answers break a rule, such as a text that is too long for its title
+        asked = _FAMILIES[family](draw, bullet, style)
+        if not tasks.check(task, dict(asked.fields), asked.answer):
+            break
+    return {
+        "task": task,
+        "system_prompt": tasks.TASKS[task].system_prompt,
+        "user_content": tasks.build_user_turn(task, dict(asked.fields)),
+        "assistant_content": asked.answer,
+        "facts": [[fact.subject, fact.attribute, fact.value] for fact in asked.facts],
+        "expects": {
+            "subject": asked.subject,
+            "named": asked.named and bool(asked.subject),
+            "facts": [asked.facts.index(fact) for fact in asked.must],
+            "least": len(asked.must) if asked.least is None else asked.least,
+            "starts": asked.starts,
+            "words": list(asked.words),
+        },
+    }
+
+
+def _told(draw: Draw, style: Style, *, least: int = 3, most: int = 4) -> tuple[Scene, tuple[Fact, ...], str]:
+    """A scene to ask about, all facts of its text, and the text. A long text tells of other things as well."""
+    about = scene(draw, least=least, most=most)
+    scenes = [about]
+    if style.long:
+        kinds = [kind for kind in ("shop", "festival", "person", "hall", "village", "line") if kind != about.kind.key]
+        scenes += [scene(draw, kind, least=least, most=most) for kind in draw.sample(kinds, 2)]
+        draw.shuffle(scenes)
+    told = "\n".join(text(draw, one, unseen=style.unseen) for one in scenes)
+    return about, tuple(fact for one in scenes for fact in one.facts), told
+
+
+def _tell(fact: Fact) -> str:
+    return fact.say(ATTRIBUTES[fact.attribute].tells[0])
+
+
+def _retell(fact: Fact) -> str:
+    return fact.say(ATTRIBUTES[fact.attribute].tells[1])
+
+
+def _answer(fact: Fact, bullet: bool) -> str:
+    """What is asked first, then a whole sentence."""
+    if bullet:
+        return f"- {fact.label}: {fact.value}\n  - {_tell(fact)}"
+    return f"{fact.value}입니다. {_tell(fact)}"
+
+
+def _summary(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, Style(style.unseen), least=4, most=4)
+    main = about.facts[:2]
+    if bullet:
+        answer = f"- {about.subject}\n" + "\n".join(f"  - {_tell(fact)}" for fact in main)
+    else:
+        answer = " ".join(map(_tell, main))
+    return Asked({"context": told}, answer, facts, about.facts, 2, subject=about.subject)
+
+
+def _title(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, Style(style.unseen))
+    return Asked({"context": told}, about.kind.topics[0].format(s=about.subject), facts, subject=about.subject)
+
+
+def _lettered(draw: Draw, right: str, wrong: list[str]) -> tuple[list[str], str]:
+    """Choices in random order, and the right one with its letter."""
+    choices = [right, *wrong]
+    draw.shuffle(choices)
+    return choices, f"{CHOICE_LABELS[choices.index(right)]}) {right}"
+
+
+def _because(sentences: list[str], bullet: bool) -> str:
+    return "근거:\n" + ("\n".join(f"- {sentence}" for sentence in sentences) if bullet else " ".join(sentences))
+
+
+def _word(draw: Draw, style: Style, category: str | None = None) -> tuple[str, str]:
+    """A word and the key of its category. The last two words of each are asked about in no training row."""
+    category = category or draw.choice(list(KNOWN))
+    words = TYPES[category].words
+    return draw.choice(words[-2:] if style.held_out_words else words[:-2]), category
+
+
+def _explained(word: str, category: str) -> list[str]:
+    noun, about = KNOWN[category]
+    return [f"{Word(word):은/는} {noun}입니다.", f"{Word(noun):은/는} {about}입니다."]
+
+
+def _known_choice(draw: Draw, bullet: bool, style: Style) -> Asked:
+    word, category = _word(draw, style)
+    others = draw.sample([key for key in KNOWN if key != category], 3)
+    choices, right = _lettered(draw, word, [_word(draw, style, key)[0] for key in others])
+    asks = ("다음 가운데 {n}은 무엇입니까?", "{n:을/를} 고르면 무엇입니까?", "보기에서 {n}인 것은 무엇입니까?")
+    noun = Word(KNOWN[category][0])
+    ask = asks[2] if style.unseen else draw.choice(asks[:2])
+    ask = ask.replace("{n}은", "{n:은/는}").format(n=noun)
+    answer = f"{right}\n{_because(_explained(word, category), bullet)}"
+    return Asked({"question": ask, "choices": choices}, answer, starts=right, words=(noun,))
+
+
+def _known_answer(draw: Draw, bullet: bool, style: Style) -> Asked:
+    word, category = _word(draw, style)
+    asks = ("{w:은/는} 무엇입니까?", "{w:은/는} 어떤 것입니까?", "{w:이/가} 무엇인지 알려 주세요.")
+    ask = (asks[2] if style.unseen else draw.choice(asks[:2])).format(w=Word(word))
+    sentences = _explained(word, category)
+    answer = "\n".join(f"- {sentence}" for sentence in sentences) if bullet else " ".join(sentences)
+    return Asked({"question": ask}, answer, words=(KNOWN[category][0],))
+
+
+def _known_yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
+    word, category = _word(draw, style)
+    asked = category if draw.random() < 0.5 else draw.choice([key for key in KNOWN if key != category])
+    asks = ("{w:은/는} {n}입니까?", "{w:이/가} {n}이라고 할 수 있습니까?", "{w:을/를} {n:으로/로} 볼 수 있습니까?")
+    noun = Word(KNOWN[asked][0])
+    ask = asks[2] if style.unseen else draw.choice(asks[:2])
+    ask = ask.replace("{n}이라고", "{n:이라/라}고").format(w=Word(word), n=noun)
+    verdict = "예" if asked == category else "아니요"
+    answer = f"{verdict}\n{_because(_explained(word, category), bullet)}"
+    return Asked({"question": ask}, answer, starts=verdict, words=(KNOWN[category][0],))
+
+
+def _choice(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, style)
+    fact = draw.choice(about.facts)
+    wrong: list[str] = []
+    while len(wrong) < 3:
+        wrong.append(other_value(draw, fact, tuple(wrong)))
+    choices, right = _lettered(draw, fact.value, wrong)
+    reasons = [_tell(fact)] + ([f"{fact.label}: {fact.value}"] if bullet else [])
+    answer = f"{right}\n{_because(reasons, bullet)}"
+    fields: dict[str, str | list[str]] = {
+        "context": told,
+        "question": question(draw, fact, unseen=style.unseen),
+        "choices": choices,
+    }
+    return Asked(fields, answer, facts, (fact,), starts=right, subject=about.subject, named=False)
+
+
+def _yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, style)
+    fact = draw.choice(about.facts)
+    true = draw.random() < 0.5
+    claimed = fact if true else Fact(fact.subject, fact.attribute, other_value(draw, fact))
+    verdict = "예" if true else "아니요"
+    reasons = [_tell(fact)] + ([f"{fact.label}: {fact.value}"] if bullet else [])
+    answer = f"{verdict}\n{_because(reasons, bullet)}"
+    fields = {"context": told, "question": claim(draw, claimed, unseen=style.unseen)}
+    return Asked(fields, answer, facts, (fact,), starts=verdict, subject=about.subject, named=False)
+
+
+def _short(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, style)
+    fact = draw.choice(about.facts)
+    fields = {"context": told, "question": question(draw, fact, unseen=style.unseen)}
+    return Asked(fields, _answer(fact, bullet), facts, (fact,), subject=about.subject, named=False)
+
+
+def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, Style(style.unseen))
+    first, second = about.facts[:2]
+    opening = "한마디로 말하면" if style.unseen else draw.choice(("정리하면", "다시 말하면"))
+    answer = f"{first.say('{s:은/는} {l:이/가} {v:이고/고}')} {second.say('{l:이/가} {v}인')} {about.kind.noun}입니다."
+    return Asked({"text": f"{told} {opening}"}, answer, facts, about.facts, 2, subject=about.subject)
+
+
+def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about = scene(draw, least=3)
+    fact = about.facts[0]
+    title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}의 {l} {v}")))
+    sentences = [_tell(fact), *about.kind.about]
+    if bullet:
+        answer = f"- {sentences[0]}\n" + "\n".join(f"  - {sentence}" for sentence in sentences[1:])
+    else:
+        answer = " ".join(sentences)
+    return Asked({"title": title}, answer, (fact,), (fact,), subject=about.subject)
+
+
+def _keywords(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, Style(style.unseen))
+    first, second = about.facts[:2]
+    answer = f"Keyword 1: {first.value}\n설명: {_tell(first)}\nKeyword 2: {second.value}\n설명: {_tell(second)}"
+    return Asked({"context": told}, answer, facts, about.facts, 2, subject=about.subject)
+
+
+def _table(draw: Draw, bullet: bool, style: Style) -> Asked:
+    kind = draw.choice(("shop", "festival", "person", "hall", "village", "line"))
+    rows = [scene(draw, kind, least=9, most=9) for _ in range(4 if style.long else 2)]
+    columns = draw.sample(rows[0].kind.attributes, 3 if style.long else 2)
+    keys = [column.key for column in columns]
+    by_row = [[next(fact for fact in one.facts if fact.attribute == key) for key in keys] for one in rows]
+    head = "".join(f"<th>{text}</th>" for text in ("이름", *(column.label for column in columns)))
+    body = "".join(
+        f"<tr><td>{one.subject}</td>{''.join(f'<td>{fact.value}</td>' for fact in facts)}</tr>"
+        for one, facts in zip(rows, by_row, strict=True)
+    )
+    fact = draw.choice(draw.choice(by_row))
+    fields = {
+        "table": f"<table><tr>{head}</tr>{body}</table>",
+        "question": question(draw, fact, unseen=style.unseen),
+    }
+    facts = tuple(fact for facts in by_row for fact in facts)
+    return Asked(fields, _answer(fact, bullet), facts, (fact,), subject=fact.subject, named=False)
+
+
+def _paraphrase(draw: Draw, bullet: bool, style: Style) -> Asked:
+    about, facts, told = _told(draw, Style(style.unseen), least=3, most=3)
+    if bullet:
+        answer = f"- {about.subject}\n" + "\n".join(f"  - {fact.label}: {fact.value}" for fact in about.facts)
+    else:
+        answer = " ".join(_other_words(told, fact) for fact in about.facts)
+    return Asked({"context": told}, answer, facts, about.facts, subject=about.subject)
+
+
+def _other_words(told: str, fact: Fact) -> str:
+    """The polite sentence that shares the fewest words with the text."""
+    words = set(told.split())
+    return min((_tell(fact), _retell(fact)), key=lambda sentence: len(words & set(sentence.split())))
+
+
+_FAMILIES: dict[str, Callable[[Draw, bool, Style], Asked]] = {
+    "task01": _summary, "task02": _title, "task03": _known_choice, "task04": _known_answer, "task05": _known_yes_no,
+    "task06": _choice, "task07": _yes_no, "task08": _short, "task09": _completion, "task10": _contents,
+    "task11": _keywords, "task12": _table, "task13": _paraphrase,
+}  # fmt: skip
