@@ -166,10 +166,10 @@ def test_rows_are_checked_as_the_trainer_of_a_model_will(tiny_base, tmp_path, ca
     assert "special token <|im_end|>" in rejects[0]["reason"]
     assert "no room for its answer" in rejects[1]["reason"]
     check = json.loads((out / "report.json").read_text(encoding="utf-8"))["model_check"]
-    assert (check["refused"], check["cut_rows"], check["dropped"], check["max_length"]) == (2, 2, 1, 200)
-    assert {found["row"] for found in check["worst_cut"]} == {f"{path}:32 (r32)", f"{path}:33 (r33)"}
+    assert (check["refused"], check["truncated_rows"], check["dropped"], check["max_length"]) == (2, 2, 1, 200)
+    assert {found["row"] for found in check["longest_truncated"]} == {f"{path}:32 (r32)", f"{path}:33 (r33)"}
     assert (
-        f"warning: 2 of 33 rows are cut at 200 tokens, 1 with nothing left to learn: {path}:3"
+        f"warning: 2 of 33 rows are truncated at 200 tokens, 1 with nothing left to learn: {path}:3"
         in capsys.readouterr().out
     )
     kept = {row["id"] for name in ("train", "valid", "test") for row in lines(out / f"{name}.jsonl")}

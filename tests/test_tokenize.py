@@ -83,26 +83,28 @@ class TestBothSorts:
         assert entry["line"] == 40
         assert entry["reason"].startswith("no room for its answer: ")
         _, stats = columns_of(tokenizer, formats.load_rows(path, kind), 200)  # counted and named without the flag too
-        (line,) = tokenize.cut_summary(stats)
-        assert f"1 of 40 rows are cut at 200 tokens, 1 with nothing left to learn: {path}:40 (long) has" in line
+        (line,) = tokenize.truncation_summary(stats)
+        assert f"1 of 40 rows are truncated at 200 tokens, 1 with nothing left to learn: {path}:40 (long) has" in line
         with pytest.raises(InputError, match=r"20 of 20 rows lose their whole .*:\d+ \(\d+\) has \d+\)"):
             rows = write(tmp_path / "all.jsonl", *(make(str(n), f"{LONG}{n}") for n in range(20)))
             columns_of(tokenizer, formats.load_rows(rows, kind), 200)
 
-    def test_cut_rows_are_listed_the_longest_first(self, tokenizer, tmp_path, kind, columns_of, make):
+    def test_truncated_rows_are_listed_the_longest_first(self, tokenizer, tmp_path, kind, columns_of, make):
         made = [make(str(n), "물은?", "답 " * (150 + n)) for n in range(25)]
         rows = formats.load_rows(write(tmp_path / "rows.jsonl", *made, make("short")), kind)
         _, stats = columns_of(tokenizer, rows, 100)
-        assert stats["truncated"] == stats["cut_rows"] == 25
-        assert len(stats["worst_cut"]) == tokenize.SHOWN
-        assert stats["worst_cut"][0] == {"row": f"{tmp_path}/rows.jsonl:25 (24)", "tokens": stats["longest"]}
-        (line,) = tokenize.cut_summary(stats)
-        assert line.startswith(f"warning: 25 of 26 rows are cut at 100 tokens: {tmp_path}/rows.jsonl:25 (24) has ")
+        assert stats["truncated"] == stats["truncated_rows"] == 25
+        assert len(stats["longest_truncated"]) == tokenize.SHOWN
+        assert stats["longest_truncated"][0] == {"row": f"{tmp_path}/rows.jsonl:25 (24)", "tokens": stats["longest"]}
+        (line,) = tokenize.truncation_summary(stats)
+        assert line.startswith(
+            f"warning: 25 of 26 rows are truncated at 100 tokens: {tmp_path}/rows.jsonl:25 (24) has "
+        )
         assert ", 22 more; --max_seq_length " in line
         length = int(line.split("--max_seq_length ")[1].split(" ")[0])
         again = columns_of(tokenizer, rows, length)[1]
-        assert again["cut_rows"] == 0
-        assert tokenize.cut_summary(again) == []
+        assert again["truncated_rows"] == 0
+        assert tokenize.truncation_summary(again) == []
 
     def test_rows_that_were_not_read_from_a_file(self, tokenizer, tmp_path, kind, columns_of, make):
         name = {"sft": "alpaca", "preference": "preference"}[kind]
@@ -118,13 +120,17 @@ class TestBothSorts:
 
 
 def test_the_length_to_choose():
-    stats = {"cut_rows": 1, "rows": 20, "max_length": 512, "longest": 1240, "dropped": 0}
-    stats["worst_cut"] = [{"row": "rows.jsonl:3 (a)", "tokens": 1240}]
-    said = "warning: 1 of 20 rows are cut at 512 tokens: rows.jsonl:3 (a) has 1,240 tokens; "
-    assert tokenize.cut_summary(stats) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.cut_summary(stats, most=4096) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.cut_summary(stats, most=1500) == [said + "the model holds 1,500: --max_seq_length 1500 holds all"]
-    assert tokenize.cut_summary(stats, most=1024) == [said + "the model holds 1,024: split or shorten these rows"]
+    stats = {"truncated_rows": 1, "rows": 20, "max_length": 512, "longest": 1240, "dropped": 0}
+    stats["longest_truncated"] = [{"row": "rows.jsonl:3 (a)", "tokens": 1240}]
+    said = "warning: 1 of 20 rows are truncated at 512 tokens: rows.jsonl:3 (a) has 1,240 tokens; "
+    assert tokenize.truncation_summary(stats) == [said + "--max_seq_length 2048 holds all"]
+    assert tokenize.truncation_summary(stats, most=4096) == [said + "--max_seq_length 2048 holds all"]
+    assert tokenize.truncation_summary(stats, most=1500) == [
+        said + "the model holds 1,500: --max_seq_length 1500 holds all"
+    ]
+    assert tokenize.truncation_summary(stats, most=1024) == [
+        said + "the model holds 1,024: split or shorten these rows"
+    ]
 
 
 def test_answers_of_weight_0_are_not_supervised_and_refuse_nothing(tokenizer, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sllm import chat
 from sllm.cli import InputError
@@ -18,8 +18,35 @@ Columns = dict[str, list[Any]]
 SHOWN = 20  # truncated rows in the statistics, the longest first
 
 
+class LongRow(TypedDict):
+    """A truncated row: where it was read, and its tokens."""
+
+    row: str
+    tokens: int
+
+
+class TokenStats(TypedDict, total=False):
+    """What tokenizing rows of SFT (`sequences`, `supervised_tokens`) or DPO (`pairs`) found; kept in run.json.
+
+    `tokens` counts a pair's prompt once for each side. `truncated` and `dropped` count sequences or pairs: those that
+    lost their end, and those that lost their whole answer. `longest_truncated` lists up to `SHOWN` rows.
+    """
+
+    rows: int
+    sequences: int
+    pairs: int
+    tokens: int
+    supervised_tokens: int
+    truncated: int
+    dropped: int
+    max_length: int
+    longest: int
+    truncated_rows: int
+    longest_truncated: list[LongRow]
+
+
 @dataclass
-class _Cuts:
+class _Truncations:
     """The rows longer than `max_length` tokens, and the number of sequences or pairs that lose their answer."""
 
     max_length: int
@@ -38,13 +65,13 @@ class _Cuts:
             self.rows.append((tokens, row))
         return True
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> TokenStats:
         worst = sorted(self.rows, key=lambda entry: -entry[0])[:SHOWN]
         return {
             "max_length": self.max_length,
             "longest": self.longest,
-            "cut_rows": len(self.rows),
-            "worst_cut": [{"row": where(row), "tokens": tokens} for tokens, row in worst],
+            "truncated_rows": len(self.rows),
+            "longest_truncated": [{"row": where(row), "tokens": tokens} for tokens, row in worst],
         }
 
 
@@ -55,7 +82,7 @@ def sft_columns(
     train_on_inputs: bool = False,
     *,
     skipped: Skipped | None = None,
-) -> tuple[Columns, dict[str, Any]]:
+) -> tuple[Columns, TokenStats]:
     """Training rows as `input_ids` and `labels`.
 
     Args:
@@ -63,13 +90,12 @@ def sft_columns(
         train_on_inputs: supervise every token instead of the assistant's alone.
         skipped: collects the rows that cannot be rendered, or lose their whole answer, if the run allows that.
     Returns:
-        (columns, stats): columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence; stats with
-        rows, sequences, tokens, supervised_tokens, truncated and dropped (sequences), and the input of `cut_summary`.
+        (columns, stats): columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence.
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
     columns: Columns = {"input_ids": [], "labels": []}
-    skipped, cuts, truncated = _expecting(skipped, rows), _Cuts(max_length), 0
+    skipped, truncations, truncated = _expecting(skipped, rows), _Truncations(max_length), 0
     end = chat.end_of_turn(tokenizer)[1]
     for row in rows:
         try:
@@ -81,35 +107,46 @@ def sft_columns(
         except (ValueError, InputError) as error:
             skipped.add(row, str(error))
             continue
-        kept = lost = 0
-        for example in examples:
-            if not any(example.completion_mask):
-                continue  # a turn of weight 0
-            ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
-            truncated += cuts.see(row, len(example.input_ids))
-            if not any(mask):
-                lost += 1
-                continue
-            kept += 1
-            columns["input_ids"].append(ids)
-            labels = ids if train_on_inputs else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
-            columns["labels"].append(list(labels))
-        cuts.dropped += lost
+        kept, lost = _add_examples(columns, examples, max_length, train_on_inputs)
+        truncated += sum(
+            truncations.see(row, len(example.input_ids)) for example in examples if any(example.completion_mask)
+        )
+        truncations.dropped += lost
         if skipped.allow and not kept:
             longest = max(len(example.input_ids) for example in examples)
             skipped.add(row, _lost(max_length, longest))
     skipped.check()
     if not skipped.allow:
-        _refuse_losses(cuts, cuts.dropped + len(columns["input_ids"]))
-    stats = {
+        _refuse_losses(truncations, truncations.dropped + len(columns["input_ids"]))
+    stats: TokenStats = {
         "rows": len(rows),
         "sequences": len(columns["input_ids"]),
         "tokens": sum(map(len, columns["input_ids"])),
         "supervised_tokens": sum(label != IGNORED for labels in columns["labels"] for label in labels),
         "truncated": truncated,
-        "dropped": cuts.dropped,
+        "dropped": truncations.dropped,
     }
-    return columns, stats | cuts.stats()
+    return columns, stats | truncations.stats()
+
+
+def _add_examples(
+    columns: Columns, examples: list[chat.Example], max_length: int, train_on_inputs: bool
+) -> tuple[int, int]:
+    """Append the sequences of one row, cut to `max_length`; returns how many were kept, and how many lost all of their
+    answer."""
+    kept = lost = 0
+    for example in examples:
+        if not any(example.completion_mask):
+            continue  # a turn of weight 0
+        ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
+        if not any(mask):
+            lost += 1
+            continue
+        kept += 1
+        columns["input_ids"].append(ids)
+        labels = ids if train_on_inputs else [i if m else IGNORED for i, m in zip(ids, mask, strict=True)]
+        columns["labels"].append(list(labels))
+    return kept, lost
 
 
 def dpo_columns(
@@ -118,21 +155,20 @@ def dpo_columns(
     max_length: int,
     *,
     skipped: Skipped | None = None,
-) -> tuple[Columns, dict[str, Any]]:
+) -> tuple[Columns, TokenStats]:
     """Preference rows as `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
     Args:
         max_length: tokens of prompt and answer together; longer answers lose their end.
         skipped: collects the pairs that cannot be used, if the run allows that.
     Returns:
-        (columns, stats): stats with rows, pairs, tokens (prompts counted once for each side), truncated and dropped
-        (pairs), and the input of `cut_summary`.
+        (columns, stats): columns {"prompt_ids": [[int]], "chosen_ids": [[int]], "rejected_ids": [[int]]}.
     Raises:
         InputError: pairs that cannot be rendered or whose two sides render alike, all of them; or more than
             5 % lost to truncation.
     """
     columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    skipped, cuts, tokens = _expecting(skipped, rows), _Cuts(max_length), 0
+    skipped, truncations, tokens = _expecting(skipped, rows), _Truncations(max_length), 0
     for row in rows:
         try:
             answers = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in SIDES}
@@ -143,9 +179,9 @@ def dpo_columns(
             continue
         prompt = chat.prompt_ids(tokenizer, row["prompt"])
         available, total = max_length - len(prompt), len(prompt) + max(map(len, answers.values()))
-        cuts.see(row, total)
+        truncations.see(row, total)
         if available < 1 or answers["chosen"][:available] == answers["rejected"][:available]:
-            cuts.dropped += 1
+            truncations.dropped += 1
             if skipped.allow:
                 skipped.add(row, _lost(max_length, total))
             continue
@@ -155,28 +191,28 @@ def dpo_columns(
             tokens += len(prompt) + len(ids[:available])
     skipped.check()
     if not skipped.allow:
-        _refuse_losses(cuts, len(rows))
-    stats = {
+        _refuse_losses(truncations, len(rows))
+    stats: TokenStats = {
         "rows": len(rows),
         "pairs": len(columns["prompt_ids"]),
         "tokens": tokens,
-        "truncated": len(cuts.rows),
-        "dropped": cuts.dropped,
+        "truncated": len(truncations.rows),
+        "dropped": truncations.dropped,
     }
-    return columns, stats | cuts.stats()
+    return columns, stats | truncations.stats()
 
 
-def cut_summary(stats: dict[str, Any], *, most: int | None = None, shown: int = 3) -> list[str]:
+def truncation_summary(stats: TokenStats, *, most: int | None = None, shown: int = 3) -> list[str]:
     """Lines to print about the truncated rows: how many, the longest, and the length that fits them all.
 
     Args:
         stats: of `sft_columns` or `dpo_columns`.
         most: positions of the model, if known; no greater length is recommended.
     """
-    if not stats["cut_rows"]:
+    if not stats["truncated_rows"]:
         return []
-    worst = [f"{cut['row']} has {cut['tokens']:,} tokens" for cut in stats["worst_cut"][:shown]]
-    others = stats["cut_rows"] - len(worst)
+    worst = [f"{long['row']} has {long['tokens']:,} tokens" for long in stats["longest_truncated"][:shown]]
+    others = stats["truncated_rows"] - len(worst)
     if others:
         worst.append(f"{others:,} more")
     length = _holding(stats["longest"])
@@ -186,9 +222,9 @@ def cut_summary(stats: dict[str, Any], *, most: int | None = None, shown: int = 
         )
     else:
         remedy = f"--max_seq_length {length} holds all"
-    count, limit = f"{stats['cut_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
+    count, limit = f"{stats['truncated_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
     lost = f", {stats['dropped']:,} with nothing left to learn" if stats["dropped"] else ""
-    return [f"warning: {count} are cut at {limit}{lost}: {', '.join(worst)}; {remedy}"]
+    return [f"warning: {count} are truncated at {limit}{lost}: {', '.join(worst)}; {remedy}"]
 
 
 def as_sequences(columns: dict[str, Any]) -> dict[str, Any]:
@@ -226,10 +262,10 @@ def _lost(max_length: int, tokens: int) -> str:
     return f"no room for its answer: {tokens} tokens of at most {max_length}; shorten the row or raise --max_seq_length"
 
 
-def _refuse_losses(cuts: _Cuts, total: int) -> None:
-    if cuts.dropped > MAX_LOST_SHARE * total:
-        tokens, row = max(cuts.rows, key=lambda entry: entry[0])
+def _refuse_losses(truncations: _Truncations, total: int) -> None:
+    if truncations.dropped > MAX_LOST_SHARE * total:
+        tokens, row = max(truncations.rows, key=lambda entry: entry[0])
         raise InputError(
-            f"{cuts.dropped} of {total} rows lose their whole answer at {cuts.max_length} tokens (at most "
-            f"{MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
+            f"{truncations.dropped} of {total} rows lose their whole answer at {truncations.max_length} tokens "
+            f"(at most {MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
         )

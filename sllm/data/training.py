@@ -7,6 +7,7 @@ from typing import Any
 from sllm import checkpoint, cli
 from sllm.data import formats, splits, tokenize
 from sllm.data.rows import Row, Skipped
+from sllm.data.tokenize import TokenStats
 
 
 def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
@@ -25,12 +26,12 @@ def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) 
     return (rows, valid_rows) if valid_rows else splits.hold_out(rows, args.val_set_size, args.seed)
 
 
-def notes(rows: list[Row], stats: dict[str, Any], skipped: Skipped, context: int | None) -> list[str]:
+def notes(rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | None) -> list[str]:
     """Lines to print: keys that are not used, rows that are truncated or skipped. `context`: the model's, in tokens."""
-    return [*formats.notes(rows), *tokenize.cut_summary(stats, most=context), *skipped.lines()]
+    return [*formats.notes(rows), *tokenize.truncation_summary(stats, most=context), *skipped.lines()]
 
 
-def record(path: str, stats: dict[str, Any], valid_stats: dict[str, Any] | None, skipped: Skipped) -> dict[str, Any]:
+def record(path: str, stats: TokenStats, valid_stats: TokenStats | None, skipped: Skipped) -> dict[str, Any]:
     """What run.json says of the rows: where they are, their hash and statistics."""
     source = Path(path)
     train = {"path": str(source.resolve()), "sha256": checkpoint.folder_hash(source), **stats}
