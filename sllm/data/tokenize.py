@@ -267,5 +267,6 @@ def _refuse_losses(truncations: _Truncations, total: int) -> None:
         tokens, row = max(truncations.rows, key=lambda entry: entry[0])
         raise InputError(
             f"{truncations.dropped} of {total} rows lose their whole answer at {truncations.max_length} tokens "
-            f"(at most {MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
+            f"(at most {MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the "
+            "prompts"
         )
