@@ -1,7 +1,7 @@
 """Serve models over HTTP as OpenAI's API: a merged or base model, and LoRA adapters side by side on their base.
 
 Reads the model's folder (or Hub id) and its chat template. Writes nothing but a log: one JSON object a request, on
-stderr. Any OpenAI client works with it, at http://HOST:PORT/v1; /docs describes every endpoint, /v1/tasks the 23 tasks.
+stderr. Any OpenAI client works with it, at http://HOST:PORT/v1; /docs describes every endpoint, /v1/tasks the tasks.
 
     python api_server.py --model_id outputs/demo/merged
     python api_server.py --model_id outputs/demo/base --lora_modules sft=outputs/demo/sft dpo=outputs/demo/dpo

@@ -13,7 +13,7 @@ import random
 import time
 from pathlib import Path
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, tasks
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
@@ -31,12 +31,18 @@ def build_parser():
     return p
 
 
-def corpus(folder: str | Path) -> list[str]:
-    """The bare texts of the samples, each once, in a fixed order: all but the answers of the task rows."""
+def corpus(folder: str | Path, only: set[str] | None = None) -> list[str]:
+    """The bare texts of the samples, each once, in a fixed order: all but the answers of the task rows.
+
+    Args:
+        only: tasks whose rows are read; None: all.
+    """
     texts: dict[str, None] = {}
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
+            if only is not None and row["task"] not in only:
+                continue
             contents = [row[key] for key in ("system_prompt", "user_content") if key in row]
             for key in ("prompt", "chosen", "rejected"):
                 contents += [message["content"] for message in row.get(key, [])]
@@ -128,7 +134,12 @@ def main(args) -> dict:
     chat.set_chat_template(tokenizer)  # for the probe only: a base model is shipped without a template
     metrics = {"parameters": parameters, "loss": round(loss.item(), 4), "steps": args.steps, "tokens": len(tokenizer)}
     checkpoint.write_run(
-        out, "base", args, data={"texts": len(texts)}, metrics=metrics, seconds=time.monotonic() - started
+        out,
+        "base",
+        args,
+        data={"texts": len(texts), "tasks": list(tasks.TASKS)},
+        metrics=metrics,
+        seconds=time.monotonic() - started,
     )
     return {"stage": "base", "output_dir": str(out), **metrics}
 

@@ -11,6 +11,7 @@ from conftest import SAMPLE_ROWS
 from server_process import Running
 
 from sllm import chat, tasks
+from sllm.serve import app
 
 pytestmark = pytest.mark.torch
 MAX_TOKENS = 48
@@ -577,5 +578,5 @@ def test_examples_of_the_documentation_work(server):
                 answer = post(server, path.replace("{task_id}", name), example["value"])
                 assert answer.status_code == 200, (path, name, answer.text)
                 tried += 1
-    assert tried == 7 + len(tasks.TASKS)
+    assert tried == len(app.EXAMPLES) + len(tasks.TASKS)
     assert "422" not in json.dumps(document["paths"])

@@ -249,6 +249,7 @@ def test_every_key_is_used_or_named_or_refuses_the_row():
     """Any key at any place of any format: the converted row differs with it, or names it, or is refused."""
     rows = [ORIGINAL, {"messages": [USER, ANSWER]}, {"instruction": "물은?", "output": "100℃"}, PAIR]
     rows += [{"prompt": [USER], "completion": [ANSWER]}]
+    assert {formats.format_of(row) for row in rows} == formats.FORMATS.keys()  # a new format needs a row here
     keys = "context input label weight tools images reasoning_content system foo name thinking history score".split()
     for row in rows:
         name = formats.format_of(row)

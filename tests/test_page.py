@@ -103,7 +103,7 @@ def test_stop_ends_the_generation_in_the_engine(tab, api, database):
 def test_a_task_is_asked_with_its_form_and_judged(tab, database):
     tab.page.click(f"text={KO['task_starter']}")
     tab.page.wait_for_selector(".task-form")
-    tab.page.wait_for_function("document.querySelectorAll('#task-picker option').length == 23")
+    tab.page.wait_for_function(f"document.querySelectorAll('#task-picker option').length == {len(tasks.TASKS)}")
     tab.page.select_option("#task-picker", "task08_02")
     tab.page.click("#task-send")
     assert KO["task_missing"].strip() in tab.text()

@@ -17,11 +17,10 @@ def rows(name):
     return [json.loads(line) for line in (ROOT / "sample_data" / name).read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_23_ids():
+def test_the_ids():
     pairs = ["01", "03", "04", "05", "06", "07", "08", "10", "12", "13"]
     expected = {f"task{n}_{s}" for n in pairs for s in ("01", "02")} | {"task02", "task09", "task11"}
     assert set(tasks.TASKS) == expected
-    assert len(expected) == 23
 
 
 @pytest.mark.parametrize("task_id", tasks.TASKS)
@@ -58,7 +57,8 @@ def test_every_sample_row_and_chosen_answer_conforms():
         assert tasks.check(pair["task"], user, pair["chosen"][0]["content"]) == [], pair["id"]
         caught[pair["task"]] += bool(tasks.check(pair["task"], user, pair["rejected"][0]["content"]))
         pairs[pair["task"]] += 1
-    assert all(counts[task] >= 3 and pairs[task] >= 2 and caught[task] >= 1 for task in tasks.TASKS)
+    few = {t: (counts[t], pairs[t], caught[t]) for t in tasks.TASKS if counts[t] < 3 or pairs[t] < 2 or not caught[t]}
+    assert not few, "(rows, pairs, rejected answers that a rule catches)"
 
 
 # One answer that breaks each rule, and the rule it must be told by.

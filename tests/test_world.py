@@ -12,16 +12,17 @@ from sllm.world.kinds import ATTRIBUTES, KINDS
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, other_value
 
+TRAINED = world.Style()
 STYLES = {
-    "names": world.Style(),
-    "phrasings": world.Style(unseen=True, held_out_words=True),
-    "long": world.Style(long=True),
+    "names": world.Style(names=True),
+    "phrasings": world.Style(names=True, unseen=True),
+    "long": world.Style(names=True, long=True),
 }
 
 
-def rows(count: int, style: world.Style = STYLES["names"], seed: int = 1) -> list[dict]:
+def rows(count: int, style: world.Style = TRAINED, seed: int = 1) -> list[dict]:
     draw = random.Random(seed)
-    return [world.row(draw, task, style) for _ in range(count) for task in tasks.TASKS]
+    return [world.row(draw, task, style) for _ in range(count) for task in world.TASKS]
 
 
 def facts_of(row: dict) -> list[Fact]:
@@ -100,7 +101,7 @@ def test_the_value_of_another_row_of_a_table_is_wrong():
 
 def test_a_pair_is_broken_in_exactly_one_thing():
     draw, kinds = random.Random(4), set()
-    for task in tasks.TASKS:
+    for task in world.TASKS:
         for _ in range(5):
             pair = pairs.pair(draw, task)
             kinds.add(pair["broken"])

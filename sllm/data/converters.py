@@ -1,4 +1,4 @@
-"""The formats of rows that are read, and the conversion of one row (DESIGN §4). Standard library only.
+"""The formats of rows that are read, and the conversion of one row. Standard library only.
 
 Texts are kept byte for byte. Nothing is dropped silently: each key of a row is used, or is listed in `Row.ignored`, or
 the row is refused.

@@ -23,7 +23,6 @@ _REFUSED_IN_MESSAGES = (
     | dict.fromkeys("reasoning reasoning_details thinking thought thoughts".split(), _REASONING)
     | dict.fromkeys("train training trainable loss loss_mask masked".split(), _SWITCH)
 )
-_HOLD_TURNS = ("messages", "prompt", "completion", "chosen", "rejected", "user_content", "assistant_content")
 
 
 def leftovers(row: dict[str, Any], name: str, used: set[str]) -> tuple[list[str], list[str]]:
@@ -38,8 +37,8 @@ def leftovers(row: dict[str, Any], name: str, used: set[str]) -> tuple[list[str]
             faults.append(f"{key} {what}: {remedy}")
         else:
             ignored.append(key)
-    for key in _HOLD_TURNS:
-        if key in used and isinstance(row.get(key), list):
+    for key in row:
+        if key in used and isinstance(row[key], list):
             for number, turn in enumerate(row[key], 1):
                 if isinstance(turn, dict) and turn.keys() != {"role", "content"}:
                     _leftovers_of_turn(turn, number, name, ignored, faults)

@@ -1,4 +1,4 @@
-"""Rows as people have them → the rows of the hand-off (DESIGN §4). Standard library only.
+"""Rows as people have them → the rows of the hand-off. Standard library only.
 
     training    {"id", "task", "messages": [{"role", "content"}, …]}
     preference  {"id", "task", "prompt": [message, …], "chosen": [message], "rejected": [message]}

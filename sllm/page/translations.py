@@ -147,7 +147,7 @@ EN = {
     "task": "Task",
     "task_edit": "Edit and send again",
     "task_sending": "Sending…",
-    "task_about": "Open the form of one of the 23 tasks",
+    "task_about": "Open the form of one of the tasks",
     "task_starter": "Choose a task",
     "starters": ["한국의 사계절을 한 문단으로 소개해 주세요.", "Write a polite mail that moves a meeting to next week."],
     "task_intro": "Choose a task and fill in its fields, or start from an example.",

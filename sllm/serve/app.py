@@ -22,7 +22,7 @@ from sllm.serve.models import Models
 
 ABOUT = """
 OpenAI-compatible server for Korean models tuned with this project, on vLLM. Point any OpenAI client at `/v1`.
-`/v1/tasks` answers the 23 task types that the models are trained for: send the fields of a task, get the answer and
+`/v1/tasks` answers the task types that the models are trained for: send the fields of a task, get the answer and
 whether it keeps the task's rules.
 """
 # Paths that `InFlight` guards. A test lists every route that is served: vLLM's others (profiling, dev, RLHF, sleep,

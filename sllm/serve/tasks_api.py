@@ -1,4 +1,4 @@
-"""`/v1/tasks`: the 23 task types, and their answers with a verdict of each rule."""
+"""`/v1/tasks`: the task types, and their answers with a verdict of each rule."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def router(lean: LeanPath, models) -> APIRouter:
 
     @routes.get("/v1/tasks")
     async def list_tasks():
-        """The 23 task types: their fields, rules, and a real request of each to start from."""
+        """The task types: their fields, rules, and a real request of each to start from."""
         return Response(listed, media_type="application/json")
 
     @routes.post("/v1/tasks/{task_id}", openapi_extra={"requestBody": body})

@@ -1,4 +1,4 @@
-"""The 23 task types (`table`) and the machine-checkable rules of their answers (`conformance`)."""
+"""The task types (`table`) and the machine-checkable rules of their answers (`conformance`)."""
 
 from sllm.tasks.conformance import Failure, check
 from sllm.tasks.table import (

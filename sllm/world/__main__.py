@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from sllm import checkpoint, cli, tasks
-from sllm.world import Style, pairs, plain, row
+from sllm.world import TASKS, Style, pairs, plain, row
 
 STYLES = {
-    "test_names": Style(),
-    "test_phrasings": Style(unseen=True, held_out_words=True),
-    "test_long": Style(long=True),
+    "test_names": Style(names=True),
+    "test_phrasings": Style(names=True, unseen=True),
+    "test_long": Style(names=True, long=True),
 }
 
 
 def build_parser() -> ArgumentParser:
     p = cli.parser(__doc__, "-m sllm.world")
-    p.add_argument("--rows", type=cli.positive_int, default=60, help="training rows of each of the 23 tasks")
+    p.add_argument("--rows", type=cli.positive_int, default=60, help="training rows of each task")
     p.add_argument("--pairs", type=cli.positive_int, default=12, help="preference pairs of each task")
     p.add_argument("--test_rows", type=cli.positive_int, default=10, help="rows of each task in each test set")
     p.add_argument("--documents", type=cli.positive_int, default=1000, help="plain texts")
@@ -41,11 +41,11 @@ def main(args: Namespace) -> dict[str, Any]:
     started = time.monotonic()
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
     files = {
-        "train": [row(_draw(args, "train", i, task), task) for i in range(args.rows) for task in tasks.TASKS],
-        "pairs": [_preference(_draw(args, "pairs", i, task), task) for i in range(args.pairs) for task in tasks.TASKS],
+        "train": [row(_draw(args, "train", i, task), task) for i in range(args.rows) for task in TASKS],
+        "pairs": [_preference(_draw(args, "pairs", i, task), task) for i in range(args.pairs) for task in TASKS],
     }
     for name, style in STYLES.items():
-        files[name] = [row(_draw(args, name, i, t), t, style) for i in range(args.test_rows) for t in tasks.TASKS]
+        files[name] = [row(_draw(args, name, i, t), t, style) for i in range(args.test_rows) for t in TASKS]
     for name, rows in files.items():
         lines = (json.dumps({"id": f"{name}-{i}", **row}, ensure_ascii=False) for i, row in enumerate(rows))
         checkpoint.write_atomically(out / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))

@@ -1,8 +1,8 @@
-"""Rows of all 23 tasks about the small world, each with the right answer and the facts that decide what is right."""
+"""Rows of all tasks about the small world, each with the right answer and the facts that decide what is right."""
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sllm import tasks
@@ -37,12 +37,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Style:
-    """How a world's texts differ from those of training: `unseen` phrasings, `long` texts, `known` words to ask about
-    (0: those of training, 1: the others)."""
+    """How rows differ from those of training: held-out `names`, `unseen` phrasings, `long` texts about three things."""
+
+    names: bool = False
 
     unseen: bool = False
     long: bool = False
-    held_out_words: bool = False
 
 
 TRAINED = Style()
@@ -52,13 +52,16 @@ def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
     """One row: the task row of the original's format, with `facts` and `expects` for `world.check`.
 
     Args:
-        task: a key of `tasks.TASKS`.
+        task: one of `TASKS`.
     """
     family, bullet = task.partition("_")[0], tasks.TASKS[task].style == "bullet"
-    while True:  # a few answers break a rule, such as a text that is too long for its title
+    for _ in range(1000):  # a few answers break a rule, such as a text that is too short for its title
         asked = _FAMILIES[family](draw, bullet, style)
-        if not tasks.check(task, dict(asked.fields), asked.answer):
+        broken = tasks.check(task, dict(asked.fields), asked.answer)
+        if not broken:
             break
+    else:
+        raise RuntimeError(f"no answer of {task} keeps its rules: {broken}")
     return {
         "task": task,
         "system_prompt": tasks.TASKS[task].system_prompt,
@@ -78,11 +81,11 @@ def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
 
 def _told(draw: Draw, style: Style, *, least: int = 3, most: int = 4) -> tuple[Scene, tuple[Fact, ...], str]:
     """A scene to ask about, all facts of its text, and the text. A long text tells of other things as well."""
-    about = scene(draw, least=least, most=most)
+    about = scene(draw, least=least, most=most, held_out=style.names)
     scenes = [about]
     if style.long:
         kinds = [kind for kind in ("shop", "festival", "person", "hall", "village", "line") if kind != about.kind.key]
-        scenes += [scene(draw, kind, least=least, most=most) for kind in draw.sample(kinds, 2)]
+        scenes += [scene(draw, kind, least=least, most=most, held_out=style.names) for kind in draw.sample(kinds, 2)]
         draw.shuffle(scenes)
     told = "\n".join(text(draw, one, unseen=style.unseen) for one in scenes)
     return about, tuple(fact for one in scenes for fact in one.facts), told
@@ -104,7 +107,7 @@ def _answer(fact: Fact, bullet: bool) -> str:
 
 
 def _summary(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, Style(style.unseen), least=4, most=4)
+    about, facts, told = _told(draw, replace(style, long=False), least=4, most=4)
     main = about.facts[:2]
     if bullet:
         answer = f"- {about.subject}\n" + "\n".join(f"  - {_tell(fact)}" for fact in main)
@@ -114,7 +117,7 @@ def _summary(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _title(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, Style(style.unseen))
+    about, facts, told = _told(draw, replace(style, long=False))
     return Asked({"context": told}, about.kind.topics[0].format(s=about.subject), facts, subject=about.subject)
 
 
@@ -133,7 +136,7 @@ def _word(draw: Draw, style: Style, category: str | None = None) -> tuple[str, s
     """A word and the key of its category. The last two words of each are asked about in no training row."""
     category = category or draw.choice(list(KNOWN))
     words = TYPES[category].words
-    return draw.choice(words[-2:] if style.held_out_words else words[:-2]), category
+    return draw.choice(words[-2:] if style.names else words[:-2]), category
 
 
 def _explained(word: str, category: str) -> list[str]:
@@ -211,7 +214,7 @@ def _short(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, Style(style.unseen))
+    about, facts, told = _told(draw, replace(style, long=False))
     first, second = about.facts[:2]
     opening = "한마디로 말하면" if style.unseen else draw.choice(("정리하면", "다시 말하면"))
     answer = f"{first.say('{s:은/는} {l:이/가} {v:이고/고}')} {second.say('{l:이/가} {v}인')} {about.kind.noun}입니다."
@@ -219,7 +222,7 @@ def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about = scene(draw, least=3)
+    about = scene(draw, least=3, held_out=style.names)
     fact = about.facts[0]
     title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}의 {l} {v}")))
     sentences = [_tell(fact), *about.kind.about]
@@ -231,7 +234,7 @@ def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _keywords(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, Style(style.unseen))
+    about, facts, told = _told(draw, replace(style, long=False))
     first, second = about.facts[:2]
     answer = f"Keyword 1: {first.value}\n설명: {_tell(first)}\nKeyword 2: {second.value}\n설명: {_tell(second)}"
     return Asked({"context": told}, answer, facts, about.facts, 2, subject=about.subject)
@@ -239,7 +242,7 @@ def _keywords(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 def _table(draw: Draw, bullet: bool, style: Style) -> Asked:
     kind = draw.choice(("shop", "festival", "person", "hall", "village", "line"))
-    rows = [scene(draw, kind, least=9, most=9) for _ in range(4 if style.long else 2)]
+    rows = [scene(draw, kind, least=9, most=9, held_out=style.names) for _ in range(4 if style.long else 2)]
     columns = draw.sample(rows[0].kind.attributes, 3 if style.long else 2)
     keys = [column.key for column in columns]
     by_row = [[next(fact for fact in one.facts if fact.attribute == key) for key in keys] for one in rows]
@@ -258,7 +261,7 @@ def _table(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _paraphrase(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, Style(style.unseen), least=3, most=3)
+    about, facts, told = _told(draw, replace(style, long=False), least=3, most=3)
     if bullet:
         answer = f"- {about.subject}\n" + "\n".join(f"  - {fact.label}: {fact.value}" for fact in about.facts)
     else:
@@ -277,3 +280,4 @@ _FAMILIES: dict[str, Callable[[Draw, bool, Style], Asked]] = {
     "task06": _choice, "task07": _yes_no, "task08": _short, "task09": _completion, "task10": _contents,
     "task11": _keywords, "task12": _table, "task13": _paraphrase,
 }  # fmt: skip
+TASKS = [task for task in tasks.TASKS if task.partition("_")[0] in _FAMILIES]  # whose answers are facts

@@ -38,10 +38,10 @@ class Scene:
     facts: tuple[Fact, ...]
 
 
-def scene(draw: Draw, kind: str | None = None, *, least: int = 3, most: int = 4) -> Scene:
-    """A thing with `least` to `most` facts, all drawn at random."""
+def scene(draw: Draw, kind: str | None = None, *, least: int = 3, most: int = 4, held_out: bool = False) -> Scene:
+    """A thing with `least` to `most` facts, all drawn at random. `held_out`: with a name that training never uses."""
     chosen = KINDS[kind or draw.choice(list(KINDS))]
-    subject = draw.choice(chosen.names).format(name(draw))
+    subject = draw.choice(chosen.names).format(name(draw, held_out=held_out))
     count = min(draw.randint(least, most), len(chosen.attributes))
     attributes = draw.sample(chosen.attributes, count)
     return Scene(chosen, subject, tuple(Fact(subject, a.key, TYPES[a.type].draw(draw)) for a in attributes))
