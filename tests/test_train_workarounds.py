@@ -76,6 +76,7 @@ def test_trl_tokenizes_pairs_itself(trainers, sft_folder, few_pairs, tmp_path, m
 
 def test_transformers_resumes_dpo_without_its_adapter(trainers, sft_folder, few_pairs, tmp_path, monkeypatch):
     flags = ["--trainset_path", few_pairs, "--model_id", sft_folder, "--max_steps", "4", "--save_steps", "2"]
+    flags += ["--learning_rate", "1e-2"]
     in_process(DPO, *flags, "--output_dir", tmp_path)
     unbroken = {row["step"]: row["loss"] for row in metrics.read_metrics(tmp_path) if "loss" in row}
     shutil.rmtree(tmp_path / "checkpoint-4")

@@ -300,10 +300,10 @@ def many(artifacts, full_run) -> dict:
     from sllm.serve import engine, model_info
     load, generate, stop_token_ids, kept = engine.load, engine.generate, model_info.stop_token_ids, {{}}
     def load_once(model, **kwargs):
-        if how["quantization"]:
+        if kwargs["quantization"]:
             return load(model, **kwargs)
         if "llm" not in kept:
-            kept["llm"] = load(model, **(how | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
+            kept["llm"] = load(model, **(kwargs | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
         return kept["llm"]
     def keep_ids(*what, **kwargs):
         for index, answer in generate(*what, **kwargs):
