@@ -505,7 +505,10 @@ def test_output_over_what_is_read(adapter, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "dtype", "said"),
-    [(1e5, "float16", "does not fit float16; merge with --dtype bfloat16"), (float("nan"), "bfloat16", "NaN or infinity")],
+    [
+        (1e5, "float16", "does not fit float16; merge with --dtype bfloat16"),
+        (float("nan"), "bfloat16", "NaN or infinity"),
+    ],
 )
 def test_a_weight_that_does_not_fit(value, dtype, said, adapter, tiny_base, tmp_path):
     from safetensors.torch import load_file, save_file
