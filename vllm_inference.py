@@ -98,11 +98,9 @@ def main(args) -> dict:
     done = outputs.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
     pending = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
-    precision = [settings["dtype"], args.quantization, f"KV cache {args.kv_cache_dtype}"]
-    precision = [part for part in precision if part and part != "KV cache auto"]
-    cli.say(
-        "model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {', '.join(precision)}, {context_length} tokens"
-    )
+    cache = f"KV cache {args.kv_cache_dtype}" if args.kv_cache_dtype != "auto" else None
+    described = ", ".join(filter(None, [settings["dtype"], args.quantization, cache, f"{context_length} tokens"]))
+    cli.say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {described}")
     for note in checkpoint.notes(folder, base):
         cli.say("note", note)
     cli.say("chat template", template)
@@ -111,11 +109,8 @@ def main(args) -> dict:
         cli.say("", line)
     short = [max_new_tokens[row] for row in pending if max_new_tokens[row] < args.max_tokens]
     if short:
-        cli.say(
-            "",
-            f"{len(short)} rows leave fewer than --max_tokens {args.max_tokens} tokens for the answer; the longest "
-            f"leaves {min(short)}",
-        )
+        limit = f"--max_tokens {args.max_tokens}"
+        cli.say("", f"{len(short)} rows leave fewer than {limit} tokens for the answer, the longest {min(short)}")
 
     load_seconds = work_seconds = 0.0
     llm = None
