@@ -179,15 +179,18 @@ class Tab:
         self.still()
 
     def still(self, milliseconds: int = 300) -> None:
-        """Waits until nothing in the page has changed or scrolled for so long."""
+        """Waits until nothing in the page has changed or scrolled for so long, at most ten seconds."""
         self.page.evaluate(
             """quiet => new Promise(resolve => {
+                const latest = setTimeout(done, 10000)
                 let timer = setTimeout(done, quiet)
                 const changed = () => { clearTimeout(timer); timer = setTimeout(done, quiet) }
                 const observer = new MutationObserver(changed)
-                observer.observe(document, {subtree: true, childList: true, characterData: true, attributes: true})
+                observer.observe(document, {subtree: true, childList: true, characterData: true})
                 document.addEventListener('scroll', changed, true)
                 function done() {
+                    clearTimeout(timer)
+                    clearTimeout(latest)
                     observer.disconnect()
                     document.removeEventListener('scroll', changed, true)
                     resolve()
