@@ -304,13 +304,12 @@ def test_the_vote_comes_into_view_for_who_is_at_the_end(browser, new_database):
         tab.send("자전거의 장점은?", wait=False)
         tab.page.wait_for_selector("[data-arena=vote]", timeout=60_000)
         wait_for(lambda: at_end(tab), 5)
-        assert votes_in_view(tab) == [True]
+        wait_for(lambda: votes_in_view(tab) == [True], 5)
         tab.send("단점은?", wait=False)
         tab.page.wait_for_selector("[data-arena=writing] >> text=slow의 답")
         tab.page.hover("[data-arena=writing]")
         tab.page.mouse.wheel(0, -1500)  # to read something above
-        tab.still()
-        top = tab.page.evaluate(f"{SCROLLER}.scrollTop")
+        top = scroll_position(tab)
         tab.page.wait_for_selector("[data-arena=vote] >> nth=1", timeout=60_000)
         tab.still(1000)
         assert abs(tab.page.evaluate(f"{SCROLLER}.scrollTop") - top) < 5
@@ -519,8 +518,22 @@ def arrow(tab) -> bool:
 def votes_in_view(tab) -> list[bool]:
     """Of each comparison, whether its buttons can be seen above the input."""
     composer = tab.page.locator("#message-composer").bounding_box()["y"]
-    boxes = [votes.bounding_box() for votes in tab.page.query_selector_all(".arena-votes")]
-    return [box["y"] >= 60 and box["y"] + box["height"] <= composer for box in boxes]
+    boxes = [votes.bounding_box() for votes in tab.page.query_selector_all(".arena-votes")]  # None: not drawn yet
+    return [box is not None and box["y"] >= 60 and box["y"] + box["height"] <= composer for box in boxes]
+
+
+def scroll_position(tab) -> float:
+    """Where the conversation stands once it no longer moves."""
+    return tab.page.evaluate(
+        f"""() => new Promise(resolve => {{
+            let last = null
+            const timer = setInterval(() => {{
+                const top = {SCROLLER}.scrollTop
+                if (top === last) {{ clearInterval(timer); resolve(top) }}
+                last = top
+            }}, 100)
+        }})"""
+    )
 
 
 def english(tab) -> list[str]:
