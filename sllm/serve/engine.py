@@ -74,7 +74,7 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
 
 
 def _use_one_arena() -> None:
-    """glibc gives each thread an arena of its own, in which the memory of replaced adapters' tokenizers would stay."""
+    """glibc gives each thread an arena of its own and keeps what it frees there; one is shared instead."""
     m_arena_max = -8  # malloc.h
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(m_arena_max, 1)
