@@ -105,6 +105,27 @@ def dpo_folder(sft_folder, few_pairs) -> Path:
     return out
 
 
+@pytest.fixture
+def dtypes_of_quantised_training(monkeypatch) -> list:
+    """Models say that they are quantised (their weights need not be); a run adds the dtypes that it trains in."""
+    from sllm.train import trainers, with_peft
+
+    load, run, dtypes = with_peft.load_model, trainers.run, []
+
+    def quantised(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model.is_loaded_in_4bit = True
+        return model
+
+    def watched(trainer, resume_from):
+        dtypes.extend({p.dtype for p in trainer.model.parameters() if p.requires_grad})
+        return run(trainer, resume_from)
+
+    monkeypatch.setattr(with_peft, "load_model", quantised)
+    monkeypatch.setattr(trainers, "run", watched)
+    return dtypes
+
+
 @pytest.fixture(scope="module")
 def browser():
     from browser_helpers import Browser

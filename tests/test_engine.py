@@ -208,8 +208,8 @@ def test_an_adapter_of_an_architecture_without_lora_is_refused(tiny_base, tmp_pa
         model_info.check_adapter(adapter, str(without))
 
 
+@pytest.mark.torch
 def test_a_config_that_transformers_cannot_use_is_one_line(tiny_base, tmp_path):
-    pytest.importorskip("transformers")
     folder = model_folder(tmp_path / "m", tiny_base, model_type="foo")
     with pytest.raises(InputError, match=r"config\.json cannot be used"):
         model_info.context_length(str(folder))

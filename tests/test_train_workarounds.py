@@ -42,24 +42,12 @@ def test_transformers_averages_the_evaluation_loss_over_batches(trainers, tiny_b
     assert abs(losses[0] - losses[1]) > 1e-2
 
 
-def test_trl_casts_the_adapter_of_a_quantised_model(trainers, sft_folder, few_pairs, tmp_path, monkeypatch):
+def test_trl_casts_the_adapter_of_a_quantised_model(
+    trainers, sft_folder, few_pairs, tmp_path, monkeypatch, dtypes_of_quantised_training
+):
     import torch
 
-    from sllm.train import with_peft
-
-    load, run, dtypes = with_peft.load_model, trainers.run, []
-
-    def quantised(*args, **kwargs):
-        model = load(*args, **kwargs)
-        model.is_loaded_in_4bit = True
-        return model
-
-    def watched(trainer, resume_from):
-        dtypes.extend({p.dtype for p in trainer.model.parameters() if p.requires_grad})
-        return run(trainer, resume_from)
-
-    monkeypatch.setattr(with_peft, "load_model", quantised)
-    monkeypatch.setattr(trainers, "run", watched)
+    dtypes = dtypes_of_quantised_training
     monkeypatch.setattr(trainers, "adapter_in_float32", lambda model: nullcontext())
     in_process(
         DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--max_steps", "1", "--output_dir", tmp_path

@@ -9,7 +9,7 @@ from conftest import DPO, SFT, assert_refused, in_process
 
 from sllm import checkpoint
 from sllm.cli import CheckFailed, InputError
-from sllm.train import arguments, checkpoints, metrics, resume, trainers
+from sllm.train import arguments, checkpoints, metrics, resume
 
 pytestmark = pytest.mark.torch
 
@@ -131,28 +131,14 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
 
 @pytest.mark.parametrize("command", [SFT, DPO], ids=["sft", "dpo"])
 def test_the_adapter_of_a_quantised_model_stays_in_float32_and_moves(
-    command, sft_folder, tiny_base, few_rows, few_pairs, tmp_path, monkeypatch
+    command, sft_folder, tiny_base, few_rows, few_pairs, tmp_path, dtypes_of_quantised_training
 ):
     """TRL casts it to bfloat16, where a step of 5e-7 rounds to nothing. The model says that it is quantised; its
     weights need not be."""
     import torch
     from safetensors.torch import load_file
 
-    from sllm.train import with_peft
-
-    load, run, kinds = with_peft.load_model, trainers.run, []
-
-    def quantised(*args, **kwargs):
-        model = load(*args, **kwargs)
-        model.is_loaded_in_4bit = True
-        return model
-
-    def watched(trainer, resume_from):
-        kinds.extend({p.dtype for p in trainer.model.parameters() if p.requires_grad})
-        return run(trainer, resume_from)
-
-    monkeypatch.setattr(with_peft, "load_model", quantised)
-    monkeypatch.setattr(trainers, "run", watched)
+    kinds = dtypes_of_quantised_training
     rows = few_rows if command is SFT else few_pairs
     in_process(
         command, "--trainset_path", rows, "--model_id", sft_folder, "--learning_rate", "5e-7", "--max_steps", "3",

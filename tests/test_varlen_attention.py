@@ -1,9 +1,9 @@
 """Rows laid end to end attend row by row: the same logits and gradients as one masked sequence, and as each alone."""
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.torch
-torch = pytest.importorskip("torch")
 
 LENGTHS = [5, 1, 40, 17]
 
