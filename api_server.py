@@ -46,18 +46,18 @@ def build_parser():
 
 
 def main(args) -> dict | None:
-    from sllm.serve import access, engine, parsers, served_model
+    from sllm.serve import access, dtypes, environment, parsers, served_model
     from sllm.serve.flags import PARALLEL, SAMPLING
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs, which reads the keys again on it
-    engine.set_environment(args.tensor_parallel_size, server=True)
+    environment.set_environment(args.tensor_parallel_size, server=True)
 
     # ── inputs: everything wrong with the command line in one go, before heavy imports ──
     (base, adapters), control, *_ = cli.collect_errors(
         lambda: served_model.of_command_line(args),
         lambda: access.of_command_line(args),
         lambda: check_lengths(args),
-        lambda: engine.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
+        lambda: dtypes.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
         lambda: parsers.check(args.tool_call_parser, args.reasoning_parser),
     )
 
@@ -146,13 +146,13 @@ def lora_limits(args, adapters: list[str], *, runtime: bool) -> dict:
 
 def describe(args, served, base, context, defaults, control, address) -> None:
     """What is about to be served, and how, as a table."""
-    from sllm.serve import engine
+    from sllm.serve import dtypes
 
     for model in served:
         cli.say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
         cli.say("note", note)
-    precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
+    precision = [dtypes.resolve_dtype(args.dtype, args.quantization), args.quantization]
     precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
     cli.say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
     cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")

@@ -60,19 +60,19 @@ def build_parser():
 
 
 def main(args) -> dict:
-    from sllm import chat, outputs
+    from sllm import chat, output_lines, outputs
     from sllm.data import formats
-    from sllm.serve import engine, model_info, offline, sampling
+    from sllm.serve import dtypes, environment, model_info, offline, sampling
 
     started = time.monotonic()
-    engine.set_environment(args.tensor_parallel_size)
+    environment.set_environment(args.tensor_parallel_size)
 
     # ── inputs ──
     output, skipped = Path(args.output_path), formats.Skipped(args.skip_bad_rows)
     read = [args.testset_path, Path(args.testset_path) / "test.jsonl", args.json_schema, args.chat_template]
     _, _, (base, adapter), schema, _, rows = cli.collect_errors(
         lambda: offline.check_flags(args, build_parser().get_default),
-        lambda: engine.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
+        lambda: dtypes.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
         lambda: offline.require_model(args),
         lambda: sampling.read_schema(args.json_schema) if args.json_schema else None,
         lambda: outputs.check_output(output, overwrite=args.overwrite, resume=args.resume, inputs=read),
@@ -135,15 +135,15 @@ def main(args) -> dict:
         row = first + index
         tokens = len(prompts[row])
         if group is None:
-            return rows[row] | outputs.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
-        return rows[row] | outputs.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
+            return rows[row] | output_lines.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
+        return rows[row] | output_lines.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
 
     resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
     working = time.monotonic()
     try:
         done += outputs.write_in_order(finished(), line_of, output, todo)
         work_seconds = time.monotonic() - working
-        results = outputs.summary(done, todo, work_seconds, load_seconds)
+        results = output_lines.summary(done, todo, work_seconds, load_seconds)
         if not complete:
             outputs.finish(output, args, record, results, time.monotonic() - started)
     except KeyboardInterrupt:

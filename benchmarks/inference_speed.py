@@ -78,9 +78,9 @@ def main(args) -> dict:
 def steady(args, rows: list[dict]) -> dict:
     """Tokens/s of each turn, {"ours": […], "bare": […]}; the order within a turn alternates."""
     from sllm import generation, outputs
-    from sllm.serve import engine, model_info, sampling
+    from sllm.serve import engine, environment, model_info, sampling
 
-    engine.set_environment()
+    environment.set_environment()
     from sllm import chat
 
     tokenizer = chat.load_tokenizer(args.model_id)

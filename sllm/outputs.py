@@ -8,17 +8,16 @@ import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
-from sllm.generation import Generation, logprobs_of, text
+from sllm.disk import nearest_folder
+from sllm.output_lines import tokens_of
 
 FROM_ROW = ("id", "task", "messages", "reference")  # what an answered line shares with its row
-SKIPPED = "skipped"  # finish_reason of a row that was not asked
 
 
 def run_file(output: Path) -> Path:
@@ -43,9 +42,7 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, inputs: Iterabl
     for path in (output, run_file(output), resume_file(output)):
         if path.resolve() in read:
             problems.append(f"--output_path {output}: this run reads {path} and would write over it; name another file")
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = nearest_folder(output.absolute().parent)
     if not folder.is_dir():
         problems.append(f"{output}: {folder} is a file, not a folder; name another --output_path")
     elif not os.access(folder, os.W_OK | os.X_OK) or (output.exists() and not os.access(output, os.W_OK)):
@@ -54,7 +51,7 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, inputs: Iterabl
     if output.exists() and not output.is_file():
         problems.append(f"{output} is not a file; name another --output_path")
     elif output.exists() and not (overwrite or resume):
-        state = f"has {_plural(len(_whole_lines(output)), 'answer')}"
+        state = f"has {cli.plural(len(complete_lines(output)), 'answer')}"
         problems.append(f"{output} exists and {state}; continue with --resume, replace it with --overwrite")
     if overwrite and resume:
         problems.append("--overwrite and --resume exclude each other")
@@ -70,7 +67,7 @@ def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
     Raises:
         InputError: the file is of another test set, or was made otherwise.
     """
-    lines = _whole_lines(output) if output.exists() else []
+    lines = complete_lines(output) if output.exists() else []
     if not lines:
         return []
     record = next((path for path in (resume_file(output), run_file(output)) if path.is_file()), None)
@@ -92,7 +89,7 @@ def resumable(output: Path, rows: list[dict], settings: dict) -> list[dict]:
         if before.get(key) != now[key]
     ]
     if len(lines) > len(rows):
-        problems.append(f"{output} has {len(lines)} answers, the test set {_plural(len(rows), 'row')}")
+        problems.append(f"{output} has {len(lines)} answers, the test set {cli.plural(len(rows), 'row')}")
     done = []
     for number, (line, row) in enumerate(zip(lines, rows, strict=False), 1):
         try:
@@ -173,39 +170,6 @@ def _write(file, content: bytes) -> None:
         content = content[file.write(content) :]
 
 
-def fields(
-    tokenizer, group: list[Generation], stops: list[int], *, prompt_tokens: int, logprobs: int | None = None
-) -> dict:
-    """What a line says of a row's answers: of the first one, and with several of them a list of each; see
-    vllm_inference.py."""
-    first, outputs = group[0], [text(tokenizer, answer, stops) for answer in group]
-    record = {
-        "output": outputs[0],
-        "finish_reason": first.finish_reason,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": len(first.token_ids),
-    }
-    if len(group) > 1:
-        record["outputs"] = outputs
-        record["finish_reasons"] = [answer.finish_reason for answer in group]
-        record["completion_token_counts"] = [len(answer.token_ids) for answer in group]
-    if logprobs is not None:
-        each = [logprobs_of(tokenizer, answer, logprobs) for answer in group]
-        record |= {"logprobs": each[0]} | ({"outputs_logprobs": each} if len(group) > 1 else {})
-    return record
-
-
-def skipped(reason: str, *, prompt_tokens: int) -> dict:
-    """The line of a row that cannot be asked: there, so that line n answers row n and scores as no answer."""
-    counts = {"prompt_tokens": prompt_tokens, "completion_tokens": 0}
-    return {"output": "", "finish_reason": SKIPPED, **counts, "reason": reason}
-
-
-def tokens_of(line: dict) -> int:
-    """Tokens of all answers of a line."""
-    return sum(line.get("completion_token_counts", [line["completion_tokens"]]))
-
-
 def finish(output: Path, args, record: dict, metrics: dict, seconds: float) -> None:
     """Every row is answered: the record takes its final name."""
     with writing(output):
@@ -214,62 +178,6 @@ def finish(output: Path, args, record: dict, metrics: dict, seconds: float) -> N
         )
         resume_file(output).unlink(missing_ok=True)
     checkpoint.release(output)
-
-
-def summary(lines: list[dict], new: int, seconds: float, load_seconds: float) -> dict:
-    """Print a table by task, warn of empty answers, and return the results of the stage.
-
-    Args:
-        lines: every answer; the last `new` of them were made in `seconds`.
-    """
-    by_task: dict[str, list[dict]] = {}
-    for line in lines:
-        by_task.setdefault(line["task"] or "-", []).append(line)
-    rows = [_row(task, by_task[task]) for task in sorted(by_task)]
-    if len(rows) > 1:
-        rows.append(_row("all", lines))
-    print(cli.table(["task", "rows", "stop", "length", "prompt tokens", "answer tokens", "characters"], rows))
-    skipped = [line["id"] for line in lines if line["finish_reason"] == SKIPPED]
-    if skipped:
-        print(f"warning: {_plural(len(skipped), 'row')} of {len(lines)} skipped: {', '.join(skipped[:5])}"[:160])
-    asked = [line for line in lines if line["finish_reason"] != SKIPPED]
-    empty = [line["id"] for line in asked if not all(text.strip() for text in _texts(line))]
-    if empty:
-        print(
-            f"warning: {_plural(len(empty), 'row')} of {len(lines)} with an empty answer: {', '.join(empty[:5])}"[:160]
-        )
-    tokens = sum(tokens_of(line) for line in lines[len(lines) - new :])
-    return {
-        "rows": len(lines),
-        "new_rows": new,
-        "answers": sum(len(_texts(line)) for line in asked),
-        "skipped": len(skipped),
-        "finish_reasons": dict(Counter(reason for line in lines for reason in _reasons(line))),
-        "empty": len(empty),
-        "prompt_tokens": sum(line["prompt_tokens"] for line in lines),
-        "completion_tokens": sum(map(tokens_of, lines)),
-        "tokens_per_second": round(tokens / seconds, 1) if tokens and seconds else None,
-        "load_seconds": round(load_seconds, 1),
-    }
-
-
-def _texts(line: dict) -> list[str]:
-    return line.get("outputs", [line["output"]])
-
-
-def _reasons(line: dict) -> list[str]:
-    return line.get("finish_reasons", [line["finish_reason"]])
-
-
-def _row(task: str, lines: list[dict]) -> list:
-    """Counts of answers by how they ended; means by row of the prompt, and by answer of the rest."""
-    reasons = Counter(reason for line in lines for reason in _reasons(line))
-    answered = max(sum(reasons.values()), 1)
-    prompts = sum(line["prompt_tokens"] for line in lines) / len(lines)
-    tokens = sum(map(tokens_of, lines)) / answered
-    characters = sum(len(text) for line in lines for text in _texts(line)) / answered
-    means = (f"{mean:.1f}" for mean in (prompts, tokens, characters))
-    return [task, len(lines), reasons["stop"], reasons["length"], *means]
 
 
 def _progress(total: int) -> Callable[[int], None]:
@@ -296,14 +204,10 @@ def _progress(total: int) -> Callable[[int], None]:
     return report
 
 
-def _whole_lines(output: Path) -> list[str]:
+def complete_lines(output: Path) -> list[str]:
     """Lines that were written to their end; what follows the last newline is torn."""
     content = output.read_bytes()
     return content[: content.rfind(b"\n") + 1].decode("utf-8", errors="replace").split("\n")[:-1]
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _short(value: object) -> str:

@@ -9,16 +9,16 @@ import textwrap
 import pytest
 from conftest import ROOT
 
-from sllm.serve import engine
+from sllm.serve import environment
 
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.skipif(not engine.on_cpu() and "CI" not in os.environ, reason="vLLM's CPU build only"),
+    pytest.mark.skipif(not environment.on_cpu() and "CI" not in os.environ, reason="vLLM's CPU build only"),
 ]
 CODE = """
 import json, random
-from sllm.serve import engine
-engine.set_environment()
+from sllm.serve import engine, environment
+environment.set_environment()
 from vllm import LLM, SamplingParams
 
 options = engine.options(BASE, adapters=[], dtype="auto", max_model_len=512, kv_tokens=1)  # room for one long row

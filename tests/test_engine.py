@@ -17,9 +17,9 @@ import pytest
 
 import api_server
 import vllm_inference
-from sllm import checkpoint, cli, generation, outputs
+from sllm import checkpoint, cli, generation, output_lines, outputs
 from sllm.cli import InputError
-from sllm.serve import engine, model_info, sampling, startup
+from sllm.serve import dtypes, engine, environment, model_info, sampling, startup
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,8 +32,8 @@ def machine(monkeypatch, tmp_path):
     """A machine with a GPU and nothing else: no nvcc, no ninja, no CUDA folder, nothing set."""
     tools = tmp_path / "tools" / "bin"
     tools.mkdir(parents=True)
-    monkeypatch.setattr(engine, "on_cpu", lambda: False)
-    monkeypatch.setattr(engine, "CUDA", tmp_path / "no" / "cuda")
+    monkeypatch.setattr(environment, "on_cpu", lambda: False)
+    monkeypatch.setattr(environment, "CUDA", tmp_path / "no" / "cuda")
     monkeypatch.setattr(os, "environ", {"PATH": str(tools)})
 
     def add(path: Path) -> Path:
@@ -46,7 +46,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def sampler(machine) -> str | None:
-    engine.set_environment()
+    environment.set_environment()
     return os.environ.get("VLLM_USE_FLASHINFER_SAMPLER")
 
 
@@ -61,7 +61,7 @@ def test_with_nvcc_where_flashinfer_looks_the_sampler_stays_vllms_choice(machine
     toolkit = machine.folder / "toolkit"
     nvcc = machine.add((machine.tools if name == "path" else toolkit / "bin") / "nvcc")
     if name == "default":
-        monkeypatch.setattr(engine, "CUDA", toolkit)
+        monkeypatch.setattr(environment, "CUDA", toolkit)
     elif name == "FLASHINFER_NVCC":
         os.environ[name] = str(nvcc)
     elif name != "path":
@@ -75,7 +75,7 @@ def test_a_cuda_folder_without_nvcc_compiles_nothing(machine, monkeypatch, name)
     machine.add(machine.tools / "ninja")
     (machine.folder / "runtime" / "lib64").mkdir(parents=True)
     if name == "default":
-        monkeypatch.setattr(engine, "CUDA", machine.folder / "runtime")
+        monkeypatch.setattr(environment, "CUDA", machine.folder / "runtime")
     else:
         os.environ[name] = str(machine.folder / "runtime")
     assert sampler(machine) == "0"
@@ -93,7 +93,7 @@ def test_the_users_own_choice_of_sampler_stays(machine, value):
 
 
 def test_on_a_cpu_the_sampler_is_not_touched(machine, monkeypatch):
-    monkeypatch.setattr(engine, "on_cpu", lambda: True)
+    monkeypatch.setattr(environment, "on_cpu", lambda: True)
     assert sampler(machine) is None
 
 
@@ -223,8 +223,8 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
     import json
     from typing import get_args
     from pathlib import Path
-    from sllm.serve import engine, model_info, sampling
-    engine.set_environment()
+    from sllm.serve import engine, environment, model_info, sampling
+    environment.set_environment()
     from vllm import SamplingParams
     from vllm.config.cache import CacheDType
     from vllm.config.quantization import _ONLINE_SHORTHANDS
@@ -266,30 +266,30 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
     assert all(ours == theirs for ours, theirs in said["lora"].values()), said["lora"]
     assert not said["lora"]["GPTNeoXForCausalLM"][0]
     assert said["lora"]["LlamaForCausalLM"][0]
-    assert set(engine.QUANTIZATIONS) <= set(said["quantizations"])
-    assert sorted({*engine.QUANTIZATIONS} - {"fp8"}) == said["linear"]  # fp8 itself: Fp8Config, for every linear layer
-    assert set(engine.KV_CACHE_DTYPES) <= set(said["kv"])
+    assert set(dtypes.QUANTIZATIONS) <= set(said["quantizations"])
+    assert sorted({*dtypes.QUANTIZATIONS} - {"fp8"}) == said["linear"]  # fp8 itself: Fp8Config, for every linear layer
+    assert set(dtypes.KV_CACHE_DTYPES) <= set(said["kv"])
     assert "bitsandbytes" not in said["quantizations"]
-    assert set(engine.CPU_QUANTIZATIONS) <= set(engine.QUANTIZATIONS)
+    assert set(dtypes.CPU_QUANTIZATIONS) <= set(dtypes.QUANTIZATIONS)
     assert [rank for rank in said["ranks"] if rank] == list(model_info.LORA_RANKS)
 
 
 def test_precision_that_a_cpu_has_not_is_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(engine, "on_cpu", lambda: True)
-    engine.check_precision("auto", "fp8_per_channel", "fp8")
-    assert engine.resolve_dtype("auto", "fp8_per_channel") == "bfloat16"
-    assert engine.resolve_dtype("auto") == "float32"
+    monkeypatch.setattr(dtypes, "on_cpu", lambda: True)
+    dtypes.check_precision("auto", "fp8_per_channel", "fp8")
+    assert dtypes.resolve_dtype("auto", "fp8_per_channel") == "bfloat16"
+    assert dtypes.resolve_dtype("auto") == "float32"
     for dtype, quantization, kv in (
         ("auto", "fp8", "auto"),
         ("float32", "fp8_per_channel", "auto"),
         ("auto", None, "float16"),
     ):
         with pytest.raises(InputError):
-            engine.check_precision(dtype, quantization, kv)
-    monkeypatch.setattr(engine, "on_cpu", lambda: False)
-    for quantization in engine.QUANTIZATIONS:
-        for kv in engine.KV_CACHE_DTYPES:
-            engine.check_precision("auto", quantization, kv)
+            dtypes.check_precision(dtype, quantization, kv)
+    monkeypatch.setattr(dtypes, "on_cpu", lambda: False)
+    for quantization in dtypes.QUANTIZATIONS:
+        for kv in dtypes.KV_CACHE_DTYPES:
+            dtypes.check_precision("auto", quantization, kv)
 
 
 # ── wrong command lines ────────────────────────────────────────────────────────────────────────────────────
@@ -317,7 +317,7 @@ def there(tiny_base, tmp_path_factory) -> dict[str, str]:
 def refused(script, words: list[str], monkeypatch, capsys) -> list[str]:
     """The error lines of a command that has to end with exit 2 and nothing else on stderr."""
     monkeypatch.setattr(sys, "argv", [script.__file__, *words])
-    monkeypatch.setattr(engine, "set_environment", lambda *_, **__: None)
+    monkeypatch.setattr(environment, "set_environment", lambda *_, **__: None)
     monkeypatch.setattr(engine, "load", lambda *_, **__: pytest.fail("the model would be loaded"))
     with pytest.raises(SystemExit) as ended:
         cli.run(script.main, script.build_parser())
@@ -483,7 +483,7 @@ def test_log_probabilities_stay_json_and_end_with_the_ending_token():
     assert [entry["token"] for entry in found[1]["top_logprobs"]] == ["b", "a"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert generation.logprobs_of(Letters(), answer, 0)[0]["top_logprobs"] == []
-    line = outputs.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
+    line = output_lines.fields(Letters(), [answer, answer], [2], prompt_tokens=7, logprobs=1)
     assert line["output"] == "a" == line["outputs"][1]
     assert line["completion_token_counts"] == [2, 2]
     assert len(line["logprobs"]) == line["completion_tokens"] == 2
@@ -527,7 +527,7 @@ def test_a_disk_that_fills_up_is_an_input_error_and_keeps_what_was_written(tmp_p
     done = []
     with pytest.raises(InputError, match="No space left on device"):
         done += outputs.write_in_order(((i, i) for i in range(4)), lambda index, _: line(index), output, 4)
-    assert [json.loads(text)["id"] for text in outputs._whole_lines(output)] == ["0", "1"]
+    assert [json.loads(text)["id"] for text in outputs.complete_lines(output)] == ["0", "1"]
     assert output.read_bytes()[-1:] != b"\n"
 
 
@@ -586,8 +586,8 @@ def test_resume_refuses_another_sample_count_schema_or_precision(tmp_path):
 
 def test_results_count_every_sample_and_set_skipped_rows_apart(capsys):
     several = line(0, outputs=["가", ""], finish_reasons=["stop", "length"], completion_token_counts=[2, 5])
-    skip = line(1) | outputs.skipped("too long", prompt_tokens=9)
-    found = outputs.summary([several, skip], 2, 1.0, 0.5)
+    skip = line(1) | output_lines.skipped("too long", prompt_tokens=9)
+    found = output_lines.summary([several, skip], 2, 1.0, 0.5)
     assert found["rows"] == 2
     assert found["answers"] == 2
     assert found["skipped"] == 1
@@ -606,7 +606,7 @@ def test_resume_refuses_other_weights(there, tiny_base, tmp_path, monkeypatch):
     def generate(llm, prompts, params, adapter=None):
         return ((index, generation.Generation([100], "length", None)) for index in range(len(prompts)))
 
-    monkeypatch.setattr(engine, "set_environment", lambda *_, **__: None)
+    monkeypatch.setattr(environment, "set_environment", lambda *_, **__: None)
     monkeypatch.setattr(engine, "load", lambda *_, **__: None)
     monkeypatch.setattr(engine, "generate", generate)
     monkeypatch.setattr(sampling, "sampling_params", lambda *_, **__: None)

@@ -20,7 +20,7 @@ import train_LoRA_SFT
 import vllm_inference
 from sllm import chat, generation
 from sllm.cli import InputError
-from sllm.serve import engine
+from sllm.serve import environment
 from sllm.weights import layout
 
 pytestmark = pytest.mark.torch
@@ -168,7 +168,7 @@ def quick(monkeypatch):
     from sllm.train import callbacks, metrics
 
     before = dict(os.environ)
-    engine.set_environment()
+    environment.set_environment()
     monkeypatch.setattr(metrics, "plot", lambda *args: None)
     monkeypatch.setattr(callbacks, "samples", lambda *args: lambda: [])
     monkeypatch.setattr(parity, "check", functools.partial(parity.check, tokens=4))

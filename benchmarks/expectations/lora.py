@@ -66,12 +66,17 @@ def _(s):
         refused(load_adapter(s, "new", "other"), 400, 409)
 
 
+def try_to_load(s, name, adapter):
+    """The answer to a load that should be refused; nothing stays loaded."""
+    answer = load_adapter(s, name, adapter)
+    if answer.status_code == 200:
+        unload_adapter(s, name)
+    return answer
+
+
 @lora("the base's own name is refused")
 def _(s):
-    answer = load_adapter(s, "m", "other")
-    if answer.status_code == 200:
-        unload_adapter(s, "m")
-    refused(answer, 400, 409)
+    refused(try_to_load(s, "m", "other"), 400, 409)
 
 
 @lora("a folder that does not exist is a 4xx, not a 500")
@@ -81,10 +86,7 @@ def _(s):
 
 @lora("an adapter of a larger rank than there is room for is a 4xx")
 def _(s):
-    answer = load_adapter(s, "new", "wide")
-    if answer.status_code == 200:
-        unload_adapter(s, "new")
-    refused(answer, 400)
+    refused(try_to_load(s, "new", "wide"), 400)
 
 
 @lora("an adapter of another base's shape is a 4xx, and the server lives on")

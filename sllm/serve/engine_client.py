@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from multiprocessing import resource_tracker
 
-from sllm.serve import engine, grammar, startup
+from sllm.serve import engine, environment, grammar, startup
 from sllm.serve.access_log import current
 
 HEARTBEAT_SECONDS = 2.0
@@ -121,7 +121,7 @@ def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: floa
         InputError: what vLLM refuses to load.
     """
     settings = engine.options(model, **kwargs)
-    if engine.on_cpu():  # a prompt that arrives with others waits less
+    if environment.on_cpu():  # a prompt that arrives with others waits less
         settings["scheduler_cls"] = "sllm.serve.cpu_scheduler.Scheduler"
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext

@@ -4,7 +4,7 @@ answers at once."""
 import argparse
 
 from sllm import cli
-from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS
+from sllm.serve.dtypes import KV_CACHE_DTYPES, QUANTIZATIONS
 from sllm.serve.model_info import LORA_RANKS
 
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()

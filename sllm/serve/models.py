@@ -6,7 +6,7 @@ import time
 
 from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.serve import engine, model_info
+from sllm.serve import engine, environment, model_info
 from sllm.serve.access_log import log
 from sllm.serve.errors import ApiError, engine_dead
 from sllm.serve.served_model import ServedModel, check_adapter, check_vocabulary, read_model
@@ -170,7 +170,7 @@ class Models:
             served.client.renderer.shutdown()
             served.client = served.handlers = None
             gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
-            await asyncio.to_thread(engine.trim_memory)
+            await asyncio.to_thread(environment.trim_memory)
 
         task = asyncio.create_task(when_unused())
         self._retiring.add(task)

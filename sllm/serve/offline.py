@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from sllm import chat, checkpoint, cli, generation
 from sllm.cli import InputError
-from sllm.serve import engine, model_info, sampling
+from sllm.serve import dtypes, engine, model_info, sampling
 from sllm.serve.flags import SAMPLING
 
 # What vLLM's beam search would ignore, and what without one nothing would read.
@@ -53,7 +53,7 @@ def settings(args, base: str, adapter: str | None, tokenizer, schema: dict | Non
         "model": checkpoint.folder_hash(base) or base,
         "adapter": checkpoint.folder_hash(adapter) if adapter else None,
         "chat_template": chat.template_hash(tokenizer),
-        "dtype": engine.resolve_dtype(args.dtype, args.quantization),
+        "dtype": dtypes.resolve_dtype(args.dtype, args.quantization),
         "quantization": args.quantization,
         "kv_cache_dtype": None if args.kv_cache_dtype == "auto" else args.kv_cache_dtype,
         "max_seq_length": context,
