@@ -39,27 +39,27 @@ def build_parser():
 
 def run(name: str, chosen: list[Expectation], adapters: Path, logs: Path) -> dict[str, str | None]:
     """area · name of each expectation → None, or why it does not hold."""
-    found: dict[str, str | None] = {}
+    results: dict[str, str | None] = {}
     for kind in ("open", "adapters", "locked"):
-        asked = [one for one in chosen if one.kind.split()[0] == kind]
-        if not asked:
+        group = [one for one in chosen if one.kind.split()[0] == kind]
+        if not group:
             continue
         server = started(name, kind, adapters, logs)
         try:
-            for one in sorted(asked, key=lambda one: one.kind.endswith("last")):
+            for one in sorted(group, key=lambda one: one.kind.endswith("last")):
                 begun = time.monotonic()
                 reason = attempt(one, server)
                 if reason is not None and not one.kind.endswith("last") and server.status("/health", 20) != 200:
                     reason += " (it brought the server down)"
                     server.stop()
                     server = started(name, kind, adapters, logs)
-                found[key(one)] = reason
+                results[key(one)] = reason
                 print(f"  {'✓' if reason is None else '✗'} {time.monotonic() - begun:5.1f} s  {key(one)}", flush=True)
                 if reason is not None:
                     print(f"             {reason}", flush=True)
         finally:
             server.stop()
-    return found
+    return results
 
 
 def started(name: str, kind: str, adapters: Path, logs: Path) -> Server:
@@ -89,17 +89,17 @@ def attempt(one: Expectation, server: Server) -> str | None:
     return reason if len(reason) <= 200 else reason[:199] + "…"
 
 
-def table(chosen: list[Expectation], found: dict[str, dict]) -> str:
+def table(chosen: list[Expectation], results: dict[str, dict]) -> str:
     """The Markdown file."""
     versions = {"vllm": vllm_version(), **{name: metadata.version(name) for name in ("openai", "anthropic", "fastapi")}}
     said = ", ".join(f"{name} {version}" for name, version in versions.items())
     areas = list(dict.fromkeys(one.area for one in chosen))
 
     def count(name: str, area: str | None = None) -> str:
-        if name not in found:
+        if name not in results:
             return "–"
         rows = [one for one in chosen if area in (None, one.area)]
-        return f"{sum(found[name].get(key(one), '') is None for one in rows)}"
+        return f"{sum(results[name].get(key(one), '') is None for one in rows)}"
 
     flags = {
         name: " ".join(flags_of(name, "open", 8000, Path("ADAPTERS"))[1 if name == "ours" else 2 :])
@@ -127,7 +127,7 @@ def table(chosen: list[Expectation], found: dict[str, dict]) -> str:
     ]
     for area in areas:
         for one in [one for one in chosen if one.area == area]:
-            cells = [cell(found[name].get(key(one), "not asked")) if name in found else "–" for name in flags]
+            cells = [cell(results[name].get(key(one), "not asked")) if name in results else "–" for name in flags]
             lines.append(f"| {area} | {escaped(one.name)} | {' | '.join(cells)} |")
     lines += ["", "Flags of the open servers (others have adapters, or two API keys and room for eight requests):", ""]
     for name, words in flags.items():
@@ -151,16 +151,16 @@ def main(args) -> None:
     try:
         make_adapters(folder)
         names = [args.only] if args.only else ["ours", "theirs"]
-        found = {name: run(name, chosen, folder, logs) for name in names}
+        results = {name: run(name, chosen, folder, logs) for name in names}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(table(chosen, found), encoding="utf-8")
-    ours, theirs = (found.get(name, {}) for name in ("ours", "theirs"))
+    output.write_text(table(chosen, results), encoding="utf-8")
+    ours, theirs = (results.get(name, {}) for name in ("ours", "theirs"))
     worse = [name for name in ours if ours[name] is not None and name in theirs and theirs[name] is None]
-    held = {name: sum(reason is None for reason in found[name].values()) for name in found}
-    print(json.dumps({"ours": held.get("ours"), "theirs": held.get("theirs"), "rows": len(chosen), "worse": worse},
+    passed = {name: sum(reason is None for reason in results[name].values()) for name in results}
+    print(json.dumps({"ours": passed.get("ours"), "theirs": passed.get("theirs"), "rows": len(chosen), "worse": worse},
                      ensure_ascii=False))  # fmt: skip
 
 

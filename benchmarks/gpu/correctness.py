@@ -81,7 +81,7 @@ def _step(out: Path) -> int:
         return 0
 
 
-def prove(models: list[str], backends: list[str], folder: Path, at_once: int, build) -> list[dict]:
+def run_checks(models: list[str], backends: list[str], folder: Path, at_once: int, build) -> list[dict]:
     """Every check on every model. A command that fails is a failed check, and what needs it too.
 
     Args:
@@ -90,7 +90,7 @@ def prove(models: list[str], backends: list[str], folder: Path, at_once: int, bu
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "rows.jsonl", ROWS, median=160, longest=LENGTH - 40)
     write_pairs(folder / "pairs.jsonl", 24, median=160, longest=LENGTH - 40)
-    found: list[Check] = []
+    checks: list[Check] = []
     started = {}
     commands = Commands(folder, at_once)
     for model in models:
@@ -102,15 +102,15 @@ def prove(models: list[str], backends: list[str], folder: Path, at_once: int, bu
             try:
                 done[name] = future.result()
             except Exception as error:
-                found.append(Check(model, "—", f"{name} runs to its end", str(error), "exit 0", False))
-        found += judge(model, backends, folder, done)
-    return [asdict(check) for check in found]
+                checks.append(Check(model, "—", f"{name} runs to its end", str(error), "exit 0", False))
+        checks += judge(model, backends, folder, done)
+    return [asdict(check) for check in checks]
 
 
 def _start(commands: Commands, model: str, backends: list[str], folder: Path) -> dict[str, Future]:
-    base, here = folder / model, folder
+    base = folder / model
     common = [
-        "--trainset_path", here / "rows.jsonl", "--model_id", base, "--max_seq_length", LENGTH, "--batch_size", BATCH,
+        "--trainset_path", folder / "rows.jsonl", "--model_id", base, "--max_seq_length", LENGTH, "--batch_size", BATCH,
         "--gradient_accum_steps", ACCUMULATION, "--max_steps", STEPS, "--learning_rate", "1e-3", "--lora_r", 16,
         "--lora_alpha", 32, "--report_to", "none", "--save_steps", 8,
     ]  # fmt: skip
@@ -119,8 +119,8 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
 
     def sft(name: str, *flags: object, **kwargs) -> Future:
         name = f"{model}-{name}"
-        recorded = [recorder, here / f"{name}.rows.json"]
-        words = ["train_LoRA_SFT.py", *common, *flags, "--output_dir", here / name]
+        recorded = [recorder, folder / f"{name}.rows.json"]
+        words = ["train_LoRA_SFT.py", *common, *flags, "--output_dir", folder / name]
         return commands.start(name + ("-resumed" if "--resume" in flags else ""), *recorded, *words, **kwargs)
 
     for backend in backends:
@@ -136,10 +136,11 @@ def _start(commands: Commands, model: str, backends: list[str], folder: Path) ->
         killed = sft(f"{backend}-killed", *chosen, "--no-padding_free", kill_at=12)
         started[f"{backend} resumed"] = sft(f"{backend}-killed", *chosen, "--no-padding_free", "--resume", after=killed)
         stage = {
-            name: here / f"{model}-{backend}-{name}" for name in ("padded", "dpo", "dpo-stored", "dpo-killed", "merged")
+            name: folder / f"{model}-{backend}-{name}"
+            for name in ("padded", "dpo", "dpo-stored", "dpo-killed", "merged")
         }
         pairs = [
-            "train_LoRA_DPO.py", *chosen, "--trainset_path", here / "pairs.jsonl", "--model_id", stage["padded"],
+            "train_LoRA_DPO.py", *chosen, "--trainset_path", folder / "pairs.jsonl", "--model_id", stage["padded"],
             "--max_seq_length", LENGTH, "--batch_size", 2, "--gradient_accum_steps", 2, "--max_steps", 8,
             "--save_steps", 2, "--learning_rate", "2e-4", "--report_to", "none", "--output_dir", stage["dpo"],
         ]  # fmt: skip
@@ -164,8 +165,8 @@ def precisions(backend: str) -> dict[str, list]:
     """Runs in other precisions, name → flags. bitsandbytes and float16 need a GPU, and unsloth loads no 8 bits here."""
     if not _cuda():
         return {}
-    found = {"4-bit": ["--bits", 4], "float16": ["--dtype", "float16"]}
-    return found | ({"8-bit": ["--bits", 8]} if backend == "peft" else {})
+    flags = {"4-bit": ["--bits", 4], "float16": ["--dtype", "float16"]}
+    return flags | ({"8-bit": ["--bits", 8]} if backend == "peft" else {})
 
 
 def not_run(backends: list[str]) -> list[str]:
@@ -200,35 +201,40 @@ def judge(model: str, backends: list[str], folder: Path, done: dict[str, dict]) 
 def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
     """Each run by itself, and beside the same backend's plain one."""
     model = checks.model
-    truth, end = _truth(folder / model, folder / "rows.jsonl")
+    expected, end = _expected_rows(folder / model, folder / "rows.jsonl")
     for name in done:
         backend, _, kind = name.partition(" ")
         recorded = folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}.rows.json"
         if kind in ("padded", "padding-free", "packed") and recorded.exists():
             rows = sorted(json.loads(recorded.read_text()))
-            wrong = sum(row not in truth for row in rows)
+            wrong = sum(row not in expected for row in rows)
             if kind != "packed":  # an epoch: each row once
-                wrong += sum(mine != theirs for mine, theirs in zip(rows, truth, strict=False)) if not wrong else 0
-                wrong += abs(len(rows) - len(truth))
+                wrong += sum(one != other for one, other in zip(rows, expected, strict=False)) if not wrong else 0
+                wrong += abs(len(rows) - len(expected))
             checks.add(
                 "2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0
             )
-            unlearned = sum(not wanted or row[wanted[-1]] != end for row, wanted in rows)
+            unlearned = sum(not supervised or row[supervised[-1]] != end for row, supervised in rows)
             checks.add("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
         for resumed, killed, unbroken in (("resumed", "killed", "padded"), ("dpo-resumed", "dpo-killed", "dpo")):
             if kind == resumed and f"{backend} {unbroken}" in done:
-                apart = _apart(folder / f"{model}-{backend}-{killed}", folder / f"{model}-{backend}-{unbroken}")
-                checks.add("7 resume", f"{name}: loss curve beside the unbroken run's", apart, RESUMED)
+                difference = _curve_difference(
+                    folder / f"{model}-{backend}-{killed}", folder / f"{model}-{backend}-{unbroken}"
+                )
+                checks.add("7 resume", f"{name}: loss curve beside the unbroken run's", difference, RESUMED)
         if "packing_isolation" in done[name]:
             bound = 6e-2 if _cuda() else 1e-4
             checks.add("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
         if kind in ("4-bit", "8-bit", "float16") and f"{backend} padded" in done:
-            here = folder / f"{model}-{backend}-{kind}"
-            apart = _apart(here, folder / f"{model}-{backend}-padded")
+            run = folder / f"{model}-{backend}-{kind}"
+            difference = _curve_difference(run, folder / f"{model}-{backend}-padded")
             checks.add(
-                "precision", f"{name}: loss curve beside 16 bits", apart, CURVES if kind == "float16" else QUANTISED
+                "precision",
+                f"{name}: loss curve beside 16 bits",
+                difference,
+                CURVES if kind == "float16" else QUANTISED,
             )
-            dtypes, moved = _adapter(here)
+            dtypes, moved = _adapter(run)
             checks.add("precision", f"{name}: adapter's dtype", dtypes, "F32", dtypes == "F32")
             checks.add("precision", f"{name}: share of lora_B that moved", moved, MOVED, moved >= MOVED)
         if kind == "validated":
@@ -238,7 +244,12 @@ def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
             )
         if kind == "dpo-stored" and f"{backend} dpo" in done:
             runs = [folder / f"{model}-{backend}-{stage}" for stage in ("dpo-stored", "dpo")]
-            checks.add("4 DPO reference", f"{name}: loss curve beside references of each step", _apart(*runs), CURVES)
+            checks.add(
+                "4 DPO reference",
+                f"{name}: loss curve beside references of each step",
+                _curve_difference(*runs),
+                CURVES,
+            )
         if kind in ("dpo", "dpo-stored"):
             checks.add("4 DPO reference", f"{name}: nats per token at step 0", done[name]["reference_difference"], 1e-3)
         if kind == "merged":
@@ -266,12 +277,14 @@ def _judge_backends(checks: Checks, backends: list[str], folder: Path, done: dic
             folders = (folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}",
                        folder / f"{model}-{by}-padded")  # fmt: skip
             rows = [json.loads(Path(f"{path}.rows.json").read_text()) for path in folders]
-            moved = sum(mine != theirs for mine, theirs in zip(*rows, strict=False))
+            moved = sum(one != other for one, other in zip(*rows, strict=False))
             checks.add("loss curves", f"{name} beside {reference}: rows in another place", moved, 0)
-            checks.add("loss curves", f"{name} beside {reference}: largest difference", _apart(*folders), CURVES)
+            checks.add(
+                "loss curves", f"{name} beside {reference}: largest difference", _curve_difference(*folders), CURVES
+            )
 
 
-def _truth(base: Path, rows: Path) -> tuple[list, int]:
+def _expected_rows(base: Path, rows: Path) -> tuple[list, int]:
     """What training has to be fed, sorted: each row as [ids, supervised positions]; and the end of turn's id."""
     from sllm import chat
     from sllm.data import formats, tokenize
@@ -280,11 +293,11 @@ def _truth(base: Path, rows: Path) -> tuple[list, int]:
     chat.set_chat_template(tokenizer)
     columns, _ = tokenize.sft_columns(tokenizer, formats.load_rows(str(rows), "sft"), LENGTH)
     pairs = zip(columns["input_ids"], columns["labels"], strict=True)
-    truth = [[ids, [at for at, label in enumerate(labels) if label >= 0]] for ids, labels in pairs]
-    return sorted(truth), chat.end_of_turn(tokenizer)[1]
+    expected = [[ids, [at for at, label in enumerate(labels) if label >= 0]] for ids, labels in pairs]
+    return sorted(expected), chat.end_of_turn(tokenizer)[1]
 
 
-def _apart(one: Path, other: Path) -> float:
+def _curve_difference(one: Path, other: Path) -> float:
     """The largest difference of two runs' losses at the same step, of the loss; infinite where steps are missing."""
     from sllm.train import metrics
 

@@ -74,31 +74,33 @@ def main(args) -> None:
             raise SystemExit(f"error: {args.out} holds other things than a report; name another folder: --out")
         shutil.rmtree(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
-    found = {"when": datetime.now(UTC).isoformat(timespec="minutes"), "backends": backends, "machine": machine()}
-    save(args, found)
+    results = {"when": datetime.now(UTC).isoformat(timespec="minutes"), "backends": backends, "machine": machine()}
+    save(args, results)
     print(f"backends            {', '.join(backends)}", flush=True)
     if args.only != "speed":
         at_once = args.at_once or max(1, len(os.sched_getaffinity(0)) * 3 // 4)
-        found["checks"] = correctness.prove(args.small_models, backends, args.out / "correctness", at_once, built)
-        for check in found["checks"]:
+        results["checks"] = correctness.run_checks(
+            args.small_models, backends, args.out / "correctness", at_once, built
+        )
+        for check in results["checks"]:
             print(report.line(check), flush=True)
-        found["not_run"] = correctness.not_run(backends)
-        for said in found["not_run"]:
-            print(f"not run: {said}", flush=True)
-        save(args, found)
+        results["not_run"] = correctness.not_run(backends)
+        for reason in results["not_run"]:
+            print(f"not run: {reason}", flush=True)
+        save(args, results)
         print(f"correctness         {time.time() - started:.0f} s", flush=True)
     if args.only != "correctness":
-        found["sizes"] = {name: getattr(args, name) for name in SIZES["full"]}
-        speed(args, backends, started + args.deadline, found)
-    save(args, found)
+        results["sizes"] = {name: getattr(args, name) for name in SIZES["full"]}
+        speed(args, backends, started + args.deadline, results)
+    save(args, results)
     print((args.out / "report.md").read_text(encoding="utf-8"))
     print(f"report              {args.out / 'report.md'}", flush=True)
-    if any(not check["ok"] for check in found.get("checks", [])):
+    if any(not check["ok"] for check in results.get("checks", [])):
         raise SystemExit(1)
 
 
-def speed(args, backends: list[str], until: float, found: dict) -> None:
-    """Adds to `found`, and saves it after each process: a run that is cut short has its figures too."""
+def speed(args, backends: list[str], until: float, results: dict) -> None:
+    """Adds to `results`, and saves it after each process: a run that is cut short has its figures too."""
     folder = args.out / "speed"
     folder.mkdir()
     write_rows(folder / "rows.jsonl", args.rows, median=args.median, longest=args.longest)
@@ -107,20 +109,20 @@ def speed(args, backends: list[str], until: float, found: dict) -> None:
     peak = child(folder / "peak.jsonl", "--peak")[0]
     if "failed" in peak:
         raise SystemExit(f"error: the device does not multiply: {peak['failed']}")
-    found |= {"peak": peak, "runs": [], "parameters": {}}
-    four = "unsloth" in backends  # bitsandbytes needs a GPU
-    plans = [(args.model, backend, "16") for backend in backends] + [(args.model, "unsloth", "4")] * four
-    plans += [(args.large, "unsloth", "4")] * (four and args.large != "none")
+    results |= {"peak": peak, "runs": [], "parameters": {}}
+    has_4bit = "unsloth" in backends  # bitsandbytes needs a GPU
+    plans = [(args.model, backend, "16") for backend in backends] + [(args.model, "unsloth", "4")] * has_4bit
+    plans += [(args.large, "unsloth", "4")] * (has_4bit and args.large != "none")
     for number, (model, backend, bits) in enumerate(plans):
         base = folder / model
         if time.time() > until:
-            found["runs"].append({"model": model, "backend": backend, "bits": int(bits), "case": "—",
+            results["runs"].append({"model": model, "backend": backend, "bits": int(bits), "case": "—",
                                   "failed": "not measured: out of time"})  # fmt: skip
             continue
         if not base.exists():
             for other in plans[:number]:  # one model at a time: they are large
                 shutil.rmtree(folder / other[0], ignore_errors=True)
-            found["parameters"][model] = built(model, base)
+            results["parameters"][model] = built(model, base)
         cases = ["sft packed", "sft padded", *(["sft long", "dpo padded"] if model == args.model else [])]
         rows = child(
             folder / f"{model}-{backend}-{bits}.jsonl", "--backend", backend, "--bits", bits, "--model_id", base,
@@ -129,16 +131,16 @@ def speed(args, backends: list[str], until: float, found: dict) -> None:
             args.warm_up, "--steps", args.steps, "--until", until, "--cases", *cases, until=until,
         )  # fmt: skip
         for row in rows:
-            found["runs"].append({"model": model, "backend": backend, "bits": int(bits), **row})
-            print(json.dumps(found["runs"][-1]), flush=True)
-        save(args, found)
-    for model in found["parameters"]:
+            results["runs"].append({"model": model, "backend": backend, "bits": int(bits), **row})
+            print(json.dumps(results["runs"][-1]), flush=True)
+        save(args, results)
+    for model in results["parameters"]:
         shutil.rmtree(folder / model, ignore_errors=True)
-    save(args, found)
+    save(args, results)
 
 
 def child(file: Path, *words: object, until: float = float("inf")) -> list[dict]:
-    """Run speed.py in a process of its own, whose memory goes back; what it found, also when it died or hung."""
+    """Run speed.py in a process of its own, whose memory goes back; its results, also when it died or hung."""
     command = [sys.executable, "benchmarks/gpu/speed.py", str(file), *map(str, words)]
     log = file.with_suffix(".log")
     with log.open("w") as out:
@@ -173,7 +175,7 @@ def available() -> list[str]:
     if done.stdout.split()[-1] == "unsloth":
         return ["unsloth", "peft"]
     if shutil.which("nvidia-smi"):
-        raise SystemExit("error: unsloth is not installed, and it is what this proves; or say --backends peft")
+        raise SystemExit("error: unsloth is not installed, and it is what this measures; or say --backends peft")
     return ["peft"]
 
 
@@ -184,16 +186,16 @@ def machine() -> dict:
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
-    found = {"python": platform.python_version(), "gpu": driver, **checkpoint.versions()}
+    results = {"python": platform.python_version(), "gpu": driver, **checkpoint.versions()}
     for name in ("bitsandbytes", "triton"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            results[name] = metadata.version(name)
+    return results
 
 
-def save(args, found: dict) -> None:
-    (args.out / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    (args.out / "report.md").write_text(report.markdown(found), encoding="utf-8")
+def save(args, results: dict) -> None:
+    (args.out / "report.json").write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (args.out / "report.md").write_text(report.markdown(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

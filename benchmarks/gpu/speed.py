@@ -59,11 +59,11 @@ def main(args) -> None:
             continue
         started = time.monotonic()
         try:
-            found = measure(args, case)
+            results = measure(args, case)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]}
-        write(args.file, {"case": case, **found, "wall_seconds": round(time.monotonic() - started, 1)})
+            results = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]}
+        write(args.file, {"case": case, **results, "wall_seconds": round(time.monotonic() - started, 1)})
 
 
 def measure(args, case: str) -> dict:
@@ -93,7 +93,7 @@ def measure(args, case: str) -> dict:
               for before, row in zip([None, *steps], steps, strict=False)]  # fmt: skip
     seconds = [count / max(row["tokens_per_second"], 1) for count, row in zip(tokens, steps, strict=True)]
     counted = slice(args.warm_up, None)
-    found = {
+    results = {
         "tokens": sum(tokens[counted]),
         "seconds": round(sum(seconds[counted]), 3),
         "tokens_per_second": round(sum(tokens[counted]) / sum(seconds[counted]), 1),
@@ -103,7 +103,7 @@ def measure(args, case: str) -> dict:
         "left_bytes": left,
     }
     shutil.rmtree(out)
-    return found
+    return results
 
 
 def peak_resident() -> int:
@@ -129,16 +129,16 @@ def peak() -> dict:
         if turn >= 5:
             seconds.append(time.perf_counter() - started)
     assert product.isfinite().all()
-    found = {"flops": 2 * size**3 / statistics.median(seconds), "matmul": f"{size}², {str(dtype)[6:]}"}
+    results = {"flops": 2 * size**3 / statistics.median(seconds), "matmul": f"{size}², {str(dtype)[6:]}"}
     if gpu:
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
-        found |= {"device": name, "memory_bytes": memory}
-    return found | {"device": found.get("device", "CPU")}
+        results |= {"device": name, "memory_bytes": memory}
+    return results | {"device": results.get("device", "CPU")}
 
 
-def write(file: Path, found: dict) -> None:
+def write(file: Path, results: dict) -> None:
     with file.open("a") as out:
-        out.write(json.dumps(found) + "\n")
+        out.write(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":
