@@ -47,7 +47,7 @@ def build_parser():
 
 def main(args) -> dict | None:
     from sllm.serve import access, engine, parsers, served_model
-    from sllm.serve.flags import PARALLEL, SAMPLING
+    from sllm.serve.flags import ENGINE, PARALLEL, SAMPLING
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs, which reads the keys again on it
     engine.set_environment(args.tensor_parallel_size, server=True)
@@ -93,18 +93,13 @@ def main(args) -> dict | None:
         return engine_client.start(
             base,
             adapters=list(adapters.values()),
-            dtype=args.dtype,
-            quantization=args.quantization,
-            kv_cache_dtype=args.kv_cache_dtype,
             max_model_len=context,
             max_num_seqs=args.max_num_seqs,
             kv_tokens=args.max_num_seqs * context,
-            enforce_eager=args.enforce_eager,
-            gpu_memory_utilization=args.gpu_memory_utilization,
-            seed=args.seed,
             tool_call_parser=args.tool_call_parser,
             reasoning_parser=args.reasoning_parser,
             parallel={name: getattr(args, name) for name in [*PARALLEL, "distributed_executor_backend"]},
+            **{name: getattr(args, name) for name in ENGINE},
             **limits,
         )
 

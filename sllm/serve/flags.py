@@ -8,6 +8,7 @@ from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS
 from sllm.serve.model_info import LORA_RANKS
 
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()
+ENGINE = "dtype quantization kv_cache_dtype enforce_eager gpu_memory_utilization seed".split()  # as vLLM calls them
 PARALLEL = {
     "tensor_parallel_size": "accelerators that share each layer",
     "pipeline_parallel_size": "groups of accelerators that share the layers out",
