@@ -62,6 +62,8 @@ def main(args) -> dict | None:
     )
 
     from sllm.serve import access_log, admission, app, engine_client, lifecycle, model_info, models
+    from sllm.serve.body import BodySettings
+    from sllm.serve.in_flight import InFlightSettings
 
     # ── models ──
     context = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
@@ -83,9 +85,9 @@ def main(args) -> dict | None:
     asgi, in_flight = app.create(
         registry,
         lambda: server.state,
-        in_flight={"capacity": capacity, "timeout": args.request_timeout, "log_prompts": args.log_prompts},
+        in_flight=InFlightSettings(capacity, timeout=args.request_timeout, log_prompts=args.log_prompts),
         access_control=control,
-        body={"max_bytes": int(args.max_body_mb * 2**20), "strict": args.strict},
+        body=BodySettings(max_bytes=int(args.max_body_mb * 2**20), strict=args.strict),
     )
 
     # ── engine ──

@@ -13,10 +13,10 @@ from starlette.middleware.cors import CORSMiddleware
 from sllm.serve import access, errors, models_api, state_api, tasks_api
 from sllm.serve.access_log import RequestLog
 from sllm.serve.admission import Capacity
-from sllm.serve.body import RequestBody
+from sllm.serve.body import BodySettings, RequestBody
 from sllm.serve.errors import ApiError, ErrorFormat
 from sllm.serve.handlers import ByModel
-from sllm.serve.in_flight import InFlight
+from sllm.serve.in_flight import InFlight, InFlightSettings
 from sllm.serve.lean_path import LeanPath
 from sllm.serve.models import Models
 
@@ -51,27 +51,23 @@ EXAMPLES = {  # of the documentation page, ready to send
 
 
 def create(
-    models: Models, state: Callable[[], str], *, in_flight: dict, access_control: access.AccessSettings, body: dict
+    models: Models,
+    state: Callable[[], str],
+    *,
+    in_flight: InFlightSettings,
+    access_control: access.AccessSettings,
+    body: BodySettings,
 ):
-    """(the whole app, its `InFlight`).
-
-    Args:
-        state: of the server, for /ready.
-        in_flight, body: arguments of the middleware `InFlight` and `RequestBody`.
-    """
-    app, lean = endpoints(models, in_flight["capacity"], state)
-    requests = InFlight(lean, paths=GENERATING, **in_flight)
-    whole = access.AccessControl(RequestBody(requests, fields=known_fields(app), **body), access_control)
-    whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
+    """(the app in all of its middleware, its `InFlight`). `state`: of the server, for /ready."""
+    app, lean = endpoints(models, in_flight.capacity, state)
+    requests = InFlight(lean, in_flight, paths=GENERATING)
+    asgi = access.AccessControl(RequestBody(requests, body, fields=known_fields(app)), access_control)
+    asgi = RequestLog(asgi, routes={route.path for route in app.routes if "{" not in route.path})
     if access_control.origins:
-        whole = CORSMiddleware(
-            whole,
-            access_control.origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "X-Ignored-Fields"],
-        )
-    return whole, requests
+        headers = ["X-Request-ID", "Retry-After", "X-Ignored-Fields"]
+        origins = access_control.origins
+        asgi = CORSMiddleware(asgi, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=headers)
+    return asgi, requests
 
 
 def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
@@ -121,9 +117,8 @@ def known_fields(app: FastAPI) -> dict[str, set[str]]:
     """Path of an endpoint → the fields of its requests, aliases included."""
     fields = {"/v1/tasks/": tasks_api.fields()}
     for route in app.routes:
-        kind = getattr(getattr(route, "body_field", None), "field_info", None)
-        kinds = getattr(kind.annotation, "__args__", (kind.annotation,)) if kind else ()
-        for model in kinds:
+        body = getattr(getattr(route, "body_field", None), "field_info", None)
+        for model in getattr(body.annotation, "__args__", (body.annotation,)) if body else ():
             if isinstance(model, type) and issubclass(model, BaseModel):
                 names = {alias for field in model.model_fields.values() if isinstance(alias := field.alias, str)}
                 fields.setdefault(route.path, set()).update(names, model.model_fields)

@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
     async def _load(self) -> None:
         self.llm = await asyncio.to_thread(self.load)
         await self.models.connect(self.llm)
-        await warm_up(self.models, min(32, self.in_flight.capacity.running))
+        await warm_up(self.models, min(32, self.in_flight.settings.capacity.running))
         self.heartbeat = Heartbeat(self.llm)
         self._beating = asyncio.create_task(self.heartbeat.beat())
         gc.collect()
