@@ -73,9 +73,9 @@ class RequestLog:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        record = RequestRecord(given if _ID.fullmatch(given) else uuid.uuid4().hex, scope["method"], scope["path"])
-        record.route = self._route(scope["path"])
+        request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        request_id = request_id if _ID.fullmatch(request_id) else uuid.uuid4().hex
+        record = RequestRecord(request_id, scope["method"], scope["path"], self._route(scope["path"]))
         scope.setdefault("state", {})["record"] = record
         # vLLM's handlers name their answers by this header
         others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
@@ -87,9 +87,8 @@ class RequestLog:
                 record.status = record.status or message["status"]
                 extra = [(b"x-request-id", record.id.encode())]
                 if record.ignored:
-                    extra.append(
-                        (b"x-ignored-fields", ", ".join(quote(name) or '""' for name in record.ignored).encode())
-                    )
+                    ignored = ", ".join(quote(name) or '""' for name in record.ignored)
+                    extra.append((b"x-ignored-fields", ignored.encode()))
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
@@ -129,13 +128,10 @@ class RequestLog:
                 "completion_tokens": record.completion_tokens,
                 "ttft_ms": None if first is None else round(1000 * first, 1), "finish_reason": record.finish,
             }  # fmt: skip
-        fields |= {
-            name: value
-            for name, value in (
-                ("ignored_fields", record.ignored), ("prompt", record.prompt)
-            )
-            if value
-        }  # fmt: skip
+        if record.ignored:
+            fields["ignored_fields"] = record.ignored
+        if record.prompt:
+            fields["prompt"] = record.prompt
         log.info("request", extra={"fields": fields})
 
 
