@@ -14,7 +14,7 @@ from sllm.serve import access, errors, models_api, state_api, tasks_api
 from sllm.serve.access_log import RequestLog
 from sllm.serve.admission import Capacity
 from sllm.serve.body import BodySettings, RequestBody
-from sllm.serve.errors import ApiError, ErrorFormat
+from sllm.serve.errors import ErrorFormat
 from sllm.serve.handlers import ByModel
 from sllm.serve.in_flight import InFlight, InFlightSettings
 from sllm.serve.lean_path import LeanPath
@@ -104,13 +104,12 @@ def _handle_errors(app: FastAPI) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     init_exception_handler(app)
-    app.exception_handler(ApiError)(errors.api_error)
     app.exception_handler(HTTPException)(errors.http_error)
     app.exception_handler(RequestValidationError)(errors.validation_error)
     app.exception_handler(EngineDeadError)(errors.engine_died)
     app.exception_handler(EngineGenerateError)(errors.engine_refused)
-    for kind in (KeyError, AttributeError, IndexError, AssertionError, Exception):
-        app.exception_handler(kind)(errors.bug)
+    for error_class in (KeyError, AttributeError, IndexError, AssertionError, Exception):
+        app.exception_handler(error_class)(errors.bug)
 
 
 def known_fields(app: FastAPI) -> dict[str, set[str]]:
