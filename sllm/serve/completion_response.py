@@ -117,11 +117,11 @@ async def _pieces(job: Job):
         return
     from vllm.utils.async_utils import merge_async_iterators
 
-    ones = [
+    answers = [
         _pieces(replace(job, prompts=[ids], params=[params], id=f"{job.id}-{number}"))
         for number, (ids, params) in enumerate(zip(job.prompts, job.params, strict=True))
     ]
-    async for number, (index, piece) in merge_async_iterators(*ones):
+    async for number, (index, piece) in merge_async_iterators(*answers):
         yield number * job.n + index, piece
 
 

@@ -104,18 +104,18 @@ def _log_of_processes(folder: Path, quiet: bool) -> Iterator[Path]:
     # The last process alive, Python's resource tracker, would warn of what those that failed have left.
     added = {"VLLM_LOGGING_CONFIG_PATH": str(file), "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
     added = {name: value for name, value in added.items() if name not in os.environ}
-    handler, no_failed_start = StartupErrorHandler(**options), NoFailedStart()
-    handlers = [*logger.handlers] if quiet else []
+    reasons_handler, no_failed_start = StartupErrorHandler(**options), NoFailedStart()
+    filtered = [*logger.handlers] if quiet else []
     os.environ.update(added)
-    for one in handlers:
-        one.addFilter(no_failed_start)
-    logger.addHandler(handler)
+    for handler in filtered:
+        handler.addFilter(no_failed_start)
+    logger.addHandler(reasons_handler)
     try:
         yield reasons
     finally:
-        logger.removeHandler(handler)
-        for one in handlers:
-            one.removeFilter(no_failed_start)
+        logger.removeHandler(reasons_handler)
+        for handler in filtered:
+            handler.removeFilter(no_failed_start)
         for name in added:
             del os.environ[name]
 
