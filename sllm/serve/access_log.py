@@ -62,10 +62,7 @@ current: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  
 class RequestLog:
     """Middleware: a request id, the record, and a line in the log once the request has ended. Pure ASGI, as all of
     ours: Starlette's BaseHTTPMiddleware would put a task and a queue between the engine and every piece of a stream.
-
-    Args:
-        routes: paths with a label of their own in the metrics; others share one, or a scanner could make thousands.
-    """
+    `routes`: paths with a label of their own in the metrics; others share one, or a scanner could make thousands."""
 
     def __init__(self, app, *, routes: set[str]):
         self.app, self.routes = app, routes
@@ -152,7 +149,8 @@ def start() -> logging.handlers.QueueListener:
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonFormatter())
     listener = logging.handlers.QueueListener(lines, out)
-    handler = _QueueAsIs(lines)
+    handler = logging.handlers.QueueHandler(lines)
+    handler.prepare = lambda entry: entry  # the thread formats it, traceback and all
     # what uvicorn says of a stream that was cut short; the line of the request says it better
     handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
     logging.captureWarnings(True)
@@ -166,8 +164,3 @@ def start() -> logging.handlers.QueueListener:
             logger.setLevel(level)
     listener.start()
     return listener
-
-
-class _QueueAsIs(logging.handlers.QueueHandler):
-    def prepare(self, entry):
-        return entry  # the thread formats it, traceback and all
