@@ -60,7 +60,7 @@ def internal(error: Exception, request_id: str) -> ApiError:
     return ApiError(500, f"internal error; the server's log says more under request id {request_id}")
 
 
-def of_validation(error: RequestValidationError) -> ApiError:
+async def validation_error(request: Request, error: RequestValidationError) -> Response:
     """The first fields that are wrong, in one sentence."""
     messages_by_field: dict[str, str] = {}
     for detail in error.errors()[:200]:
@@ -73,7 +73,8 @@ def of_validation(error: RequestValidationError) -> ApiError:
             break
     lines = [f"{field}: {text}" if field else text for field, text in messages_by_field.items()]
     message = "; ".join(lines[:SHOWN]) + ("; …" if len(lines) > SHOWN else "")
-    return ApiError(400, message, param=next(iter(messages_by_field), None) or None, code="invalid_request")
+    param = next(iter(messages_by_field), None) or None
+    return ApiError(400, message, param=param, code="invalid_request").response()
 
 
 def _is_field(part) -> bool:
@@ -171,10 +172,6 @@ def _is_json(message) -> bool:
 
 def _json(value: dict) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-async def validation_error(request: Request, error: RequestValidationError) -> Response:
-    return of_validation(error).response()
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
