@@ -136,11 +136,7 @@ class AccessSettings:
 
 
 def of_command_line(args) -> AccessSettings:
-    """From the flags and the environment.
-
-    Raises:
-        InputError: everything that is wrong with them.
-    """
+    """From the flags and the environment; InputError with all that is wrong with them."""
     keys, admin, *origins = cli.collect_errors(
         lambda: ApiKeys(_with_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file),
         lambda: ApiKeys(_with_environment(args.admin_key, "SLLM_ADMIN_KEY")),

@@ -33,11 +33,8 @@ class Job:
 
 
 async def respond(job: Job, scope, send, *, models, capacity) -> None:
-    """Send the response to one job. Ends where the request ends (`in_flight`).
-
-    Args:
-        models, capacity: where the job's model and sequences are counted.
-    """
+    """Send the response to one job. Ends where the request ends (`in_flight`). Its model and its sequences are counted
+    in `models` and `capacity`."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     record, ended, task = current.get(), scope["sllm.ended"], asyncio.current_task()

@@ -33,11 +33,7 @@ DEAD_SECONDS = 4.0  # from the engine's death to the end of this process, at the
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        InputError: the port is in use, or the host is not an address of this machine.
-    """
+    """A listening socket. InputError where the port is in use, or the host is not an address of this machine."""
     sock = network.bind(host, port)
     # A client that stops reading is cut off by the kernel, or its unsent answer would keep the connection for ever.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)

@@ -68,12 +68,8 @@ class Renderer(HfRenderer):
 
 
 def text_content(content):
-    """A message's content as vLLM's parser takes it, in NFC, with text parts alone: anything else names what the
-    server would have to fetch.
-
-    Raises:
-        ApiError: (400) a part is not a text.
-    """
+    """A message's content as vLLM's parser takes it, in NFC. ApiError (400) for a part that is not a text: it would
+    name what the server has to fetch."""
     if content is None or isinstance(content, str):
         return content and chat.nfc(content)
     texts = []

@@ -50,11 +50,7 @@ class ServedModel:
 
 
 def of_command_line(args) -> tuple[str, dict[str, str]]:
-    """(base, {name: adapter folder}) of --model_id and --lora_modules.
-
-    Raises:
-        InputError: everything that is wrong with any of them.
-    """
+    """(base, {name: adapter folder}) of --model_id and --lora_modules; InputError with all that is wrong with them."""
     (base, adapter), modules = cli.collect_errors(
         lambda: checkpoint.require_model(args.model_id), lambda: _lora_modules(args.lora_modules)
     )
