@@ -32,6 +32,7 @@ class Models:
     ):  # fmt: skip
         self.base, self.defaults, self.context, self.parsers = base, defaults, context, parsers
         self.max_loras, self.max_lora_rank, self.chat_template = max_loras, max_lora_rank, chat_template
+        self._sampling = {name: value for name, value in defaults.items() if name != "max_tokens"} | SAMPLING_DEFAULTS
         self.by_name = {model.name: model for model in served}
         self.first = served[0]
         self.started = int(time.time())
@@ -64,11 +65,8 @@ class Models:
 
     def settings(self, request) -> dict:
         """Effective sampling parameters of a plain request: its own, else the flags'."""
-        sampling = {name: value for name, value in self.defaults.items() if name != "max_tokens"} | SAMPLING_DEFAULTS
-        return {
-            name: default if getattr(request, name) is None else getattr(request, name)
-            for name, default in sampling.items()
-        }
+        requested = {name: getattr(request, name) for name in self._sampling}
+        return self._sampling | {name: value for name, value in requested.items() if value is not None}
 
     def cards(self) -> list[dict]:
         return [self.card(served) for served in self.by_name.values()]
@@ -115,11 +113,8 @@ class Models:
         served.handlers = handlers(served, path=self.base, defaults=self.defaults, parsers=self.parsers)
 
     async def load(self, name: str, folder: str, *, replace: bool) -> ServedModel:
-        """Load an adapter, or a new version of one. Requests that run keep the version that they began with.
-
-        Raises:
-            ApiError: (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken.
-        """
+        """Load an adapter, or a new version of one. Requests that run keep the version that they began with. ApiError:
+        (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self._lock:
