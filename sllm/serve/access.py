@@ -118,21 +118,13 @@ def check_origin(origin: str) -> str:
 
 @dataclass(frozen=True)
 class AccessSettings:
-    """Who may use the server.
+    """Who may use the server."""
 
-    Attributes:
-        hosts: names that the Host header may have, without the port; None: any.
-        origins: origins that CORS allows; `*`: all. Pages of the hosts themselves are always allowed.
-        keys: none: authentication disabled.
-        admin: the keys of the endpoints that change what is served; without one they are closed.
-        rate: of requests, for each key or address.
-    """
-
-    hosts: set[str] | None
-    origins: list[str]
-    keys: ApiKeys
-    admin: ApiKeys
-    rate: RateLimit
+    hosts: set[str] | None  # names that the Host header may have, without the port; None: any
+    origins: list[str]  # that CORS allows; `*`: all. Pages of the hosts themselves are always allowed
+    keys: ApiKeys  # none: authentication disabled
+    admin: ApiKeys  # of the endpoints that change what is served; without one they are closed
+    rate: RateLimit  # of requests, for each key or address
 
 
 def of_command_line(args) -> AccessSettings:

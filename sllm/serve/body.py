@@ -25,10 +25,8 @@ LONGEST = {
 
 @dataclass(frozen=True)
 class BodySettings:
-    """`strict`: refuse fields that nobody knows, instead of naming them in a header and in the log."""
-
     max_bytes: int
-    strict: bool
+    strict: bool  # refuse fields that nobody knows, instead of naming them in a header and in the log
 
 
 class RequestBody:

@@ -105,15 +105,12 @@ class Heartbeat:
 
 
 def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: float, max_num_seqs: int, **kwargs):
-    """Start the engine's process and wait until it has loaded the model (half a minute on two cores).
+    """Start the engine's process, a vllm.AsyncLLM, and wait until it has loaded the model (half a minute on two cores).
+    InputError for what vLLM refuses to load.
 
     Args:
         parallel: vLLM's own arguments that spread a model over devices and machines, as they are.
         kwargs: what `engine.options` takes.
-    Returns:
-        vllm.AsyncLLM
-    Raises:
-        InputError: what vLLM refuses to load.
     """
     settings = engine.options(model, **kwargs)
     if engine.on_cpu():  # a prompt that arrives with others waits less

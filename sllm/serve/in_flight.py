@@ -23,11 +23,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class InFlightSettings:
-    """`timeout`: seconds for a whole answer. `log_prompts`: write requests' bodies to the log."""
-
     capacity: Capacity
-    timeout: float
-    log_prompts: bool
+    timeout: float  # seconds for a whole answer
+    log_prompts: bool  # write requests' bodies to the log
 
 
 class InFlight:

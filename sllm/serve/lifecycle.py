@@ -49,13 +49,8 @@ def kill_processes(code: int) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our ending instead of its own.
-
-    Args:
-        load: loads the engine; runs in a thread, returns it.
-        ready: called when requests are answered.
-        reload: called on SIGHUP.
-    """
+    """uvicorn, with our ending instead of its own. `load` returns the loaded engine, and runs in a thread; `ready` is
+    called once requests are answered, `reload` on SIGHUP."""
 
     def __init__(
         self, app, models: Models, in_flight: InFlight, *, load: Callable, ready: Callable, reload: Callable,

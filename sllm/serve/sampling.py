@@ -1,7 +1,4 @@
-"""Sampling of the offline answers: vLLM's parameters from our flags.
-
-Like `engine`, imports vLLM inside its functions only.
-"""
+"""Sampling of the offline answers: vLLM's parameters from our flags. Imports vLLM inside its functions only."""
 
 import json
 from pathlib import Path

@@ -12,12 +12,8 @@ _text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Chunks:
-    """Writes the server-sent events of one stream.
-
-    Args:
-        chat: chat chunks (a delta of a message), else text chunks.
-        with_usage: the request requested usage: every chunk then says that its own is null.
-    """
+    """Writes the server-sent events of one stream: of a chat (a delta of a message each), or of texts. `with_usage`: the
+    request requested usage; every chunk then says that its own is null."""
 
     def __init__(self, *, chat: bool, id: str, created: int, model: str, with_usage: bool):
         kind = "chat.completion.chunk" if chat else "text_completion"
