@@ -143,15 +143,13 @@ def lora_limits(args, adapters: list[str], *, runtime: bool) -> dict:
 
 def describe(args, served, base, context, defaults, control, address) -> None:
     """What is about to be served, and how, as a table."""
-    from sllm.serve import engine
+    from sllm.serve import flags
 
     for model in served:
         cli.say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
         cli.say("note", note)
-    precision = [engine.resolve_dtype(args.dtype, args.quantization), args.quantization]
-    precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
-    cli.say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
+    cli.say("engine", f"{flags.precision(args)}, {context} tokens of context")
     cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
     cli.say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
     cli.say("keys", ", ".join(control.keys.names) or "none: authentication disabled")

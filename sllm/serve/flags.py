@@ -4,7 +4,7 @@ answers at once."""
 import argparse
 
 from sllm import cli
-from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS
+from sllm.serve.engine import KV_CACHE_DTYPES, QUANTIZATIONS, resolve_dtype
 from sllm.serve.model_info import LORA_RANKS
 
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()
@@ -33,6 +33,12 @@ def add_engine_flags(group) -> None:
         "--gpu_memory_utilization", type=cli.between(0.01, 1), default=0.9, help="share of the GPU's memory"
     )
     group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
+
+
+def precision(args) -> str:
+    """What the model computes in, by the flags."""
+    cache = f"KV cache {args.kv_cache_dtype}" if args.kv_cache_dtype != "auto" else None
+    return ", ".join(filter(None, [resolve_dtype(args.dtype, args.quantization), args.quantization, cache]))
 
 
 def add_sampling_flags(group, *, temperature: float) -> None:
