@@ -51,13 +51,9 @@ EXAMPLES = {  # of the documentation page, ready to send
 
 
 def create(
-    models: Models,
-    state: Callable[[], str],
-    *,
-    in_flight: InFlightSettings,
-    access_control: access.AccessSettings,
+    models: Models, state: Callable[[], str], *, in_flight: InFlightSettings, access_control: access.AccessSettings,
     body: BodySettings,
-):
+):  # fmt: skip
     """(the app in all of its middleware, its `InFlight`). `state`: of the server, for /ready."""
     app, lean = endpoints(models, in_flight.capacity, state)
     requests = InFlight(lean, in_flight, paths=GENERATING)
@@ -126,7 +122,7 @@ def known_fields(app: FastAPI) -> dict[str, set[str]]:
 
 def _document(app: FastAPI, model: str) -> None:
     """Complete the OpenAPI document: what any endpoint may answer, and that a key can be given."""
-    plain = app.openapi
+    openapi_of_routes = app.openapi
     common = {
         "400": "the request is wrong; `param` names the field", "401": "no API key, or a wrong one",
         "403": "the host, the web page or the admin key is not allowed", "404": "no such model, task or path",
@@ -140,16 +136,16 @@ def _document(app: FastAPI, model: str) -> None:
     def openapi() -> dict:
         if app.openapi_schema:
             return app.openapi_schema
-        schema = plain()
+        schema = openapi_of_routes()
         for path, operations in schema["paths"].items():
             for operation in operations.values():
                 if path in EXAMPLES:
                     content = operation["requestBody"]["content"]["application/json"]
                     content["example"] = {"model": model} | EXAMPLES[path]
                 operation["responses"].pop("422", None)
-                for status, what in common.items():
+                for status, description in common.items():
                     content = {} if path in ("/health", "/ready") else {"application/json": {"schema": error}}
-                    operation["responses"][status] = {"description": what, "content": content}
+                    operation["responses"][status] = {"description": description, "content": content}
         schema["components"].setdefault("securitySchemes", {})["key"] = {"type": "http", "scheme": "bearer"}
         schema["security"] = [{}, {"key": []}]
         for name in ("HTTPValidationError", "ValidationError"):

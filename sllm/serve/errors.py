@@ -27,14 +27,9 @@ class ApiError(HTTPException):
     """An error that the client is told of."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
         headers: dict[str, str] | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__(status, message, headers)
         self.param, self.code = param, code
 
