@@ -123,10 +123,10 @@ def _half_a_pair() -> ApiError:
 def check_size(value) -> None:
     """ApiError (400) for more values than a request has reason to hold."""
     if isinstance(value, dict):
-        for name, most in LONGEST.items():
+        for name, limit in LONGEST.items():
             items = value.get(name)
-            if isinstance(items, list) and len(items) > most and not (name == "prompt" and _are_ids(items)):
-                raise ApiError(400, f"{name} has {len(items):,} items; at most {most:,}", param=name, code="too_many")
+            if isinstance(items, list) and len(items) > limit and not (name == "prompt" and _are_ids(items)):
+                raise ApiError(400, f"{name} has {len(items):,} items; at most {limit:,}", param=name, code="too_many")
         for name in ("stop", "bad_words"):
             texts = value.get(name)
             for text in texts if isinstance(texts, list) else [texts]:

@@ -26,7 +26,7 @@ from sllm.serve.access_log import current
 from sllm.serve.errors import ApiError
 from sllm.serve.served_model import ServedModel
 
-# Fields that are refused: why.
+# Field that is refused → the reason.
 UNSUPPORTED = {
     "kv_transfer_params": "moves caches between engines", "ec_transfer_params": "moves caches between engines",
     "prompt_embeds": "passes by the tokenizer", "mm_processor_kwargs": "these models read text only",
@@ -92,9 +92,9 @@ class _Handler:
 
 def refuse_unsupported(request) -> None:
     """ApiError (400) for a field that would be dropped, or that this server does not let in."""
-    for name, why in UNSUPPORTED.items():
+    for name, reason in UNSUPPORTED.items():
         if getattr(request, name, None):
-            raise ApiError(400, f"{name} is not supported: {why}", param=name, code="unsupported_field")
+            raise ApiError(400, f"{name} is not supported: {reason}", param=name, code="unsupported_field")
     if getattr(request, "use_beam_search", False):
         for name, neutral in NOT_IN_BEAM_SEARCH.items():
             value = getattr(request, name, None) if name in request.model_fields_set else None

@@ -121,15 +121,15 @@ class LeanPath:
     def to_job(
         self, request: PlainRequest, served: ServedModel, prompts: list[list[int]], *, top: int | None = None
     ) -> Job:
-        most = getattr(request, "max_completion_tokens", None)  # the newer name
-        most = request.max_tokens if most is None else most
+        max_tokens = getattr(request, "max_completion_tokens", None)  # the newer name
+        max_tokens = request.max_tokens if max_tokens is None else max_tokens
         if request.stream_options is not None and not request.stream:
             raise Declined
         settings, record = self.models.settings(request), current.get()
-        limits = [most or min(self.models.defaults["max_tokens"], self.models.context - len(ids)) for ids in prompts]
-        for ids in prompts:
-            if not ids or len(ids) >= self.models.context or len(ids) + (most or 0) > self.models.context:
-                raise Declined
+        context, default = self.models.context, self.models.defaults["max_tokens"]
+        limits = [max_tokens or min(default, context - len(ids)) for ids in prompts]
+        if any(not ids or len(ids) >= context or len(ids) + (max_tokens or 0) > context for ids in prompts):
+            raise Declined
         is_chat = not isinstance(request, CompletionRequest)
         return Job(
             served=served,

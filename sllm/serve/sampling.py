@@ -52,7 +52,7 @@ def effective_params(params) -> dict:
 
 
 def read_schema(path: str | Path) -> dict:
-    """The JSON schema in a file; InputError where it is none, or one that cannot be enforced."""
+    """The JSON schema in a file; InputError where it is not a schema, or one that cannot be enforced."""
     from llguidance import LLMatcher
 
     try:
