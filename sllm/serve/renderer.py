@@ -1,5 +1,7 @@
 """vLLM's renderer for one served model: conversations become the token ids that training would have made of them."""
 
+import asyncio
+
 from vllm.renderers.hf import HfRenderer
 
 from sllm import chat
@@ -46,13 +48,7 @@ class Renderer(HfRenderer):
         return plain, {"prompt_token_ids": ids}
 
     async def render_messages_async(self, messages, params):
-        return await self._render_in_pool(messages, params)
-
-    def __init__(self, config, tokenizer):
-        from vllm.utils.async_utils import make_async
-
-        super().__init__(config, tokenizer)
-        self._render_in_pool = make_async(self.render_messages, executor=self._executor)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.render_messages, messages, params)
 
     async def _tokenize_singleton_prompt_async(self, prompt, params):
         if isinstance(prompt.get("prompt"), str):
