@@ -23,11 +23,7 @@ log = logging.getLogger("sllm.serve")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept.
-
-    `sequences`: capacity reserved for it. `models`: the served models that it uses. `error`: one of ours, on its way
-    through a route of vLLM's that keeps no headers.
-    """
+    """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept."""
 
     id: str
     method: str
@@ -40,12 +36,12 @@ class RequestRecord:
     status: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    sequences: int = 0
+    sequences: int = 0  # capacity reserved for it
     finish: str | None = None
     first: float | None = None  # time of the first token
-    error: ApiError | None = None
+    error: ApiError | None = None  # one of ours, on its way through a route of vLLM's that keeps no headers
     in_beam_search: bool = False
-    models: list = field(default_factory=list)
+    models: list = field(default_factory=list)  # the served models that it uses
     ignored: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 

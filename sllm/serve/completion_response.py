@@ -13,22 +13,18 @@ from sllm.serve.served_model import ServedModel
 
 @dataclass
 class Job:
-    """One request for text. Answer i to prompt p is choice p·n + i.
-
-    `prompts`: token ids. `params`: vllm.SamplingParams, one for each prompt. `top`: so many tokens' log-probabilities,
-    or None. `task`: what `tasks.check` needs for a verdict (id, fields), and the messages that were built.
-    """
+    """One request for text. Answer i to prompt p is choice p·n + i."""
 
     served: ServedModel
     chat: bool
     id: str
-    prompts: list[list[int]]
-    params: list
+    prompts: list[list[int]]  # token ids
+    params: list  # vllm.SamplingParams, one for each prompt
     n: int = 1
     stream: bool = False
     include_usage: bool = False
-    top: int | None = None
-    task: tuple[str, dict, list[dict]] | None = None
+    top: int | None = None  # so many tokens' log-probabilities
+    task: tuple[str, dict, list[dict]] | None = None  # id and fields, for its verdict, and the messages built of them
     created: int = field(default_factory=lambda: int(time.time()))
 
 

@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ServedModel:
-    """What one name of /v1/models stands for.
-
-    `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
-    there. `users`: requests that use it now.
-    """
+    """What one name of /v1/models stands for."""
 
     name: str
     kind: str
-    adapter: str | None
+    adapter: str | None  # the LoRA folder on the model that is loaded
     tokenizer: "PreTrainedTokenizerBase"
     stop_token_ids: list[int]
     chat_template: str
@@ -36,7 +32,7 @@ class ServedModel:
     lora: "LoRARequest | None" = None
     client: "EngineClient | None" = None
     handlers: "SimpleNamespace | None" = None
-    users: int = 0
+    users: int = 0  # requests that use it now
 
     def __post_init__(self):
         self.vocabulary = logprobs.Vocabulary(self.tokenizer)
