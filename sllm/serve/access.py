@@ -28,7 +28,7 @@ class ApiKeys:
     """API keys, kept as digests, so that a comparison takes as long for a wrong key as for a right one.
 
     Args:
-        keys: `NAME:KEY`, or a bare key, which is called key1, key2, … by its place. Names go to the log.
+        keys: `NAME:KEY`, or a bare key, which is called key1, key2, … by its number. Names go to the log.
         file: a file with one of them a line; `#` starts a comment.
     """
 
