@@ -81,7 +81,7 @@ def main(args) -> dict | None:
     # ── app ──
     sock = lifecycle.listen(args.host, args.port)
     address = network.url(args.host, sock)
-    describe(args, served, base, context, defaults, control, address)
+    describe(args, registry, control, address)
     asgi, in_flight = app.create(
         registry,
         lambda: server.state,
@@ -141,17 +141,18 @@ def lora_limits(args, adapters: list[str], *, runtime: bool) -> dict:
     return {"max_loras": args.max_loras or max(8, len(adapters)), "max_lora_rank": rank}
 
 
-def describe(args, served, base, context, defaults, control, address) -> None:
+def describe(args, registry, control, address) -> None:
     """What is about to be served, and how, as a table."""
     from sllm.serve import flags
 
+    served, base = registry.by_name.values(), registry.base
     for model in served:
         cli.say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
         cli.say("note", note)
-    cli.say("engine", f"{flags.precision(args)}, {context} tokens of context")
+    cli.say("engine", f"{flags.precision(args)}, {registry.context} tokens of context")
     cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
-    cli.say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
+    cli.say("sampling", " · ".join(f"{name} {value}" for name, value in registry.defaults.items()))
     cli.say("keys", ", ".join(control.keys.names) or "none: authentication disabled")
     if control.admin:
         cli.say("admin keys", ", ".join(control.admin.names))
