@@ -47,7 +47,7 @@ def build_parser():
 
 def main(args) -> dict | None:
     from sllm.serve import access, dtypes, environment, parsers, served_model
-    from sllm.serve.flags import PARALLEL, SAMPLING
+    from sllm.serve.flags import ENGINE, PARALLEL, SAMPLING
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server runs, which reads the keys again on it
     environment.set_environment(args.tensor_parallel_size, server=True)
@@ -62,6 +62,8 @@ def main(args) -> dict | None:
     )
 
     from sllm.serve import access_log, admission, app, engine_client, lifecycle, model_info, models
+    from sllm.serve.body import BodySettings
+    from sllm.serve.in_flight import InFlightSettings
 
     # ── models ──
     context = min(args.max_seq_length, model_info.context_length(base) or args.max_seq_length)
@@ -79,13 +81,13 @@ def main(args) -> dict | None:
     # ── app ──
     sock = lifecycle.listen(args.host, args.port)
     address = network.url(args.host, sock)
-    describe(args, served, base, context, defaults, control, address)
+    describe(args, registry, control, address)
     asgi, in_flight = app.create(
         registry,
         lambda: server.state,
-        in_flight={"capacity": capacity, "timeout": args.request_timeout, "log_prompts": args.log_prompts},
+        in_flight=InFlightSettings(capacity, timeout=args.request_timeout, log_prompts=args.log_prompts),
         access_control=control,
-        body={"max_bytes": int(args.max_body_mb * 2**20), "strict": args.strict},
+        body=BodySettings(max_bytes=int(args.max_body_mb * 2**20), strict=args.strict),
     )
 
     # ── engine ──
@@ -93,18 +95,13 @@ def main(args) -> dict | None:
         return engine_client.start(
             base,
             adapters=list(adapters.values()),
-            dtype=args.dtype,
-            quantization=args.quantization,
-            kv_cache_dtype=args.kv_cache_dtype,
             max_model_len=context,
             max_num_seqs=args.max_num_seqs,
             kv_tokens=args.max_num_seqs * context,
-            enforce_eager=args.enforce_eager,
-            gpu_memory_utilization=args.gpu_memory_utilization,
-            seed=args.seed,
             tool_call_parser=args.tool_call_parser,
             reasoning_parser=args.reasoning_parser,
             parallel={name: getattr(args, name) for name in [*PARALLEL, "distributed_executor_backend"]},
+            **{name: getattr(args, name) for name in ENGINE},
             **limits,
         )
 
@@ -144,19 +141,18 @@ def lora_limits(args, adapters: list[str], *, runtime: bool) -> dict:
     return {"max_loras": args.max_loras or max(8, len(adapters)), "max_lora_rank": rank}
 
 
-def describe(args, served, base, context, defaults, control, address) -> None:
+def describe(args, registry, control, address) -> None:
     """What is about to be served, and how, as a table."""
-    from sllm.serve import dtypes
+    from sllm.serve import flags
 
+    served, base = registry.by_name.values(), registry.base
     for model in served:
         cli.say("model", f"{model.name}: {model.kind}, chat template {model.chat_template}")
     for note in dict.fromkeys(note for model in served for note in checkpoint.notes(model.adapter or base, base)):
         cli.say("note", note)
-    precision = [dtypes.resolve_dtype(args.dtype, args.quantization), args.quantization]
-    precision += [f"KV cache {args.kv_cache_dtype}"] if args.kv_cache_dtype != "auto" else []
-    cli.say("engine", f"{', '.join(filter(None, precision))}, {context} tokens of context")
+    cli.say("engine", f"{flags.precision(args)}, {registry.context} tokens of context")
     cli.say("capacity", f"{args.max_num_seqs} running, {args.max_waiting} waiting")
-    cli.say("sampling", " · ".join(f"{name} {value}" for name, value in defaults.items()))
+    cli.say("sampling", " · ".join(f"{name} {value}" for name, value in registry.defaults.items()))
     cli.say("keys", ", ".join(control.keys.names) or "none: authentication disabled")
     if control.admin:
         cli.say("admin keys", ", ".join(control.admin.names))

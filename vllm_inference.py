@@ -62,7 +62,7 @@ def build_parser():
 def main(args) -> dict:
     from sllm import chat, output_lines, outputs
     from sllm.data import formats
-    from sllm.serve import dtypes, environment, model_info, offline, sampling
+    from sllm.serve import dtypes, environment, flags, model_info, offline, sampling
 
     started = time.monotonic()
     environment.set_environment(args.tensor_parallel_size)
@@ -98,9 +98,8 @@ def main(args) -> dict:
     done = outputs.resumable(output, rows, settings) if args.resume else []
     first, todo = len(done), len(rows) - len(done)
     pending = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
-    cache = f"KV cache {args.kv_cache_dtype}" if args.kv_cache_dtype != "auto" else None
-    described = ", ".join(filter(None, [settings["dtype"], args.quantization, cache, f"{context_length} tokens"]))
-    cli.say("model", f"{base}{f' + adapter {adapter}' if adapter else ''}, {described}")
+    with_adapter = f" + adapter {adapter}" if adapter else ""
+    cli.say("model", f"{base}{with_adapter}, {flags.precision(args)}, {context_length} tokens")
     for note in checkpoint.notes(folder, base):
         cli.say("note", note)
     cli.say("chat template", template)

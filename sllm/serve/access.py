@@ -28,22 +28,21 @@ class ApiKeys:
     """API keys, kept as digests, so that a comparison takes as long for a wrong key as for a right one.
 
     Args:
-        given: `NAME:KEY`, or a bare key, which is called key1, key2, … in the order given. Names go to the log.
+        keys: `NAME:KEY`, or a bare key, which is called key1, key2, … by its number. Names go to the log.
         file: a file with one of them a line; `#` starts a comment.
     """
 
-    def __init__(self, given: list[str], file: str | None = None):
-        self._given, self._file = given, file
+    def __init__(self, keys: list[str], file: str | None = None):
+        self._keys, self._file = keys, file
         self.read()
 
     def read(self) -> None:
         """Read the file again. InputError where it cannot be used; the keys then stay as they were."""
         lines = read_lines(self._file) if self._file else []
-        texts = [*self._given, *lines]
         if self._file and not lines:
             raise InputError(f"--api_keys_file {self._file} has no keys")
         digests: list[tuple[str, bytes]] = []
-        for number, text in enumerate(texts, 1):
+        for number, text in enumerate([*self._keys, *lines], 1):
             name, colon, key = text.partition(":")
             name, key = (name.strip(), key.strip()) if colon else (f"key{number}", text.strip())
             if not name or not key or not key.isascii():
@@ -70,11 +69,9 @@ class ApiKeys:
 
     def name_of(self, key: str) -> str | None:
         """Name of a key, or None."""
-        digest, match = _digest(key), None
-        for name, known in self._digests:
-            if hmac.compare_digest(digest, known):
-                match = name
-        return match
+        digest = _digest(key)
+        matches = [name for name, known in self._digests if hmac.compare_digest(digest, known)]  # with every key
+        return matches[-1] if matches else None
 
 
 def read_lines(file: str) -> list[str]:
@@ -101,8 +98,8 @@ class RateLimit:
         if self.rpm is None:
             return 0.0
         now = time.monotonic()
-        left, at = self._buckets.pop(caller, (float(self.rpm), now))
-        left = min(self.rpm, left + (now - at) * self.rpm / 60)
+        left, last = self._buckets.pop(caller, (float(self.rpm), now))
+        left = min(self.rpm, left + (now - last) * self.rpm / 60)
         allowed = left >= 1
         self._buckets[caller] = (left - allowed, now)
         if len(self._buckets) > CALLERS:
@@ -113,37 +110,25 @@ class RateLimit:
 def check_origin(origin: str) -> str:
     """An origin as browsers send it; InputError for what no browser sends."""
     parts = urlsplit(origin)
-    whole = parts.scheme in ("http", "https") and parts.hostname and not parts.path.strip("/") and not parts.query
-    if origin != "*" and not whole:
+    complete = parts.scheme in ("http", "https") and parts.hostname and not parts.path.strip("/") and not parts.query
+    if origin != "*" and not complete:
         raise InputError(f"--allowed_origins {origin} is not an origin such as https://chat.example.com")
     return origin.rstrip("/")
 
 
 @dataclass(frozen=True)
 class AccessSettings:
-    """Who may use the server.
+    """Who may use the server."""
 
-    Attributes:
-        hosts: names that the Host header may have, without the port; None: any.
-        origins: origins that CORS allows; `*`: all. Pages of the hosts themselves are always allowed.
-        keys: none: authentication disabled.
-        admin: the keys of the endpoints that change what is served; without one they are closed.
-        rate: of requests, for each key or address.
-    """
-
-    hosts: set[str] | None
-    origins: list[str]
-    keys: ApiKeys
-    admin: ApiKeys
-    rate: RateLimit
+    hosts: set[str] | None  # names that the Host header may have, without the port; None: any
+    origins: list[str]  # that CORS allows; `*`: all. Pages of the hosts themselves are always allowed
+    keys: ApiKeys  # none: authentication disabled
+    admin: ApiKeys  # of the endpoints that change what is served; without one they are closed
+    rate: RateLimit  # of requests, for each key or address
 
 
 def of_command_line(args) -> AccessSettings:
-    """From the flags and the environment.
-
-    Raises:
-        InputError: everything that is wrong with them.
-    """
+    """From the flags and the environment; InputError with all that is wrong with them."""
     keys, admin, *origins = cli.collect_errors(
         lambda: ApiKeys(_with_environment(args.api_key, "SLLM_API_KEYS"), args.api_keys_file),
         lambda: ApiKeys(_with_environment(args.admin_key, "SLLM_ADMIN_KEY")),
@@ -166,17 +151,15 @@ def of_command_line(args) -> AccessSettings:
     return AccessSettings(hosts, origins, keys, admin, RateLimit(args.rate_limit_rpm))
 
 
-def _with_environment(given: list[str], name: str) -> list[str]:
-    return [*given, *(key.strip() for key in os.environ.get(name, "").split(",") if key.strip())]
+def _with_environment(keys: list[str], name: str) -> list[str]:
+    return [*keys, *(key.strip() for key in os.environ.get(name, "").split(",") if key.strip())]
 
 
 class AccessControl:
     """Middleware: Host, Origin, keys, rates. Raises ApiError for what is not allowed."""
 
     def __init__(self, app, settings: AccessSettings):
-        self.app, self.hosts, self.origins = app, settings.hosts, settings.origins
-        self.keys, self.admin, self.rate = settings.keys, settings.admin, settings.rate
-        self._failed = RateLimit(FAILED_LOGINS)
+        self.app, self.settings, self._failed = app, settings, RateLimit(FAILED_LOGINS)
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http":
@@ -192,44 +175,44 @@ class AccessControl:
         self._check_host(headers)
         if path in UNAUTHENTICATED_PATHS or path.startswith(UNAUTHENTICATED_PREFIXES):
             return
-        keys = self.admin if path in ADMIN else self.keys
+        keys = self.settings.admin if path in ADMIN else self.settings.keys
         if path in ADMIN and not keys:
             raise ApiError(403, "loading adapters is disabled: the server has no --admin_key", code="no_admin_key")
         if keys:
             record.key = self._key(keys, headers, address)
-        if scope["method"] == "POST" and (seconds := self.rate.wait(record.key or address)):
-            raise _too_many(f"more than {self.rate.rpm} requests a minute", seconds)
+        rate = self.settings.rate
+        if scope["method"] == "POST" and (seconds := rate.wait(record.key or address)):
+            raise _too_many(f"more than {rate.rpm} requests a minute", seconds)
 
     def _check_host(self, headers: dict) -> None:
         """A web page can have its own name resolve to a loopback address (DNS rebinding): then its requests reach this
         server from the browser of whoever looks at it, and only the Host header tells."""
-        host = _host(headers.get(b"host", b"").decode("latin-1"))
-        if self.hosts is not None and host not in self.hosts:
-            raise ApiError(403, f"host {host[:100]!r} is not allowed here (--allowed_hosts)", code="host_not_allowed")
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        if not origin or self.keys or "*" in self.origins or origin in self.origins:
+        settings, host, origin = self.settings, _text(headers, b"host"), _text(headers, b"origin")
+        name = (host if host.endswith("]") else host.rsplit(":", 1)[0]).lower()
+        if settings.hosts is not None and name not in settings.hosts:
+            raise ApiError(403, f"host {name[:100]!r} is not allowed here (--allowed_hosts)", code="host_not_allowed")
+        if not origin or settings.keys or "*" in settings.origins or origin in settings.origins:
             return
-        if (urlsplit(origin).netloc or "?") != headers.get(b"host", b"").decode("latin-1"):
+        if (urlsplit(origin).netloc or "?") != host:
             message = f"web pages of {origin[:100]!r} are not allowed here (--allowed_origins)"
             raise ApiError(403, message, code="origin_not_allowed")
 
     def _key(self, keys: ApiKeys, headers: dict, address: str) -> str:
-        kind, _, given = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-        given = given.strip() if kind.lower() == "bearer" else headers.get(b"x-api-key", b"").decode("latin-1")
-        if (name := keys.name_of(given)) is None:
+        scheme, _, token = _text(headers, b"authorization").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else _text(headers, b"x-api-key")
+        if (name := keys.name_of(key)) is None:
             if seconds := self._failed.wait(address):
                 raise _too_many("too many requests without a valid API key", seconds)
-            message = "wrong API key" if given else "an API key is required: Authorization: Bearer KEY"
+            message = "wrong API key" if key else "an API key is required: Authorization: Bearer KEY"
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return name
 
 
-def _host(value: str) -> str:
-    return value.lower() if value.endswith("]") else value.rsplit(":", 1)[0].lower()
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")
 
 
-def _too_many(why: str, seconds: float) -> ApiError:
-    wait = int(seconds) + 1
-    return ApiError(
-        429, f"{why}; try again in {wait} s", code="rate_limit_exceeded", headers={"Retry-After": str(wait)}
-    )
+def _too_many(reason: str, seconds: float) -> ApiError:
+    wait = str(int(seconds) + 1)
+    message = f"{reason}; try again in {wait} s"
+    return ApiError(429, message, code="rate_limit_exceeded", headers={"Retry-After": wait})

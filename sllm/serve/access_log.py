@@ -23,11 +23,7 @@ log = logging.getLogger("sllm.serve")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept.
-
-    `sequences`: capacity reserved for it. `models`: the served models that it uses. `error`: one of ours, on its way
-    through a route of vLLM's that keeps no headers.
-    """
+    """One request, for the log, and what it holds until it ends. Tokens are counted, texts are not kept."""
 
     id: str
     method: str
@@ -40,12 +36,12 @@ class RequestRecord:
     status: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    sequences: int = 0
+    sequences: int = 0  # capacity reserved for it
     finish: str | None = None
     first: float | None = None  # time of the first token
-    error: ApiError | None = None
+    error: ApiError | None = None  # one of ours, on its way through a route of vLLM's that keeps no headers
     in_beam_search: bool = False
-    models: list = field(default_factory=list)
+    models: list = field(default_factory=list)  # the served models that it uses
     ignored: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -62,10 +58,7 @@ current: ContextVar[RequestRecord | None] = ContextVar("record", default=None)  
 class RequestLog:
     """Middleware: a request id, the record, and a line in the log once the request has ended. Pure ASGI, as all of
     ours: Starlette's BaseHTTPMiddleware would put a task and a queue between the engine and every piece of a stream.
-
-    Args:
-        routes: paths with a label of their own in the metrics; others share one, or a scanner could make thousands.
-    """
+    `routes`: paths with a label of their own in the metrics; others share one, or a scanner could make thousands."""
 
     def __init__(self, app, *, routes: set[str]):
         self.app, self.routes = app, routes
@@ -73,9 +66,9 @@ class RequestLog:
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        record = RequestRecord(given if _ID.fullmatch(given) else uuid.uuid4().hex, scope["method"], scope["path"])
-        record.route = self._route(scope["path"])
+        request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        request_id = request_id if _ID.fullmatch(request_id) else uuid.uuid4().hex
+        record = RequestRecord(request_id, scope["method"], scope["path"], self._route(scope["path"]))
         scope.setdefault("state", {})["record"] = record
         # vLLM's handlers name their answers by this header
         others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
@@ -87,9 +80,8 @@ class RequestLog:
                 record.status = record.status or message["status"]
                 extra = [(b"x-request-id", record.id.encode())]
                 if record.ignored:
-                    extra.append(
-                        (b"x-ignored-fields", ", ".join(quote(name) or '""' for name in record.ignored).encode())
-                    )
+                    ignored = ", ".join(quote(name) or '""' for name in record.ignored)
+                    extra.append((b"x-ignored-fields", ignored.encode()))
                 message["headers"] = [*message.get("headers", []), *extra]
             await send(message)
 
@@ -129,13 +121,10 @@ class RequestLog:
                 "completion_tokens": record.completion_tokens,
                 "ttft_ms": None if first is None else round(1000 * first, 1), "finish_reason": record.finish,
             }  # fmt: skip
-        fields |= {
-            name: value
-            for name, value in (
-                ("ignored_fields", record.ignored), ("prompt", record.prompt)
-            )
-            if value
-        }  # fmt: skip
+        if record.ignored:
+            fields["ignored_fields"] = record.ignored
+        if record.prompt:
+            fields["prompt"] = record.prompt
         log.info("request", extra={"fields": fields})
 
 
@@ -156,7 +145,8 @@ def start() -> logging.handlers.QueueListener:
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonFormatter())
     listener = logging.handlers.QueueListener(lines, out)
-    handler = _QueueAsIs(lines)
+    handler = logging.handlers.QueueHandler(lines)
+    handler.prepare = lambda entry: entry  # the thread formats it, traceback and all
     # what uvicorn says of a stream that was cut short; the line of the request says it better
     handler.addFilter(lambda entry: "without completing response" not in entry.getMessage())
     logging.captureWarnings(True)
@@ -170,8 +160,3 @@ def start() -> logging.handlers.QueueListener:
             logger.setLevel(level)
     listener.start()
     return listener
-
-
-class _QueueAsIs(logging.handlers.QueueHandler):
-    def prepare(self, entry):
-        return entry  # the thread formats it, traceback and all

@@ -13,10 +13,10 @@ from starlette.middleware.cors import CORSMiddleware
 from sllm.serve import access, errors, models_api, state_api, tasks_api
 from sllm.serve.access_log import RequestLog
 from sllm.serve.admission import Capacity
-from sllm.serve.body import RequestBody
-from sllm.serve.errors import ApiError, ErrorFormat
+from sllm.serve.body import BodySettings, RequestBody
+from sllm.serve.errors import ErrorFormat
 from sllm.serve.handlers import ByModel
-from sllm.serve.in_flight import InFlight
+from sllm.serve.in_flight import InFlight, InFlightSettings
 from sllm.serve.lean_path import LeanPath
 from sllm.serve.models import Models
 
@@ -51,27 +51,19 @@ EXAMPLES = {  # of the documentation page, ready to send
 
 
 def create(
-    models: Models, state: Callable[[], str], *, in_flight: dict, access_control: access.AccessSettings, body: dict
-):
-    """(the whole app, its `InFlight`).
-
-    Args:
-        state: of the server, for /ready.
-        in_flight, body: arguments of the middleware `InFlight` and `RequestBody`.
-    """
-    app, lean = endpoints(models, in_flight["capacity"], state)
-    requests = InFlight(lean, paths=GENERATING, **in_flight)
-    whole = access.AccessControl(RequestBody(requests, fields=known_fields(app), **body), access_control)
-    whole = RequestLog(whole, routes={route.path for route in app.routes if "{" not in route.path})
+    models: Models, state: Callable[[], str], *, in_flight: InFlightSettings, access_control: access.AccessSettings,
+    body: BodySettings,
+):  # fmt: skip
+    """(the app in all of its middleware, its `InFlight`). `state`: of the server, for /ready."""
+    app, lean = endpoints(models, in_flight.capacity, state)
+    requests = InFlight(lean, in_flight, paths=GENERATING)
+    asgi = access.AccessControl(RequestBody(requests, body, fields=known_fields(app)), access_control)
+    asgi = RequestLog(asgi, routes={route.path for route in app.routes if "{" not in route.path})
     if access_control.origins:
-        whole = CORSMiddleware(
-            whole,
-            access_control.origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "X-Ignored-Fields"],
-        )
-    return whole, requests
+        headers = ["X-Request-ID", "Retry-After", "X-Ignored-Fields"]
+        origins = access_control.origins
+        asgi = CORSMiddleware(asgi, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=headers)
+    return asgi, requests
 
 
 def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
@@ -108,22 +100,20 @@ def _handle_errors(app: FastAPI) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     init_exception_handler(app)
-    app.exception_handler(ApiError)(errors.api_error)
     app.exception_handler(HTTPException)(errors.http_error)
     app.exception_handler(RequestValidationError)(errors.validation_error)
     app.exception_handler(EngineDeadError)(errors.engine_died)
     app.exception_handler(EngineGenerateError)(errors.engine_refused)
-    for kind in (KeyError, AttributeError, IndexError, AssertionError, Exception):
-        app.exception_handler(kind)(errors.bug)
+    for error_class in (KeyError, AttributeError, IndexError, AssertionError, Exception):
+        app.exception_handler(error_class)(errors.bug)
 
 
 def known_fields(app: FastAPI) -> dict[str, set[str]]:
     """Path of an endpoint → the fields of its requests, aliases included."""
     fields = {"/v1/tasks/": tasks_api.fields()}
     for route in app.routes:
-        kind = getattr(getattr(route, "body_field", None), "field_info", None)
-        kinds = getattr(kind.annotation, "__args__", (kind.annotation,)) if kind else ()
-        for model in kinds:
+        body = getattr(getattr(route, "body_field", None), "field_info", None)
+        for model in getattr(body.annotation, "__args__", (body.annotation,)) if body else ():
             if isinstance(model, type) and issubclass(model, BaseModel):
                 names = {alias for field in model.model_fields.values() if isinstance(alias := field.alias, str)}
                 fields.setdefault(route.path, set()).update(names, model.model_fields)
@@ -132,7 +122,7 @@ def known_fields(app: FastAPI) -> dict[str, set[str]]:
 
 def _document(app: FastAPI, model: str) -> None:
     """Complete the OpenAPI document: what any endpoint may answer, and that a key can be given."""
-    plain = app.openapi
+    openapi_of_routes = app.openapi
     common = {
         "400": "the request is wrong; `param` names the field", "401": "no API key, or a wrong one",
         "403": "the host, the web page or the admin key is not allowed", "404": "no such model, task or path",
@@ -146,16 +136,16 @@ def _document(app: FastAPI, model: str) -> None:
     def openapi() -> dict:
         if app.openapi_schema:
             return app.openapi_schema
-        schema = plain()
+        schema = openapi_of_routes()
         for path, operations in schema["paths"].items():
             for operation in operations.values():
                 if path in EXAMPLES:
                     content = operation["requestBody"]["content"]["application/json"]
                     content["example"] = {"model": model} | EXAMPLES[path]
                 operation["responses"].pop("422", None)
-                for status, what in common.items():
+                for status, description in common.items():
                     content = {} if path in ("/health", "/ready") else {"application/json": {"schema": error}}
-                    operation["responses"][status] = {"description": what, "content": content}
+                    operation["responses"][status] = {"description": description, "content": content}
         schema["components"].setdefault("securitySchemes", {})["key"] = {"type": "http", "scheme": "bearer"}
         schema["security"] = [{}, {"key": []}]
         for name in ("HTTPValidationError", "ValidationError"):

@@ -4,6 +4,7 @@ fields nobody knows."""
 import asyncio
 import difflib
 import json
+from dataclasses import dataclass
 
 import msgspec
 
@@ -14,7 +15,7 @@ SECONDS = 60  # for a whole body to arrive
 MAX_TEXT = 500_000  # characters of a text to tokenize: a second of a core
 # Values in one body, ids of tokens not counted: while they are validated nobody else is served.
 MAX_VALUES = 20_000
-MAX_WORD = 500  # characters of a stop text or a bad word; each is tokenized or searched for at every token
+MAX_STOP_TEXT = 500  # characters of a stop text or a bad word; each is tokenized or searched for at every token
 # Longest lists of a body. What is checked at each token, and what one request may ask.
 LONGEST = {
     "messages": 2048, "input": 256, "prompt": 256, "tools": 256, "bad_words": 256, "stop": 64, "stop_token_ids": 128,
@@ -22,18 +23,18 @@ LONGEST = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class BodySettings:
+    max_bytes: int
+    strict: bool  # refuse fields that nobody knows, instead of naming them in a header and in the log
+
+
 class RequestBody:
     """Middleware. Reads the body of a POST whole, and leaves it in the scope: `sllm.body`, the bytes, and `sllm.json`,
-    what they say.
+    what they say. `fields`: path → the fields that its requests have."""
 
-    Args:
-        max_bytes: largest body.
-        fields: path → the fields that its requests have.
-        strict: refuse fields that nobody knows, instead of naming them in a header and in the log.
-    """
-
-    def __init__(self, app, *, max_bytes: int, fields: dict[str, set[str]], strict: bool):
-        self.app, self.max_bytes, self.fields, self.strict = app, max_bytes, fields, strict
+    def __init__(self, app, settings: BodySettings, *, fields: dict[str, set[str]]):
+        self.app, self.settings, self.fields = app, settings, fields
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -56,7 +57,7 @@ class RequestBody:
 
     async def _read(self, scope, receive) -> bytes:
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > self.max_bytes:
+        if length.isdigit() and int(length) > self.settings.max_bytes:
             raise self._too_large()
         size, parts = 0, []
         try:
@@ -67,7 +68,7 @@ class RequestBody:
                         raise ApiError(400, "the client left before its request was complete")
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > self.max_bytes:
+                    if size > self.settings.max_bytes:
                         raise self._too_large()
                     if not message.get("more_body"):
                         return b"".join(parts)
@@ -75,16 +76,16 @@ class RequestBody:
             raise ApiError(408, f"the body did not arrive within {SECONDS} s") from None
 
     def _too_large(self) -> ApiError:
-        return ApiError(413, f"the body is larger than {self.max_bytes / 2**20:g} MB (--max_body_mb)")
+        return ApiError(413, f"the body is larger than {self.settings.max_bytes / 2**20:g} MB (--max_body_mb)")
 
     def _name_unknown(self, scope) -> None:
         path = "/v1/tasks/" if scope["path"].startswith("/v1/tasks/") else scope["path"]
-        known, given = self.fields.get(path), scope["sllm.json"]
-        if known is None or not isinstance(given, dict) or given.keys() <= known:
+        known, body = self.fields.get(path), scope["sllm.json"]
+        if known is None or not isinstance(body, dict) or body.keys() <= known:
             return
-        unknown = [name for name in given if name not in known]
+        unknown = [name for name in body if name not in known]
         names = ", ".join(name[:60] for name in unknown[:SHOWN]) + (", …" if len(unknown) > SHOWN else "")
-        if self.strict:
+        if self.settings.strict:
             near = difflib.get_close_matches(unknown[0][:60], known, 1)
             meant = f"; {near[0]}?" if near else ""
             raise ApiError(400, f"unknown field: {names}{meant}", param=unknown[0][:100], code="unknown_field")
@@ -122,25 +123,25 @@ def _half_a_pair() -> ApiError:
 def check_size(value) -> None:
     """ApiError (400) for more values than a request has reason to hold."""
     if isinstance(value, dict):
-        for name, most in LONGEST.items():
+        for name, limit in LONGEST.items():
             items = value.get(name)
-            if isinstance(items, list) and len(items) > most and not (name == "prompt" and _are_ids(items)):
-                raise ApiError(400, f"{name} has {len(items):,} items; at most {most:,}", param=name, code="too_many")
+            if isinstance(items, list) and len(items) > limit and not (name == "prompt" and _are_ids(items)):
+                raise ApiError(400, f"{name} has {len(items):,} items; at most {limit:,}", param=name, code="too_many")
         for name in ("stop", "bad_words"):
-            words = value.get(name)
-            for word in words if isinstance(words, list) else [words]:
-                if isinstance(word, str) and len(word) > MAX_WORD:
-                    message = f"{name} has a text of {len(word):,} characters, at most {MAX_WORD}"
+            texts = value.get(name)
+            for text in texts if isinstance(texts, list) else [texts]:
+                if isinstance(text, str) and len(text) > MAX_STOP_TEXT:
+                    message = f"{name} has a text of {len(text):,} characters, at most {MAX_STOP_TEXT}"
                     raise ApiError(400, message, param=name, code="too_long")
     count, todo = 0, [value]
     while todo:
-        one = todo.pop()
-        if isinstance(one, dict):
-            count += len(one)
-            todo.extend(one.values())
-        elif isinstance(one, list) and not _are_ids(one):
-            count += len(one)
-            todo.extend(one)
+        item = todo.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            todo.extend(item.values())
+        elif isinstance(item, list) and not _are_ids(item):
+            count += len(item)
+            todo.extend(item)
         if count > MAX_VALUES:
             raise ApiError(400, f"the body has more than {MAX_VALUES:,} values", code="too_many")
 

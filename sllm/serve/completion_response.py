@@ -13,31 +13,24 @@ from sllm.serve.served_model import ServedModel
 
 @dataclass
 class Job:
-    """One request for text. Answer i to prompt p is choice p·n + i.
-
-    `prompts`: token ids. `params`: vllm.SamplingParams, one for each prompt. `top`: so many tokens' log-probabilities,
-    or None. `task`: what `tasks.check` needs for a verdict (id, fields), and the messages that were built.
-    """
+    """One request for text. Answer i to prompt p is choice p·n + i."""
 
     served: ServedModel
     chat: bool
     id: str
-    prompts: list[list[int]]
-    params: list
+    prompts: list[list[int]]  # token ids
+    params: list  # vllm.SamplingParams, one for each prompt
     n: int = 1
     stream: bool = False
     include_usage: bool = False
-    top: int | None = None
-    task: tuple[str, dict, list[dict]] | None = None
+    top: int | None = None  # so many tokens' log-probabilities
+    task: tuple[str, dict, list[dict]] | None = None  # id and fields, for its verdict, and the messages built of them
     created: int = field(default_factory=lambda: int(time.time()))
 
 
 async def respond(job: Job, scope, send, *, models, capacity) -> None:
-    """Send the response to one job. Ends where the request ends (`in_flight`).
-
-    Args:
-        models, capacity: where the job's model and sequences are counted.
-    """
+    """Send the response to one job. Ends where the request ends (`in_flight`). Its model and its sequences are counted
+    in `models` and `capacity`."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     record, ended, task = current.get(), scope["sllm.ended"], asyncio.current_task()
@@ -117,11 +110,11 @@ async def _pieces(job: Job):
         return
     from vllm.utils.async_utils import merge_async_iterators
 
-    ones = [
+    answers = [
         _pieces(replace(job, prompts=[ids], params=[params], id=f"{job.id}-{number}"))
         for number, (ids, params) in enumerate(zip(job.prompts, job.params, strict=True))
     ]
-    async for number, (index, piece) in merge_async_iterators(*ones):
+    async for number, (index, piece) in merge_async_iterators(*answers):
         yield number * job.n + index, piece
 
 

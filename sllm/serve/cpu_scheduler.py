@@ -18,12 +18,12 @@ class Scheduler(VllmScheduler):
     """
 
     def schedule(self, *args, **kwargs):
-        most = self.max_num_running_reqs
-        self.max_num_running_reqs = min(most, len(self.running) + self._taken_in())
+        limit = self.max_num_running_reqs
+        self.max_num_running_reqs = min(limit, len(self.running) + self._taken_in())
         try:
             return super().schedule(*args, **kwargs)
         finally:
-            self.max_num_running_reqs = most
+            self.max_num_running_reqs = limit
 
     def _taken_in(self) -> int:
         """How many of those that wait this step may take in; whole prompts, so that none is read for nothing."""

@@ -13,8 +13,6 @@ from sllm.serve import engine, environment, grammar, startup
 from sllm.serve.access_log import current
 
 HEARTBEAT_SECONDS = 2.0
-OVERDUE_SECONDS = 300.0  # then the server exits: a supervisor restarts it
-STALLED_SECONDS = 20.0  # without a heartbeat of the engine; a step on a CPU may take some
 
 
 class EngineClient:
@@ -101,24 +99,18 @@ class Heartbeat:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     @property
-    def stalled(self) -> bool:
-        return time.monotonic() - self.last > STALLED_SECONDS
-
-    @property
-    def overdue(self) -> bool:
-        return time.monotonic() - self.last > OVERDUE_SECONDS
+    def silence(self) -> float:
+        """Seconds since its last answer."""
+        return time.monotonic() - self.last
 
 
 def start(model: str, *, parallel: dict, seed: int, gpu_memory_utilization: float, max_num_seqs: int, **kwargs):
-    """Start the engine's process and wait until it has loaded the model (half a minute on two cores).
+    """Start the engine's process, a vllm.AsyncLLM, and wait until it has loaded the model (half a minute on two cores).
+    InputError for what vLLM refuses to load.
 
     Args:
         parallel: vLLM's own arguments that spread a model over devices and machines, as they are.
         kwargs: what `engine.options` takes.
-    Returns:
-        vllm.AsyncLLM
-    Raises:
-        InputError: what vLLM refuses to load.
     """
     settings = engine.options(model, **kwargs)
     if environment.on_cpu():  # a prompt that arrives with others waits less

@@ -7,6 +7,7 @@ puts the words there.
 import json
 import logging
 import re
+import traceback
 from http import HTTPStatus
 
 from fastapi.exceptions import RequestValidationError
@@ -15,17 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-# What vLLM's messages say → OpenAI's code
-_CODES = (
-    ("maximum context length", "context_length_exceeded"),
-    ("exceeds the max_model_len", "context_length_exceeded"),
-    ("longer than the maximum model length", "context_length_exceeded"),
-    ("exceeds model's maximum context length", "context_length_exceeded"),
-)
-_FLAGS = (  # that vLLM's messages name → ours
-    ("--enable-auto-tool-choice and --tool-call-parser", "--tool_call_parser"),
-    ("--tool-call-parser", "--tool_call_parser"),
-)
+# What vLLM's messages say of a request that is too long
+_TOO_LONG = ("maximum context length", "exceeds the max_model_len", "longer than the maximum model length")
+_FLAGS = ("--enable-auto-tool-choice and --tool-call-parser", "--tool-call-parser")  # vLLM's, for --tool_call_parser
 ANTHROPIC = "/v1/messages"
 SHOWN = 8  # errors of one request that are written out
 
@@ -34,14 +27,9 @@ class ApiError(HTTPException):
     """An error that the client is told of."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None,
         headers: dict[str, str] | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__(status, message, headers)
         self.param, self.code = param, code
 
@@ -67,31 +55,29 @@ def internal(error: Exception, request_id: str) -> ApiError:
     return ApiError(500, f"internal error; the server's log says more under request id {request_id}")
 
 
-def of_validation(error: RequestValidationError) -> ApiError:
+async def validation_error(request: Request, error: RequestValidationError) -> Response:
     """The first fields that are wrong, in one sentence."""
     messages_by_field: dict[str, str] = {}
     for detail in error.errors()[:200]:
-        place = ".".join(str(part) for part in detail["loc"][1:] if _is_field(part))
+        field = ".".join(str(part) for part in detail["loc"][1:] if _is_field(part))
         cause = (detail.get("ctx") or {}).get("error")
-        place = getattr(cause, "parameter", None) or place  # a rule between fields, by the name of the one to change
+        field = getattr(cause, "parameter", None) or field  # a rule between fields, by the name of the one to change
         text = "missing JSON body" if detail["loc"] == ("body",) and detail["type"] == "missing" else detail["msg"]
-        messages_by_field.setdefault(place[:100], text.removeprefix("Value error, ")[:300])
+        messages_by_field.setdefault(field[:100], text.removeprefix("Value error, ")[:300])
         if len(messages_by_field) > SHOWN:
             break
-    lines = [f"{place}: {text}" if place else text for place, text in list(messages_by_field.items())[:SHOWN]]
-    more = "; …" if len(messages_by_field) > SHOWN else ""
-    return ApiError(
-        400, "; ".join(lines) + more, param=next(iter(messages_by_field), None) or None, code="invalid_request"
-    )
+    lines = [f"{field}: {text}" if field else text for field, text in messages_by_field.items()]
+    message = "; ".join(lines[:SHOWN]) + ("; …" if len(lines) > SHOWN else "")
+    param = next(iter(messages_by_field), None) or None
+    return ApiError(400, message, param=param, code="invalid_request").response()
 
 
 def _is_field(part) -> bool:
     """pydantic names the branches of a union, and its own wrappers, in the path of an error."""
     if isinstance(part, int):
         return True
-    return part.isidentifier() and part not in ("str", "int", "float", "bool", "list", "dict", "none") and (
-        part[:1].islower()
-    )  # fmt: skip
+    types = ("str", "int", "float", "bool", "list", "dict", "none")
+    return part.isidentifier() and part not in types and part[:1].islower()
 
 
 class ErrorFormat:
@@ -124,8 +110,8 @@ class ErrorFormat:
                     body = reshaped(b"".join(parts), start["status"], anthropic=scope["path"].startswith(ANTHROPIC))
                     others = [header for header in start["headers"] if header[0].lower() != b"content-length"]
                     error = scope["state"]["record"].error  # one of ours, that passed through vLLM's route
-                    for name, value in ((error and error.headers) or {}).items():
-                        others.append((name.lower().encode(), value.encode()))
+                    extra = (error and error.headers) or {}
+                    others += [(name.lower().encode(), value.encode()) for name, value in extra.items()]
                     await send(start | {"headers": [*others, (b"content-length", str(len(body)).encode())]})
                     await send({"type": "http.response.body", "body": body})
 
@@ -152,15 +138,14 @@ def reshaped(body: bytes, status: int, *, anthropic: bool) -> bytes:
         return _json({"type": "error", "error": {"type": kind, "message": _one_line(message)}})
     if not isinstance(error.get("code"), int | None):
         return body
-    if most := re.search(r"cannot be greater than max_model_len=max_total_tokens=(\d+)", message):
-        message = f"This model's maximum context length is {most[1]} tokens. {message}"  # which clients look for
-    code = next((code for words, code in _CODES if words in message), None)
-    if status == 404 and error.get("param") == "model":
-        code = "model_not_found"
-    for theirs, ours in _FLAGS:
-        message = message.replace(theirs, ours)
-    param = "prompt" if error.get("param") == "input_tokens" else error.get("param")
-    param = "tools" if "--tool_call_parser" in message else param
+    if limit := re.search(r"cannot be greater than max_model_len=max_total_tokens=(\d+)", message):
+        message = f"This model's maximum context length is {limit[1]} tokens. {message}"  # which clients look for
+    param = error.get("param")
+    code = "context_length_exceeded" if any(text in message for text in _TOO_LONG) else None
+    code = "model_not_found" if status == 404 and param == "model" else code
+    for flag in _FLAGS:
+        message = message.replace(flag, "--tool_call_parser")
+    param = "tools" if "--tool_call_parser" in message else "prompt" if param == "input_tokens" else param
     return _json(shape(status, _one_line(message), param, code))
 
 
@@ -184,15 +169,9 @@ def _json(value: dict) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-async def api_error(request: Request, error: ApiError) -> Response:
-    return error.response()
-
-
-async def validation_error(request: Request, error: RequestValidationError) -> Response:
-    return of_validation(error).response()
-
-
 async def http_error(request: Request, error: HTTPException) -> Response:
+    if isinstance(error, ApiError):
+        return error.response()
     messages = {404: "path not found", 405: f"{request.method} is not allowed for this path"}
     message = messages.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, message, headers=error.headers).response()
@@ -230,8 +209,6 @@ def _is_unreadable(error: Exception) -> bool:
     raises on missing keys and wrong types, in code of its own."""
     if not isinstance(error, KeyError | AttributeError | IndexError | AssertionError | TypeError | ValueError):
         return False
-    at = error.__traceback__
-    while at.tb_next is not None:
-        at = at.tb_next
-    package = at.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
     return package in ("vllm", "jinja2", "pydantic", "openai", "json")

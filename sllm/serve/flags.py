@@ -4,10 +4,11 @@ answers at once."""
 import argparse
 
 from sllm import cli
-from sllm.serve.dtypes import KV_CACHE_DTYPES, QUANTIZATIONS
+from sllm.serve.dtypes import KV_CACHE_DTYPES, QUANTIZATIONS, resolve_dtype
 from sllm.serve.model_info import LORA_RANKS
 
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()
+ENGINE = "dtype quantization kv_cache_dtype enforce_eager gpu_memory_utilization seed".split()  # as vLLM calls them
 PARALLEL = {
     "tensor_parallel_size": "accelerators that share each layer",
     "pipeline_parallel_size": "groups of accelerators that share the layers out",
@@ -19,16 +20,13 @@ def add_engine_flags(group) -> None:
     """How the model is loaded."""
     group.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="auto: the folder's, else chatml")
     group.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float16", "float32"),
-        default="auto",
+        "--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
         help="auto: the model's own on a GPU, float32 without one (greedy answers are then the same in any batch)",
-    )
+    )  # fmt: skip
     group.add_argument(
-        "--quantization",
-        choices=QUANTIZATIONS,
+        "--quantization", choices=QUANTIZATIONS,
         help="make the weights of a 16-bit model smaller while they are loaded; one that is quantised needs no flag",
-    )
+    )  # fmt: skip
     group.add_argument("--kv_cache_dtype", choices=KV_CACHE_DTYPES, default="auto", help="auto: the model's")
     group.add_argument("--max_seq_length", type=cli.positive_int, default=8192, help="tokens; capped by the model's")
     group.add_argument(
@@ -37,13 +35,17 @@ def add_engine_flags(group) -> None:
     group.add_argument("--enforce_eager", action=cli.BOOLEAN, default=None, help="do not compile; always so on a CPU")
 
 
+def precision(args) -> str:
+    """What the model computes in, by the flags."""
+    cache = f"KV cache {args.kv_cache_dtype}" if args.kv_cache_dtype != "auto" else None
+    return ", ".join(filter(None, [resolve_dtype(args.dtype, args.quantization), args.quantization, cache]))
+
+
 def add_sampling_flags(group, *, temperature: float) -> None:
     group.add_argument(
-        "--max_tokens",
-        type=cli.positive_int,
-        default=1024,
+        "--max_tokens", type=cli.positive_int, default=1024,
         help="tokens of an answer at most, capped by what the context leaves",
-    )
+    )  # fmt: skip
     group.add_argument("--temperature", type=cli.between(0, 2), default=temperature, help="0: greedy")
     group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
     group.add_argument("--top_k", type=cli.whole(-1, 2**31 - 1), default=0, help="0 or -1: all tokens")
@@ -98,21 +100,15 @@ def add_access_flags(p: argparse.ArgumentParser) -> None:
 def add_load_flags(p: argparse.ArgumentParser):
     group = p.add_argument_group("load")
     group.add_argument(
-        "--max_num_seqs",
-        "--max_running",
-        type=cli.positive_int,
-        default=256,
+        "--max_num_seqs", "--max_running", type=cli.positive_int, default=256,
         help="sequences in a batch, for each copy of the model",
-    )
+    )  # fmt: skip
     group.add_argument(
         "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="queued sequences; more are answered 429"
     )
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(
-        "--shutdown_timeout",
-        "--drain_seconds",
-        type=cli.nonnegative_float,
-        default=30.0,
+        "--shutdown_timeout", "--drain_seconds", type=cli.nonnegative_float, default=30.0,
         help="seconds to finish running answers after SIGTERM",
-    )
+    )  # fmt: skip
     return group

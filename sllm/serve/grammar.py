@@ -13,12 +13,7 @@ _checked: dict[tuple, None] = {}  # constraints without a problem, the last ones
 
 
 async def check(constraint, client) -> None:
-    """VLLMValidationError for what the engine cannot follow.
-
-    Args:
-        constraint: vLLM's StructuredOutputsParams.
-        client: the `EngineClient` that is to follow it.
-    """
+    """VLLMValidationError for what the engine of `client` cannot follow. `constraint`: StructuredOutputsParams."""
     from vllm.v1.structured_output.request import get_structured_output_key
 
     try:

@@ -5,6 +5,7 @@ handlers of its own over its own `EngineClient`, and `ByModel` finds them by the
 """
 
 import copy
+from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ from sllm.serve.access_log import current
 from sllm.serve.errors import ApiError
 from sllm.serve.served_model import ServedModel
 
-# Fields that are refused: why.
+# Field that is refused → the reason.
 UNSUPPORTED = {
     "kv_transfer_params": "moves caches between engines", "ec_transfer_params": "moves caches between engines",
     "prompt_embeds": "passes by the tokenizer", "mm_processor_kwargs": "these models read text only",
@@ -62,24 +63,27 @@ class _Handler:
     def fill(self, request):
         """Request defaults: the flags', for what the request leaves out or sets to null."""
         for name, value in self.defaults.items():
-            if name != "max_tokens" and name in type(request).model_fields and _is_unset(request, name):
-                setattr(request, name, value)
+            if name != "max_tokens" and name in type(request).model_fields:
+                if name not in request.model_fields_set or getattr(request, name) is None:
+                    setattr(request, name, value)
         return request
 
-    async def beam_search(self, *args, **kwargs):
+    async def beam_search(self, prompt, request_id, params, **kwargs):
         """vLLM ends a beam at the tokenizer's EOS alone: here that is the token that ends this model's turns. A beam
         that holds another one of them is cut there, as in offline inference."""
-        stops, tokenizer, record = self.served.stop_token_ids, self.renderer.get_tokenizer(), current.get()
+        stops, record = self.served.stop_token_ids, current.get()
         record.model, record.in_beam_search = self.served.name, True
-        ending = copy.copy(self)
-        ending.renderer = _BeamSearchRenderer(tokenizer, stops[0])
-        async for output in super(_Handler, ending).beam_search(*args, **kwargs):
+        decode = partial(self.renderer.get_tokenizer().decode, skip_special_tokens=True)
+        tokenizer = SimpleNamespace(eos_token_id=stops[0], decode=decode)  # all that the search asks its renderer for
+        handler = copy.copy(self)
+        handler.renderer = SimpleNamespace(get_tokenizer=lambda: tokenizer)
+        async for output in super(_Handler, handler).beam_search(prompt, request_id, params, **kwargs):
             record.prompt_tokens += len(output.prompt_token_ids)
             for piece in output.outputs:
-                ends = [at for at, token in enumerate(piece.token_ids) if token in stops]
-                if ends and not _ignores_eos(args, kwargs):
+                ends = [index for index, token in enumerate(piece.token_ids) if token in stops]
+                if ends and not params.ignore_eos:
                     piece.token_ids, piece.finish_reason = piece.token_ids[: ends[0]], "stop"
-                    piece.text = tokenizer.decode(piece.token_ids, skip_special_tokens=True)
+                    piece.text = decode(piece.token_ids)
                 piece.text = piece.text.replace("\ufffd", "")
                 record.completion_tokens += len(piece.token_ids)
                 record.finish = piece.finish_reason
@@ -88,37 +92,14 @@ class _Handler:
 
 def refuse_unsupported(request) -> None:
     """ApiError (400) for a field that would be dropped, or that this server does not let in."""
-    for name, why in UNSUPPORTED.items():
+    for name, reason in UNSUPPORTED.items():
         if getattr(request, name, None):
-            raise ApiError(400, f"{name} is not supported: {why}", param=name, code="unsupported_field")
+            raise ApiError(400, f"{name} is not supported: {reason}", param=name, code="unsupported_field")
     if getattr(request, "use_beam_search", False):
         for name, neutral in NOT_IN_BEAM_SEARCH.items():
             value = getattr(request, name, None) if name in request.model_fields_set else None
             if (value and value not in neutral) or (value == 0 and name in ("top_p", "repetition_penalty")):
                 raise ApiError(400, f"beam search has no {name}", param=name, code="unsupported_field")
-
-
-def _ignores_eos(args, kwargs) -> bool:
-    from vllm.sampling_params import BeamSearchParams
-
-    return any(value.ignore_eos for value in [*args, *kwargs.values()] if isinstance(value, BeamSearchParams))
-
-
-class _BeamSearchRenderer:
-    """A renderer, as far as a beam search asks it; its own tokenizer, which says what ends a beam."""
-
-    def __init__(self, tokenizer, token: int):
-        self._tokenizer, self.eos_token_id = tokenizer, token
-
-    def get_tokenizer(self):
-        return self
-
-    def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def _is_unset(request, name: str) -> bool:
-    return name not in request.model_fields_set or getattr(request, name) is None
 
 
 class Chat(_Handler, OpenAIServingChat):
@@ -149,17 +130,12 @@ class Completion(_Handler, OpenAIServingCompletion):
             request.max_tokens = self.defaults["max_tokens"]
         return inputs
 
-    def _create_completion_logprobs(self, token_ids, top_logprobs, num_output_top_logprobs, *args, **kwargs):
+    def _create_completion_logprobs(self, token_ids, top_logprobs, num_output_top_logprobs, **kwargs):
         if kwargs.get("return_as_token_id") or kwargs.get("logprob_token_ids"):
-            return super()._create_completion_logprobs(
-                token_ids, top_logprobs, num_output_top_logprobs, *args, **kwargs
-            )
-        offset = logprobs.Offset(kwargs.get("initial_text_offset", 0))
-        return CompletionLogProbs(
-            **logprobs.text_logprobs(
-                self.served.vocabulary, token_ids, top_logprobs, num_output_top_logprobs or 0, offset
-            )
-        )
+            return super()._create_completion_logprobs(token_ids, top_logprobs, num_output_top_logprobs, **kwargs)
+        offset, vocabulary = logprobs.Offset(kwargs.get("initial_text_offset", 0)), self.served.vocabulary
+        top = num_output_top_logprobs or 0
+        return CompletionLogProbs(**logprobs.text_logprobs(vocabulary, token_ids, top_logprobs, top, offset))
 
 
 class Responses(_Handler, OpenAIServingResponses):
@@ -185,7 +161,7 @@ def handlers(served: ServedModel, *, path: str, defaults: dict, parsers: dict) -
     }
     renderer = OnlineRenderer(client.model_config, client.renderer, request_logger=None, **template, **parsing)
     shared = {"online_renderer": renderer, "request_logger": None}
-    made = SimpleNamespace(
+    by_attribute = SimpleNamespace(
         openai_serving_models=models,
         openai_serving_chat=Chat(client, models, "assistant", **shared, **template, **parsing),
         openai_serving_completion=Completion(client, models, **shared),
@@ -193,11 +169,11 @@ def handlers(served: ServedModel, *, path: str, defaults: dict, parsers: dict) -
         anthropic_serving_messages=Messages(client, models, "assistant", **shared, **template, **parsing),
         serving_tokenization=ServingTokenization(models, renderer, request_logger=None, **template),
     )
-    for handler in vars(made).values():
+    for handler in vars(by_attribute).values():
         if isinstance(handler, _Handler):
             handler.served, handler.defaults = served, defaults
             handler.default_sampling_params = dict(defaults)  # where max_tokens, and Anthropic's fields, come from
-    return made
+    return by_attribute
 
 
 class ByModel:
@@ -237,5 +213,5 @@ def sequences(request) -> int:
     if n < 1 or n > 10_000:
         raise ApiError(400, "n must be a positive number", param="n")
     prompt = getattr(request, "prompt", None)
-    many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-    return n * (len(prompt) if many else 1)
+    is_list_of_prompts = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    return n * (len(prompt) if is_list_of_prompts else 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 
 from sllm.serve import errors, sse
@@ -20,20 +21,20 @@ class State(StrEnum):
     DEAD = "dead"
 
 
+@dataclass(frozen=True)
+class InFlightSettings:
+    capacity: Capacity
+    timeout: float  # seconds for a whole answer
+    log_prompts: bool  # write requests' bodies to the log
+
+
 class InFlight:
-    """Middleware around the endpoints that generate. The app learns of everything that ends a request early (the
-    client left, the time is over, the server stops) as a disconnect, on which vLLM's handlers and the lean path abort
-    what runs in the engine.
+    """Middleware around the endpoints that generate, those of `paths`. The app learns of everything that ends a request
+    early (the client left, the time is over, the server stops) as a disconnect, on which vLLM's handlers and the lean
+    path abort what runs in the engine."""
 
-    Args:
-        paths: of these endpoints.
-        timeout: seconds for a whole answer.
-        log_prompts: write requests' bodies to the log.
-    """
-
-    def __init__(self, app, *, paths: tuple[str, ...], capacity: Capacity, timeout: float, log_prompts: bool):
-        self.app, self.paths, self.capacity, self.timeout = app, paths, capacity, timeout
-        self.log_prompts = log_prompts
+    def __init__(self, app, settings: InFlightSettings, *, paths: tuple[str, ...]):
+        self.app, self.settings, self.paths = app, settings, paths
         self.state = State.LOADING
         self.requests: dict[asyncio.Future, InFlightRequest] = {}
 
@@ -43,14 +44,11 @@ class InFlight:
         if self.state != State.READY:
             raise ApiError(503, f"the server is {self.state}", code=self.state, headers={"Retry-After": "5"})
         request = InFlightRequest(scope["sllm.body"], receive, send, current.get())
-        if self.log_prompts:
+        if self.settings.log_prompts:
             request.record.prompt = scope["sllm.json"]
-        loop = asyncio.get_running_loop()
-        seconds = f"{self.timeout:g}"
-        late = ApiError(
-            504, f"the answer was not complete within {seconds} s; lower max_tokens, or raise --request_timeout"
-        )
-        timer = loop.call_later(self.timeout, request.end, late)
+        seconds = self.settings.timeout
+        limit = f"the answer was not complete within {seconds:g} s; lower max_tokens, or raise --request_timeout"
+        timer = asyncio.get_running_loop().call_later(seconds, request.end, ApiError(504, limit))
         watcher = asyncio.create_task(request.watch())
         self.requests[request.ended] = request
         try:
@@ -68,7 +66,7 @@ class InFlight:
             timer.cancel()
             watcher.cancel()
             del self.requests[request.ended]
-            request.record.release(self.capacity)
+            request.record.release(self.settings.capacity)
         if request.problem:
             await request.send_error_event()
 

@@ -83,11 +83,7 @@ class Declined(Exception):
 
 
 class LeanPath:
-    """Middleware in front of the app.
-
-    Args:
-        models: `find(name)` and the request defaults.
-    """
+    """Middleware in front of the app."""
 
     PATHS = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}
 
@@ -125,14 +121,15 @@ class LeanPath:
     def to_job(
         self, request: PlainRequest, served: ServedModel, prompts: list[list[int]], *, top: int | None = None
     ) -> Job:
-        most = _most_tokens(request)
+        max_tokens = getattr(request, "max_completion_tokens", None)  # the newer name
+        max_tokens = request.max_tokens if max_tokens is None else max_tokens
         if request.stream_options is not None and not request.stream:
             raise Declined
         settings, record = self.models.settings(request), current.get()
-        limits = [most or min(self.models.defaults["max_tokens"], self.models.context - len(ids)) for ids in prompts]
-        for ids in prompts:
-            if not ids or len(ids) >= self.models.context or len(ids) + (most or 0) > self.models.context:
-                raise Declined
+        context, default = self.models.context, self.models.defaults["max_tokens"]
+        limits = [max_tokens or min(default, context - len(ids)) for ids in prompts]
+        if any(not ids or len(ids) >= context or len(ids) + (max_tokens or 0) > context for ids in prompts):
+            raise Declined
         is_chat = not isinstance(request, CompletionRequest)
         return Job(
             served=served,
@@ -160,14 +157,14 @@ class LeanPath:
         if not all(prompt) or sum(len(text) for text in prompt if isinstance(text, str)) > ASYNC_TOKENIZE_CHARS:
             raise Declined
         ids = [served.tokenizer(chat.nfc(item))["input_ids"] if isinstance(item, str) else item for item in prompt]
-        if any(max(one) >= len(served.tokenizer) for one in ids if one):
+        if any(max(prompt_ids) >= len(served.tokenizer) for prompt_ids in ids if prompt_ids):
             raise Declined
         return ids
 
 
 def _is_json(scope) -> bool:
-    given = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return given.split(b";")[0].strip().lower() == b"application/json"
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return content_type.split(b";")[0].strip().lower() == b"application/json"
 
 
 @cache
@@ -175,11 +172,6 @@ def vllm_error() -> type[Exception]:
     from vllm.exceptions import VLLMError
 
     return VLLMError
-
-
-def _most_tokens(request: PlainRequest) -> int | None:
-    newer = getattr(request, "max_completion_tokens", None)
-    return newer if newer is not None else request.max_tokens
 
 
 def _params(settings: dict, request: PlainRequest, max_tokens: int, top: int | None):

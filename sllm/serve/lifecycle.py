@@ -26,16 +26,14 @@ from sllm.serve.models import Models
 from sllm.serve.warm_up import warm_up
 
 WATCH_SECONDS = 0.25
+STALLED_SECONDS = 20.0  # without a heartbeat of the engine; a step on a CPU may take some
+OVERDUE_SECONDS = 300.0  # then the server exits: a supervisor restarts it
 UNREAD_SECONDS = 120
 DEAD_SECONDS = 4.0  # from the engine's death to the end of this process, at the most
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        InputError: the port is in use, or the host is not an address of this machine.
-    """
+    """A listening socket. InputError where the port is in use, or the host is not an address of this machine."""
     sock = network.bind(host, port)
     # A client that stops reading is cut off by the kernel, or its unsent answer would keep the connection for ever.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
@@ -51,13 +49,8 @@ def kill_processes(code: int) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our ending instead of its own.
-
-    Args:
-        load: loads the engine; runs in a thread, returns it.
-        ready: called when requests are answered.
-        reload: called on SIGHUP.
-    """
+    """uvicorn, with our ending instead of its own. `load` returns the loaded engine, and runs in a thread; `ready` is
+    called once requests are answered, `reload` on SIGHUP."""
 
     def __init__(
         self, app, models: Models, in_flight: InFlight, *, load: Callable, ready: Callable, reload: Callable,
@@ -88,7 +81,7 @@ class Server(uvicorn.Server):
     @property
     def state(self) -> State:
         state = self.in_flight.state
-        return State.STALLED if state == State.READY and self.heartbeat.stalled else state
+        return State.STALLED if state == State.READY and self.heartbeat.silence > STALLED_SECONDS else state
 
     def handle_exit(self, sig: int, frame) -> None:
         if self._loop is None or (self.stopped_by is not None and sig == signal.SIGINT):
@@ -122,7 +115,7 @@ class Server(uvicorn.Server):
     async def _load(self) -> None:
         self.llm = await asyncio.to_thread(self.load)
         await self.models.connect(self.llm)
-        await warm_up(self.models, min(32, self.in_flight.capacity.running))
+        await warm_up(self.models, min(32, self.in_flight.settings.capacity.running))
         self.heartbeat = Heartbeat(self.llm)
         self._beating = asyncio.create_task(self.heartbeat.beat())
         gc.collect()
@@ -132,24 +125,21 @@ class Server(uvicorn.Server):
 
     async def _watch(self) -> None:
         """Returns when the engine is dead, or has not answered for so long that only a restart helps."""
-        while not self.llm.errored and not self.heartbeat.overdue:
+        while not self.llm.errored and self.heartbeat.silence <= OVERDUE_SECONDS:
             await asyncio.sleep(WATCH_SECONDS)
         self.in_flight.state = State.DEAD
-        deadline = threading.Timer(
-            DEAD_SECONDS, kill_processes, (1,)
-        )  # whatever hangs, a supervisor gets to restart us
-        deadline.daemon = True
+        deadline = threading.Timer(DEAD_SECONDS, kill_processes, (1,))
+        deadline.daemon = True  # whatever hangs, a supervisor gets to restart us
         deadline.start()
         log.error("the engine died")
         await self._end_all()
         await asyncio.sleep(1)  # in which /health says so
 
     async def _drain(self, watching: asyncio.Task) -> None:
-        in_flight = self.in_flight
-        in_flight.state = State.DRAINING
-        log.info(f"draining: {len(in_flight.requests)} to finish within {self.shutdown_timeout:g} s")
+        self.in_flight.state = State.DRAINING
+        log.info(f"draining: {len(self.in_flight.requests)} to finish within {self.shutdown_timeout:g} s")
         end = time.monotonic() + self.shutdown_timeout
-        while in_flight.requests and time.monotonic() < end and not watching.done():
+        while self.in_flight.requests and time.monotonic() < end and not watching.done():
             await asyncio.sleep(0.05)
         await self._end_all()
 

@@ -8,9 +8,12 @@ class Vocabulary:
     """The bytes that each token of a tokenizer stands for, in byte-level BPE and in SentencePiece vocabularies."""
 
     def __init__(self, tokenizer):
+        from transformers.convert_slow_tokenizer import bytes_to_unicode  # how byte-level vocabularies write bytes
+
         self._tokenizer = tokenizer
         self._special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items()}
-        self._byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+        byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+        self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()} if byte_level else {}
         self._known: dict[int, bytes] = {}
 
     def is_special(self, token: int) -> bool:
@@ -27,8 +30,8 @@ class Vocabulary:
         piece = self._tokenizer.convert_ids_to_tokens(token)
         if piece is None:  # the model's head may have more rows than the tokenizer has tokens
             return b""
-        if self._byte_level:
-            return bytes(_BYTES[character] for character in piece)
+        if self._byte_of:
+            return bytes(self._byte_of[character] for character in piece)
         if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):
             return bytes([int(byte[1], 16)])
         return piece.replace("\u2581", " ").encode()
@@ -83,13 +86,3 @@ def spell(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet, in which byte-level vocabularies write bytes as visible characters."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()

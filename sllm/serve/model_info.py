@@ -1,9 +1,9 @@
 """What the engine has to know of a model and of its adapters before vLLM loads them; read off their files, and off
 vLLM's own source, which takes 15 s to import."""
 
-import ast
 import importlib.util
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -30,27 +30,24 @@ def stop_token_ids(tokenizer, model: str) -> list[int]:
     return chat.stop_token_ids(tokenizer, eos)
 
 
-def check_adapter(adapter: str, base: str | None = None) -> None:
-    """InputError for an adapter that vLLM cannot apply unmerged.
-
-    Args:
-        base: the model that it is for; None: not looked at.
-    """
+def check_adapter(adapter: str, base: str) -> None:
+    """InputError for an adapter that vLLM cannot apply unmerged to this base."""
     config = _adapter_config(adapter)
-    rank = _largest_rank(config)
-    problems = [f"is a {config.get('peft_type')} adapter"] if config.get("peft_type") != "LORA" else []
-    problems += [f"has rank {rank}, above {LORA_RANKS[-1]}"] if rank > LORA_RANKS[-1] else []
     if not config.get("base_model_name_or_path"):
         raise InputError(f"{adapter}: its adapter_config.json names no base (base_model_name_or_path)")
-    problems += ["uses DoRA"] if config.get("use_dora") else []
-    problems += [f"trains whole modules ({config['modules_to_save']})"] if config.get("modules_to_save") else []
-    problems += [f"has {wrong}"] if base and (wrong := _wrong_shape(adapter, base)) else []
-    without = base and no_lora(base)
-    problems += [f"is for a {without}"] if without else []
-    if problems:
-        raise InputError(
-            f"adapter {adapter} {', '.join(problems)}, which vLLM cannot apply; merge it: merged_weights.py"
-        )
+    kind, rank, modules = config.get("peft_type"), _largest_rank(config), config.get("modules_to_save")
+    wrong_shape, architecture = _wrong_shape(adapter, base), no_lora(base)
+    problems = [
+        f"is a {kind} adapter" if kind != "LORA" else None,
+        f"has rank {rank}, above {LORA_RANKS[-1]}" if rank > LORA_RANKS[-1] else None,
+        "uses DoRA" if config.get("use_dora") else None,
+        f"trains whole modules ({modules})" if modules else None,
+        f"has {wrong_shape}" if wrong_shape else None,
+        f"is for a {architecture}" if architecture else None,
+    ]
+    if any(problems):
+        text = ", ".join(filter(None, problems))
+        raise InputError(f"adapter {adapter} {text}, which vLLM cannot apply; merge it: merged_weights.py")
 
 
 def _wrong_shape(adapter: str, base: str) -> str | None:
@@ -61,7 +58,7 @@ def _wrong_shape(adapter: str, base: str) -> str | None:
     if not file.is_file() or not files or getattr(_config(base), "quantization_config", None):
         return None
     try:
-        shapes = {name: shape for one in files for name, shape in _shapes(one, safe_open).items()}
+        shapes = {name: shape for path in files for name, shape in _shapes(path, safe_open).items()}
         for name, shape in _shapes(file, safe_open).items():
             layer, half, _ = name.removeprefix("base_model.model.").partition(".lora_")
             weight = shapes.get(f"{layer}.weight")
@@ -81,13 +78,11 @@ def _shapes(file: Path, safe_open) -> dict[str, list[int]]:
 def no_lora(model: str) -> str | None:
     """The model's architecture where vLLM has it, but no LoRA for it; None where it has, or where its source does not
     tell (vLLM then says so itself, once the weights are loaded)."""
-    package = _vllm()
-    for name in _architectures(model):
-        entry = package and _registered(package).get(name)
-        if entry:
-            place = package / "model_executor" / "models" / entry[0]
-            file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-            return name if file.is_file() and _is_a(file, entry[1], "SupportsLoRA") is False else None
+    folder = (vllm_package() or Path()) / "model_executor" / "models"
+    for architecture in _architectures(model):
+        if class_name := _registered_classes(folder).get(architecture):
+            bases = _bases_of_classes(folder)
+            return architecture if class_name in bases and not _supports_lora(class_name, bases) else None
     return None
 
 
@@ -99,59 +94,38 @@ def _architectures(model: str) -> list[str]:
         return []
 
 
-def _vllm() -> Path | None:
+def vllm_package() -> Path | None:
+    """The folder of vLLM's source."""
     spec = importlib.util.find_spec("vllm")  # imports nothing
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 @cache
-def _registered(package: Path) -> dict[str, tuple[str, str]]:
-    """Architecture → (module, class), from the tables of vLLM's registry."""
-    tree = ast.parse((package / "model_executor" / "models" / "registry.py").read_text(encoding="utf-8"))
-    registered = {}
-    for table in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
-        for key, value in zip(table.keys, table.values, strict=True):
-            texts = [part.value for part in value.elts if isinstance(part, ast.Constant)] if _is_pair(value) else []
-            if isinstance(key, ast.Constant) and len(texts) == 2:
-                registered.setdefault(key.value, tuple(texts))
-    return registered
-
-
-def _is_pair(value: ast.expr) -> bool:
-    return isinstance(value, ast.Tuple) and len(value.elts) == 2
-
-
-def _is_a(file: Path, name: str, wanted: str) -> bool | None:
-    """Does the class `name` of a file of vLLM's models descend from `wanted`? None where a base cannot be followed."""
-    tree = _parsed(file)
-    made = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
-    if made is None:  # imported from another file
-        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
-            given = next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
-            module = (node.module or "").removeprefix("vllm.model_executor.models.")
-            if given and (node.level or module != node.module):
-                folder = file.parent if node.level == 1 else _vllm() / "model_executor" / "models"
-                place = folder / module.replace(".", "/")
-                other = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
-                return _is_a(other, given, wanted) if other.is_file() else None
-            if given:
-                return False  # a class of torch or of vLLM's other parts
-        return None
-    verdict: bool | None = False
-    for base in made.bases:
-        text = ast.unparse(base).partition("[")[0]
-        if text == wanted:
-            return True
-        one = False if "." in text or text in ("object", "Protocol") else _is_a(file, text, wanted)
-        if one:
-            return True
-        verdict = None if one is None else verdict
-    return verdict
+def _registered_classes(folder: Path) -> dict[str, str]:
+    """Architecture → class, from vLLM's registry, for the classes of modules in its folder of models."""
+    file = folder / "registry.py"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return dict(re.findall(r'^\s*"(\w+)":\s*\(\s*"\w+",\s*"(\w+)",?\s*\)', text, re.MULTILINE))
 
 
 @cache
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+def _bases_of_classes(folder: Path) -> dict[str, set[str]]:
+    """Class → its bases, for all of vLLM's models. Classes whose bases are made by a call are left out."""
+    bases: dict[str, set[str]] = {}
+    for file in folder.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for name, listed in re.findall(r"^class (\w+)(?:\(([^()]*)\))?:", text, re.MULTILINE):
+            without_comments = re.sub(r"#.*|\[[^\]]*\]", "", listed)
+            bases.setdefault(name, set()).update(base.strip() for base in without_comments.split(","))
+    return bases
+
+
+def _supports_lora(class_name: str, bases: dict[str, set[str]]) -> bool:
+    ancestors, todo = set(), {class_name}
+    while todo:  # by name: those of two modules may refer to each other
+        ancestors |= todo
+        todo = {base for name in todo for base in bases.get(name, ())} - ancestors
+    return "SupportsLoRA" in ancestors
 
 
 def lora_rank(adapter: str) -> int:
@@ -172,7 +146,7 @@ def kv_bytes_per_token(model: str, dtype: str) -> int | None:
 
 def weight_bytes(model: str, dtype: str) -> int:
     """Bytes of the weights once they are loaded as `dtype`; 0 for a model that is not on disk."""
-    stored = sum(path.stat().st_size for path in Path(model).glob("*.safetensors")) if Path(model).is_dir() else 0
+    stored = sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
     per_number = {"float32": 4}.get(str(getattr(_text_config(model), "dtype", "")).removeprefix("torch."), 2)
     return stored * _DTYPE_BYTES.get(dtype, 2) // per_number
 

@@ -32,7 +32,8 @@ class Models:
     ):  # fmt: skip
         self.base, self.defaults, self.context, self.parsers = base, defaults, context, parsers
         self.max_loras, self.max_lora_rank, self.chat_template = max_loras, max_lora_rank, chat_template
-        self.by_name = {one.name: one for one in served}
+        self._sampling = {name: value for name, value in defaults.items() if name != "max_tokens"} | SAMPLING_DEFAULTS
+        self.by_name = {model.name: model for model in served}
         self.first = served[0]
         self.started = int(time.time())
         self._llm, self._number = None, 0
@@ -47,8 +48,7 @@ class Models:
             return self.by_name[name]
         if missing:
             raise missing
-        known = ", ".join(self.by_name)
-        message = f"The model `{name[:200]}` does not exist. Available: {known}"
+        message = f"The model `{name[:200]}` does not exist. Available: {', '.join(self.by_name)}"
         raise ApiError(404, message, param="model", code="model_not_found")
 
     def use(self, name: str | None, record) -> ServedModel:
@@ -59,20 +59,17 @@ class Models:
 
     def hold(self, served: ServedModel, record) -> None:
         """Count a request as one that uses this model, until its record is released."""
-        if not any(one is served for one in record.models):
+        if not any(model is served for model in record.models):
             served.users += 1
             record.models.append(served)
 
     def settings(self, request) -> dict:
         """Effective sampling parameters of a plain request: its own, else the flags'."""
-        sampling = {name: value for name, value in self.defaults.items() if name != "max_tokens"} | SAMPLING_DEFAULTS
-        return {
-            name: default if getattr(request, name) is None else getattr(request, name)
-            for name, default in sampling.items()
-        }
+        requested = {name: getattr(request, name) for name in self._sampling}
+        return self._sampling | {name: value for name, value in requested.items() if value is not None}
 
     def cards(self) -> list[dict]:
-        return [self.card(one) for one in self.by_name.values()]
+        return [self.card(served) for served in self.by_name.values()]
 
     def card(self, served: ServedModel) -> dict:
         return {
@@ -116,19 +113,16 @@ class Models:
         served.handlers = handlers(served, path=self.base, defaults=self.defaults, parsers=self.parsers)
 
     async def load(self, name: str, folder: str, *, replace: bool) -> ServedModel:
-        """Load an adapter, or a new version of one. Requests that run keep the version that they began with.
-
-        Raises:
-            ApiError: (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken.
-        """
+        """Load an adapter, or a new version of one. Requests that run keep the version that they began with. ApiError:
+        (400) the adapter does not fit, with every reason; (404) there is none; (409) the name is taken."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self._lock:
             before = self.by_name.get(name)
             if before is not None and (not replace or before.adapter is None):
                 raise ApiError(409, f"{name} is served already; load_inplace replaces an adapter", param="lora_name")
-            adapters = sum(1 for one in self.by_name.values() if one.adapter)
-            if before is None and adapters >= self.max_loras:
+            adapters = [model for model in self.by_name.values() if model.adapter]
+            if before is None and len(adapters) >= self.max_loras:
                 raise ApiError(400, f"this server has room for {self.max_loras} adapters (--max_loras)")
             if not checkpoint.is_adapter(folder):
                 raise ApiError(404, f"{folder} has no adapter_config.json", param="lora_path", code="adapter_not_found")
@@ -181,7 +175,7 @@ class Models:
         check_adapter(folder, self.base)
         if model_info.lora_rank(folder) > self.max_lora_rank:
             raise InputError(f"adapter {folder} has a rank above {self.max_lora_rank} (--max_lora_rank)")
-        base = next(one for one in self.by_name.values() if one.adapter is None)
+        base = next(model for model in self.by_name.values() if model.adapter is None)
         served = read_model(name, folder, self.base, self.chat_template, parent=base.name)
         check_vocabulary(served, base, self.base)
         return served

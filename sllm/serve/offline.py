@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from sllm import chat, checkpoint, cli, generation
 from sllm.cli import InputError
 from sllm.serve import dtypes, engine, model_info, sampling
-from sllm.serve.flags import SAMPLING
+from sllm.serve.flags import ENGINE, SAMPLING
 
 # What vLLM's beam search would ignore, and what without one nothing would read.
 NOT_IN_BEAM_SEARCH = [*SAMPLING, "stop", "n", "logprobs", "json_schema"]
@@ -15,11 +15,11 @@ BEAMS = ["num_beams", "length_penalty"]
 def check_flags(args, default: Callable[[str], object]) -> None:
     """InputError for flags that contradict each other. `default`: of a flag's name."""
     problems = []
-    unused = NOT_IN_BEAM_SEARCH if args.use_beam_search else BEAMS
-    given = [f"--{name}" for name in unused if getattr(args, name) != default(name)]
-    if given:
+    unread = NOT_IN_BEAM_SEARCH if args.use_beam_search else BEAMS
+    unused_flags = [f"--{name}" for name in unread if getattr(args, name) != default(name)]
+    if unused_flags:
         when = "not with" if args.use_beam_search else "only with"
-        problems.append(f"{', '.join(given)}: {when} --use_beam_search, which takes no sampling; choose one way")
+        problems.append(f"{', '.join(unused_flags)}: {when} --use_beam_search, which takes no sampling; choose one way")
     if args.n > 1 and not args.temperature:
         problems.append(f"--n {args.n}: greedy answers are identical; sample with --temperature 0.7")
     if not all(args.stop or ["none"]):
@@ -40,8 +40,8 @@ def require_model(args) -> tuple[str, str | None]:
         raise InputError(f"--adapter {args.adapter} is not an adapter folder (adapter_config.json)")
     if args.adapter and args.model_id and checkpoint.is_adapter(args.model_id):
         raise InputError(f"--model_id {args.model_id} is an adapter itself; name its base, or leave out --adapter")
-    named = args.model_id if args.adapter else None
-    base, adapter = checkpoint.require_model(args.adapter or args.model_id, base_model=named)
+    base_model = args.model_id if args.adapter else None
+    base, adapter = checkpoint.require_model(args.adapter or args.model_id, base_model=base_model)
     if adapter:
         model_info.check_adapter(adapter, base)
     return base, adapter
@@ -68,19 +68,15 @@ def settings(args, base: str, adapter: str | None, tokenizer, schema: dict | Non
 
 def load(args, base: str, adapter: str | None, context: int, lengths: list[int]):
     """The engine. `lengths`: tokens of prompt and answer together, of each answer."""
+    num_beams = args.num_beams if args.use_beam_search else 0
     return engine.load(
         base,
         adapter=adapter,
-        dtype=args.dtype,
-        quantization=args.quantization,
-        kv_cache_dtype=args.kv_cache_dtype,
         max_model_len=context,
-        gpu_memory_utilization=args.gpu_memory_utilization,
         tensor_parallel_size=args.tensor_parallel_size,
-        seed=args.seed,
-        enforce_eager=args.enforce_eager,
-        kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * (args.num_beams if args.use_beam_search else 1),
-        num_beams=args.num_beams if args.use_beam_search else 0,
+        kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * max(1, num_beams),
+        num_beams=num_beams,
+        **{name: getattr(args, name) for name in ENGINE},
     )
 
 
@@ -113,18 +109,13 @@ def answer(
         params = [sampling.beam_params(args, max_tokens=room[row]) for row in rows]
         generated = engine.beam_search(llm, ids, params, stop_token_ids=stops, adapter=adapter)
     else:
+        seeds = [(row, sampling.seed_of(args.seed, row, sample)) for row in rows for sample in range(args.n)]
         shared = {"stop_token_ids": stops, "json_schema": json_schema}
-        params = [
-            sampling.sampling_params(
-                args, max_tokens=room[row], seed=sampling.seed_of(args.seed, row, sample), **shared
-            )
-            for row in rows
-            for sample in range(args.n)
-        ]  # fmt: skip
+        params = [sampling.sampling_params(args, max_tokens=room[row], seed=seed, **shared) for row, seed in seeds]
         generated = engine.generate(llm, ids, params, adapter=adapter)
     settings = {"stop_token_ids": stops} | sampling.effective_params(params[0]) | {"max_tokens": args.max_tokens}
     settings |= {"seed": f"{args.seed} + row"} if args.temperature else {}
     settings |= {name: getattr(args, name) for name in ("logprobs", "json_schema") if getattr(args, name) is not None}
     settings |= {"n": args.n} if args.n > 1 else {}
     cli.say("effective", " · ".join(f"{name} {value}" for name, value in settings.items()))
-    yield from ((rows[at], group) for at, group in generation.grouped(generated, args.n))
+    yield from ((rows[index], group) for index, group in generation.grouped(generated, args.n))

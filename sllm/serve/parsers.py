@@ -2,10 +2,10 @@
 
 import ast
 import difflib
-import importlib.util
 from pathlib import Path
 
 from sllm.cli import InputError
+from sllm.serve.model_info import vllm_package
 
 
 def check(tool_call_parser: str | None, reasoning_parser: str | None) -> None:
@@ -25,9 +25,8 @@ def check(tool_call_parser: str | None, reasoning_parser: str | None) -> None:
 
 def _registered(package: str) -> set[str]:
     """Keys of the table of parsers; nothing where vLLM is built in another way."""
-    spec = importlib.util.find_spec("vllm")
-    file = Path(spec.origin).parent / package / "__init__.py" if spec and spec.origin else None
-    if file is None or not file.is_file():
+    file = (vllm_package() or Path()) / package / "__init__.py"
+    if not file.is_file():
         return set()
     tables = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Dict)]
     return {key.value for table in tables for key in table.keys if isinstance(key, ast.Constant)}

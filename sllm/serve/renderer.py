@@ -1,5 +1,7 @@
 """vLLM's renderer for one served model: conversations become the token ids that training would have made of them."""
 
+import asyncio
+
 from vllm.renderers.hf import HfRenderer
 
 from sllm import chat
@@ -46,13 +48,7 @@ class Renderer(HfRenderer):
         return plain, {"prompt_token_ids": ids}
 
     async def render_messages_async(self, messages, params):
-        return await self._render_in_pool(messages, params)
-
-    def __init__(self, config, tokenizer):
-        from vllm.utils.async_utils import make_async
-
-        super().__init__(config, tokenizer)
-        self._render_in_pool = make_async(self.render_messages, executor=self._executor)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.render_messages, messages, params)
 
     async def _tokenize_singleton_prompt_async(self, prompt, params):
         if isinstance(prompt.get("prompt"), str):
@@ -68,12 +64,8 @@ class Renderer(HfRenderer):
 
 
 def text_content(content):
-    """A message's content as vLLM's parser takes it, in NFC, with text parts alone: anything else names what the
-    server would have to fetch.
-
-    Raises:
-        ApiError: (400) a part is not a text.
-    """
+    """A message's content as vLLM's parser takes it, in NFC. ApiError (400) for a part that is not a text: it would
+    name what the server has to fetch."""
     if content is None or isinstance(content, str):
         return content and chat.nfc(content)
     texts = []

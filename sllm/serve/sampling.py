@@ -1,12 +1,10 @@
-"""Sampling of the offline answers: vLLM's parameters from our flags.
-
-Like `engine`, imports vLLM inside its functions only.
-"""
+"""Sampling of the offline answers: vLLM's parameters from our flags. Imports vLLM inside its functions only."""
 
 import json
 from pathlib import Path
 
 from sllm.cli import InputError
+from sllm.serve.flags import SAMPLING
 
 SEED_STEP = 1_000_003  # between the seeds of two samples of a row; those of two rows are 1 apart
 MAX_SEED = 2**31 - 1
@@ -26,13 +24,7 @@ def sampling_params(
     from vllm.sampling_params import StructuredOutputsParams
 
     return SamplingParams(
-        temperature=args.temperature,
-        top_p=args.top_p,
-        top_k=args.top_k,
-        min_p=args.min_p,
-        presence_penalty=args.presence_penalty,
-        frequency_penalty=args.frequency_penalty,
-        repetition_penalty=args.repetition_penalty,
+        **{name: getattr(args, name) for name in SAMPLING},
         stop=args.stop or None,
         stop_token_ids=None if args.ignore_eos else stop_token_ids,
         ignore_eos=args.ignore_eos,
@@ -49,22 +41,18 @@ def beam_params(args, *, max_tokens: int):
     from vllm.sampling_params import BeamSearchParams
 
     return BeamSearchParams(
-        beam_width=args.num_beams,
-        max_tokens=max_tokens,
-        length_penalty=args.length_penalty,
-        ignore_eos=args.ignore_eos,
+        beam_width=args.num_beams, max_tokens=max_tokens, length_penalty=args.length_penalty, ignore_eos=args.ignore_eos
     )
 
 
 def effective_params(params) -> dict:
     """The effective parameters, defaults included, read back from the parameters that vLLM made of the flags."""
-    names = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-    names += ("beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos")
+    names = [*SAMPLING, "beam_width", "length_penalty", "max_tokens", "stop", "stop_token_ids", "ignore_eos"]
     return {name: getattr(params, name) for name in names if hasattr(params, name)}
 
 
 def read_schema(path: str | Path) -> dict:
-    """The JSON schema in a file; InputError where it is none, or one that cannot be enforced."""
+    """The JSON schema in a file; InputError where it is not a schema, or one that cannot be enforced."""
     from llguidance import LLMatcher
 
     try:

@@ -1,7 +1,7 @@
 """A model or adapter that is served: its own tokenizer and chat template, checked as it is read."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ServedModel:
-    """What one name of /v1/models stands for.
-
-    `adapter`: the LoRA folder on the model that is loaded, or None. `lora`: its LoRARequest. `client`, `handlers`: see
-    there. `users`: requests that use it now.
-    """
+    """What one name of /v1/models stands for."""
 
     name: str
     kind: str
-    adapter: str | None
+    adapter: str | None  # the LoRA folder on the model that is loaded
     tokenizer: "PreTrainedTokenizerBase"
     stop_token_ids: list[int]
     chat_template: str
@@ -36,7 +32,7 @@ class ServedModel:
     lora: "LoRARequest | None" = None
     client: "EngineClient | None" = None
     handlers: "SimpleNamespace | None" = None
-    users: int = 0
+    users: int = 0  # requests that use it now
 
     def __post_init__(self):
         self.vocabulary = logprobs.Vocabulary(self.tokenizer)
@@ -50,24 +46,20 @@ class ServedModel:
 
 
 def of_command_line(args) -> tuple[str, dict[str, str]]:
-    """(base, {name: adapter folder}) of --model_id and --lora_modules.
-
-    Raises:
-        InputError: everything that is wrong with any of them.
-    """
+    """(base, {name: adapter folder}) of --model_id and --lora_modules; InputError with all that is wrong with them."""
     (base, adapter), modules = cli.collect_errors(
         lambda: checkpoint.require_model(args.model_id), lambda: _lora_modules(args.lora_modules)
     )
-    own = {args.served_model_name or Path(adapter).resolve().name: adapter} if adapter else {}
-    problems = [f"--lora_modules has {name} twice" for name in modules if name in own]
-    adapters = own | modules
+    of_model_id = {args.served_model_name or Path(adapter).resolve().name: adapter} if adapter else {}
+    problems = [f"--lora_modules has {name} twice" for name in modules if name in of_model_id]
+    adapters = of_model_id | modules
     if args.max_loras and args.max_loras < len(adapters):
         problems.append(f"--max_loras {args.max_loras} is less than the {len(adapters)} adapters to serve")
     if problems:
         raise InputError(problems)
     cli.collect_errors(
-        *(lambda folder=folder: checkpoint.require_model(folder, base_model=base) for folder in modules.values()),
-        *(lambda folder=folder: check_adapter(folder, base) for folder in adapters.values()),
+        *(partial(checkpoint.require_model, folder, base_model=base) for folder in modules.values()),
+        *(partial(check_adapter, folder, base) for folder in adapters.values()),
     )
     return base, adapters
 
@@ -114,16 +106,13 @@ def read_models(
     model_id: str, base: str, adapters: dict[str, str], *, name: str | None, template: str
 ) -> list[ServedModel]:
     """Every model of the command line; the one that --model_id names comes first."""
-    own = None if checkpoint.is_adapter(model_id) else name
-    base_name = own or (Path(base).resolve().name if Path(base).exists() else base)
+    folder_name = Path(base).resolve().name if Path(base).exists() else base
+    base_name = folder_name if checkpoint.is_adapter(model_id) else name or folder_name
     if base_name in adapters:
         raise InputError(f"the model and an adapter are both called {base_name}; choose --served_model_name")
     served = cli.collect_errors(
-        lambda: read_model(base_name, base, base, template, parent=None),
-        *(
-            lambda n=n, folder=folder: read_model(n, folder, base, template, parent=base_name)
-            for n, folder in adapters.items()
-        ),
+        partial(read_model, base_name, base, base, template, parent=None),
+        *(partial(read_model, name, folder, base, template, parent=base_name) for name, folder in adapters.items()),
     )
     for other in served[1:]:
         check_vocabulary(other, served[0], base)

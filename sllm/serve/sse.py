@@ -12,12 +12,8 @@ _text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Chunks:
-    """Writes the server-sent events of one stream.
-
-    Args:
-        chat: chat chunks (a delta of a message), else text chunks.
-        with_usage: the request requested usage: every chunk then says that its own is null.
-    """
+    """Writes the server-sent events of one stream: of a chat (a delta of a message each), or of texts. `with_usage`:
+    the request requested usage; every chunk then says that its own is null."""
 
     def __init__(self, *, chat: bool, id: str, created: int, model: str, with_usage: bool):
         kind = "chat.completion.chunk" if chat else "text_completion"
@@ -34,15 +30,9 @@ class Chunks:
         return f"{self._before}{index}{self._open}{_text(text)}{self._plain}".encode()
 
     def full(
-        self,
-        index: int,
-        text: str,
-        *,
-        first: bool,
-        finish_reason: str | None,
-        stop_reason: int | str | None,
+        self, index: int, text: str, *, first: bool, finish_reason: str | None, stop_reason: int | str | None,
         logprobs: dict | None,
-    ) -> bytes:
+    ) -> bytes:  # fmt: skip
         """A chunk that says more: the first and the last of an answer, and those with log-probabilities."""
         choice: dict = {"index": index}
         if self.chat:

@@ -22,40 +22,26 @@ MEMORY = "a smaller --max_seq_length, --dtype bfloat16, --quantization fp8 or --
 # What a reason says (its exception's name included) → what to do. The first that fits.
 REMEDIES = (
     (r"architectures .* not supported", "this vLLM has no such architecture (config.json: architectures)"),
-    (
-        r"failed to be inspected",
-        "vLLM cannot import its class of this architecture: models that see images need torchvision, which the CPU "
-        "requirements leave out",
-    ),
+    (r"failed to be inspected",
+     "vLLM cannot import its class of this architecture: models that see images need torchvision, which the CPU "
+     "requirements leave out"),
     (r"does not recognize this architecture", "this transformers has no such model_type (config.json)"),
     (r"not support LoRA", "merge the adapter into its base: merged_weights.py"),
-    (
-        r"Safetensor|UnpicklingError|struct\.error|OverflowError|deserializ|not a valid JSON",
-        "a file of the folder is damaged: copy it again, or write the folder again with --overwrite",
-    ),
-    (
-        r"not initialized from checkpoint|size of tensor|shape .*(mismatch|invalid)|no module or parameter named",
-        "its weights are not those that config.json describes: copy the folder again",
-    ),
-    (
-        r"Free memory on device|Available memory on node",
-        "end what else uses the memory, or lower --gpu_memory_utilization",
-    ),
-    (
-        r"No available memory for the cache|KV cache is needed|max seq len|cache blocks",
-        f"where no memory is left for the KV cache: a higher --gpu_memory_utilization, {MEMORY}",
-    ),
-    (
-        r"out of memory|OutOfMemory|MemoryError|can't allocate|Cannot allocate|signal 9",
-        f"memory is short: try {MEMORY}",
-    ),
+    (r"Safetensor|UnpicklingError|struct\.error|OverflowError|deserializ|not a valid JSON",
+     "a file of the folder is damaged: copy it again, or write the folder again with --overwrite"),
+    (r"not initialized from checkpoint|size of tensor|shape .*(mismatch|invalid)|no module or parameter named",
+     "its weights are not those that config.json describes: copy the folder again"),
+    (r"Free memory on device|Available memory on node",
+     "end what else uses the memory, or lower --gpu_memory_utilization"),
+    (r"No available memory for the cache|KV cache is needed|max seq len|cache blocks",
+     f"where no memory is left for the KV cache: a higher --gpu_memory_utilization, {MEMORY}"),
+    (r"out of memory|OutOfMemory|MemoryError|can't allocate|Cannot allocate|signal 9",
+     f"memory is short: try {MEMORY}"),
     (r"attention heads|tensor.parallel|world.size|WORLD_SIZE|NUMA nodes", "choose another --tensor_parallel_size"),
     (r"max_model_len", "choose a smaller --max_seq_length"),
     (r"nvcc|ninja|FlashInfer|flashinfer", "set VLLM_USE_FLASHINFER_SAMPLER=0"),
-    (
-        r"driver version|no kernel image|CUDA error",
-        "the NVIDIA driver or the card does not fit this torch (README: requirements)",
-    ),
+    (r"driver version|no kernel image|CUDA error",
+     "the NVIDIA driver or the card does not fit this torch (README: requirements)"),
     (r"[Qq]uantiz|ScaledMM|_scaled_", "choose another --quantization, or none"),
     (r"AttentionBackend|kv_cache_dtype|KV cache dtype", "choose another --kv_cache_dtype, or auto"),
 )  # fmt: skip
@@ -64,10 +50,8 @@ _FAILED = "failed to start."  # how vLLM's log of a process that fails while it 
 
 @contextmanager
 def errors_of(model: str) -> Iterator[None]:
-    """Turn whatever goes wrong while an engine starts into one InputError. Imports vLLM.
-
-    VLLM_LOGGING_LEVEL=DEBUG leaves the tracebacks where they are.
-    """
+    """Turn whatever goes wrong while an engine starts into one InputError. VLLM_LOGGING_LEVEL=DEBUG leaves the
+    tracebacks where they are. Imports vLLM."""
     quiet = os.environ.get("VLLM_LOGGING_LEVEL") != "DEBUG"
     with (
         tempfile.TemporaryDirectory(prefix="engine-start-") as folder,
@@ -86,10 +70,8 @@ def errors_of(model: str) -> Iterator[None]:
 
 @contextmanager
 def _log_of_processes(folder: Path, quiet: bool) -> Iterator[Path]:
-    """Have every process that vLLM starts meanwhile write why it fails to the file that is yielded.
-
-    A forked process has this one's handlers; one that is spawned reads its logging from a file.
-    """
+    """Have every process that vLLM starts meanwhile write why it fails to the file that is yielded. A forked process
+    has this one's handlers; one that is spawned reads its logging from a file."""
     from vllm.logger import DEFAULT_LOGGING_CONFIG
 
     reasons, file, logger = folder / "reasons.jsonl", folder / "logging.json", logging.getLogger("vllm")
@@ -104,18 +86,18 @@ def _log_of_processes(folder: Path, quiet: bool) -> Iterator[Path]:
     # The last process alive, Python's resource tracker, would warn of what those that failed have left.
     added = {"VLLM_LOGGING_CONFIG_PATH": str(file), "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
     added = {name: value for name, value in added.items() if name not in os.environ}
-    handler, no_failed_start = StartupErrorHandler(**options), NoFailedStart()
-    handlers = [*logger.handlers] if quiet else []
+    reasons_handler, no_failed_start = StartupErrorHandler(**options), NoFailedStart()
+    filtered = [*logger.handlers] if quiet else []
     os.environ.update(added)
-    for one in handlers:
-        one.addFilter(no_failed_start)
-    logger.addHandler(handler)
+    for handler in filtered:
+        handler.addFilter(no_failed_start)
+    logger.addHandler(reasons_handler)
     try:
         yield reasons
     finally:
-        logger.removeHandler(handler)
-        for one in handlers:
-            one.removeFilter(no_failed_start)
+        logger.removeHandler(reasons_handler)
+        for handler in filtered:
+            handler.removeFilter(no_failed_start)
         for name in added:
             del os.environ[name]
 
@@ -145,11 +127,7 @@ class StartupErrorHandler(logging.Handler):
 
 
 def explain(model: str, error: Exception, causes: list[str] = ()) -> str:
-    """One line: what failed, why, and what to do.
-
-    Args:
-        causes: what the engine's own processes said, the first cause first.
-    """
+    """One line: what failed, why, and what to do. `causes`: what the engine's processes said, the first cause first."""
     reason, ended = f"{type(error).__name__}: {_message(error)}", ""
     if "initialization failed" in reason:  # the engine's process ended; what it died of is elsewhere
         killed = re.search(r"'[^']+': -(\d+)", str(error))

@@ -20,9 +20,8 @@ def router(state: Callable[[], State]) -> APIRouter:
     @routes.get("/health")
     async def health():
         """200 while the process and its engine live; 503 once the engine has exited."""
-        return (
-            sse.json_response({"status": "dead"}, 503) if state() == State.DEAD else sse.json_response({"status": "ok"})
-        )
+        dead = state() == State.DEAD
+        return sse.json_response({"status": "dead" if dead else "ok"}, 503 if dead else 200)
 
     @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready")

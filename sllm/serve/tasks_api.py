@@ -34,57 +34,54 @@ def fields() -> set[str]:
 def router(lean: LeanPath, models) -> APIRouter:
     routes = APIRouter(tags=["tasks"])
     entries = task_entries()
-    listed = sse.body({"object": "list", "data": entries})
+    task_list = sse.body({"object": "list", "data": entries})
     body = {"content": {"application/json": {"schema": _schema(), "examples": task_examples(entries)}}}
 
     @routes.get("/v1/tasks")
     async def list_tasks():
         """The task types: their fields, rules, and a real request of each to start from."""
-        return Response(listed, media_type="application/json")
+        return Response(task_list, media_type="application/json")
 
     @routes.post("/v1/tasks/{task_id}", openapi_extra={"requestBody": body})
     async def answer_task(task_id: str, request: Request):
         """Answer a task: its system prompt and user turn are built from the fields, and the answer comes with the
         verdict of the task's rules. Streams like a chat, with the verdict in a chunk of its own before `[DONE]`."""
-        return await _answer(task_id, request, lean, models)
+        return await _answer(task_id, request.scope, lean, models)
 
     return routes
 
 
-async def _answer(task_id: str, request: Request, lean: LeanPath, models) -> Response:
+async def _answer(task_id: str, scope, lean: LeanPath, models) -> Response:
     if task_id not in tasks.TASKS:
-        known = ", ".join(tasks.TASKS)
-        message = f"task {task_id[:40]!r} does not exist; there are {known}"
+        message = f"task {task_id[:40]!r} does not exist; there are {', '.join(tasks.TASKS)}"
         raise ApiError(404, message, param="task_id", code="task_not_found")
     try:
-        asked = msgspec.convert(request.scope["sllm.json"], TaskRequest)
+        request = msgspec.convert(scope["sllm.json"], TaskRequest)
     except msgspec.ValidationError as error:
-        _, _, place = str(error).partition(" - at `$.")
-        raise ApiError(400, str(error), param=place.rstrip("`") or None, code="invalid_request") from None
-    given = {name: getattr(asked, name) for name in FIELDS if getattr(asked, name) is not None}
+        _, _, field = str(error).partition(" - at `$.")
+        raise ApiError(400, str(error), param=field.rstrip("`") or None, code="invalid_request") from None
+    task_fields = {name: getattr(request, name) for name in FIELDS if getattr(request, name) is not None}
     try:
-        messages = tasks.build_messages(task_id, given)
+        messages = tasks.build_messages(task_id, task_fields)
     except tasks.WrongFields as error:
         raise ApiError(400, str(error), param=error.field, code="task_fields") from None
-    served = models.use(asked.model, request.scope["state"]["record"])
-    if asked.stream_options is not None and not asked.stream:
+    served = models.use(request.model, scope["state"]["record"])
+    if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options")
-    if (asked.n or 1) > 1:
+    if (request.n or 1) > 1:
         raise ApiError(400, "a task has one answer", param="n")
     ids = await _ids(served, messages)
     try:
-        job = lean.to_job(asked, served, [ids])
+        job = lean.to_job(request, served, [ids])
     except (ValueError, vllm_error()) as error:
         raise ApiError(400, str(error), code="invalid_request") from None
     except Declined:
-        most = asked.max_tokens or 1
-        raise ApiError(
-            400,
+        message = (
             f"This model's maximum context length is {models.context} tokens: the prompt has {len(ids)} and the answer "
-            f"is to have {most}. Shorten the fields or lower max_tokens.",
-            code="context_length_exceeded",
-        ) from None
-    return _Answer(lean, replace(job, task=(task_id, given, messages), id=job.id.replace("chatcmpl", "task")))
+            f"is to have {request.max_tokens or 1}. Shorten the fields or lower max_tokens."
+        )
+        raise ApiError(400, message, code="context_length_exceeded") from None
+    return _Answer(lean, replace(job, task=(task_id, task_fields, messages), id=job.id.replace("chatcmpl", "task")))
 
 
 async def _ids(served, messages: list[dict]) -> list[int]:
@@ -119,9 +116,11 @@ def task_entries() -> list[dict]:
                 examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
     entries = []
     for task in tasks.TASKS.values():
-        own = [{"name": name, "description": FIELDS[name].description, "required": True} for name in task.fields]
-        if "question" not in task.fields:
-            own.append({"name": "question", "description": FIELDS["question"].description, "required": False})
+        optional = [] if "question" in task.fields else ["question"]
+        task_fields = [
+            {"name": name, "description": FIELDS[name].description, "required": name in task.fields}
+            for name in [*task.fields, *optional]
+        ]
         ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
         entries.append(
             {
@@ -129,7 +128,7 @@ def task_entries() -> list[dict]:
                 "name_ko": task.name_ko,
                 "name_en": task.name_en,
                 "style": task.style,
-                "fields": own,
+                "fields": task_fields,
                 "question": task.question,
                 "rules": list(task.rules),
                 "length_ratio": ratio,
@@ -153,10 +152,7 @@ def task_examples(entries: list[dict]) -> dict:
 
 def _schema() -> dict:
     """JSON schema of `TaskRequest`, in one piece."""
-    whole = msgspec.json.schema(TaskRequest)
-    definitions = whole.pop("$defs")
-    return json.loads(
-        json.dumps(definitions["TaskRequest"]).replace(
-            '{"$ref": "#/$defs/StreamOptions"}', json.dumps(definitions["StreamOptions"])
-        )
-    )
+    definitions = msgspec.json.schema(TaskRequest)["$defs"]
+    options = definitions["TaskRequest"]["properties"]["stream_options"]["anyOf"]
+    options[:] = [definitions["StreamOptions"] if "$ref" in option else option for option in options]
+    return definitions["TaskRequest"]

@@ -8,8 +8,8 @@ from sllm.serve.models import Models
 from sllm.serve.served_model import ServedModel
 
 
-async def warm_up(models: Models, many: int) -> None:
-    """Few and `many` at once, each model alone and all in one batch, with JSON and with log-probabilities."""
+async def warm_up(models: Models, batch_size: int) -> None:
+    """Few and `batch_size` at once, each model alone and all in one batch, with JSON and with log-probabilities."""
 
     async def ask(served: ServedModel, number: int, **settings) -> None:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -24,10 +24,10 @@ async def warm_up(models: Models, many: int) -> None:
 
     from vllm.sampling_params import StructuredOutputsParams
 
-    served = list(models.by_name.values())
-    for one in served:
-        for count in (1, 2, many, 1):
-            await asyncio.gather(*(ask(one, number, temperature=number % 3 / 2) for number in range(count)))
-    await asyncio.gather(*(ask(one, number) for number, one in enumerate(served)))
-    await ask(served[0], 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1, logprobs=1)
-    await ask(served[0], 1, structured_outputs=StructuredOutputsParams(json_object=True))
+    all_served = list(models.by_name.values())
+    for served in all_served:
+        for count in (1, 2, batch_size, 1):
+            await asyncio.gather(*(ask(served, number, temperature=number % 3 / 2) for number in range(count)))
+    await asyncio.gather(*(ask(served, number) for number, served in enumerate(all_served)))
+    await ask(all_served[0], 0, temperature=0.5, top_k=5, top_p=0.9, repetition_penalty=1.1, logprobs=1)
+    await ask(all_served[0], 1, structured_outputs=StructuredOutputsParams(json_object=True))
