@@ -99,6 +99,22 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(server, tiny_base, sft
     assert load(server, "base", sft_folder, load_inplace=True).status_code == 409
 
 
+def test_models_share_equal_tokenizers_and_only_those(tiny_base, sft_folder, dpo_folder, tmp_path):
+    """Each tokenizer keeps memory after its end, so a server that loads adapters for weeks must not add to them."""
+    from sllm.serve import served_model
+
+    folder = shutil.copytree(sft_folder, tmp_path / "other")
+    (folder / "run.json").unlink()
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("<|im_start|>", "<|im_start|> "), encoding="utf-8")
+    adapters = {"sft": str(sft_folder), "dpo": str(dpo_folder), "other": str(folder)}
+    served = served_model.read_models(str(tiny_base), str(tiny_base), adapters, name="base", template="auto")
+    base, sft, dpo, other = (model.tokenizer for model in served)
+    assert base is sft is dpo
+    assert other is not base
+    assert other.chat_template != base.chat_template
+
+
 def test_versions_change_under_traffic_and_no_request_is_lost(server, sft_folder, dpo_folder):
     assert load(server, "mine", sft_folder).status_code == 200
     versions = {answer(server, "mine")}

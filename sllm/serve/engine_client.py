@@ -21,15 +21,18 @@ class EngineClient:
     Its promises hold for every endpoint: the adapter is this model's, the engine gets exactly the rendered ids, an
     answer ends at this model's end-of-turn token, and no text has a broken character. What it does not define is the
     engine's.
+
+    Args:
+        renderer: of another model that has the same tokenizer; None: a new one.
     """
 
-    def __init__(self, llm, served):
+    def __init__(self, llm, served, renderer=None):
         from vllm.tokenizers.hf import get_cached_tokenizer
 
         from sllm.serve.renderer import Renderer
 
         self._llm, self.served = llm, served
-        self.renderer = Renderer(llm.vllm_config, get_cached_tokenizer(served.tokenizer))
+        self.renderer = renderer or Renderer(llm.vllm_config, get_cached_tokenizer(served.tokenizer))
 
     def __getattr__(self, name: str):
         return getattr(self._llm, name)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from sllm import chat, checkpoint
 from sllm.cli import InputError
@@ -109,7 +110,9 @@ class Models:
         from sllm.serve.engine_client import EngineClient
         from sllm.serve.handlers import handlers
 
-        served.client = EngineClient(self._llm, served)
+        equal = (model for model in self.by_name.values() if model.client and model.tokenizer is served.tokenizer)
+        twin = next(equal, None)
+        served.client = EngineClient(self._llm, served, renderer=twin.client.renderer if twin else None)
         served.handlers = handlers(served, path=self.base, defaults=self.defaults, parsers=self.parsers)
 
     async def load(self, name: str, folder: str, *, replace: bool) -> ServedModel:
@@ -129,7 +132,8 @@ class Models:
             while len(self._retiring) >= engine.RETIRING_ADAPTERS:  # the engine has room for no more versions
                 await asyncio.wait(self._retiring, return_when=asyncio.FIRST_COMPLETED)
             try:
-                served = await asyncio.to_thread(self._read, name, folder)
+                with ThreadPoolExecutor(1) as thread:  # ends, and with it what its tokenizer keeps; see share_tokenizer
+                    served = await asyncio.get_running_loop().run_in_executor(thread, self._read, name, folder)
                 await self._connect(served)
             except EngineDeadError:
                 raise engine_dead() from None
@@ -161,7 +165,6 @@ class Models:
             while served.users:
                 await asyncio.sleep(RETIRE_SECONDS)
             await self._llm.remove_lora(served.lora.lora_int_id)
-            served.client.renderer.shutdown()
             served.client = served.handlers = None
             gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
             await asyncio.to_thread(environment.trim_memory)
@@ -178,4 +181,5 @@ class Models:
         base = next(model for model in self.by_name.values() if model.adapter is None)
         served = read_model(name, folder, self.base, self.chat_template, parent=base.name)
         check_vocabulary(served, base, self.base)
+        served.share_tokenizer(self.by_name.values())
         return served

@@ -1,5 +1,6 @@
 """A model or adapter that is served: its own tokenizer and chat template, checked as it is read."""
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from sllm.cli import InputError
 from sllm.serve import logprobs, model_info
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import SimpleNamespace
 
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +37,16 @@ class ServedModel:
     users: int = 0  # requests that use it now
 
     def __post_init__(self):
+        self.tokenizer_contents = _contents(self.tokenizer)
         self.vocabulary = logprobs.Vocabulary(self.tokenizer)
+
+    def share_tokenizer(self, others: "Iterable[ServedModel]") -> None:
+        """Take the tokenizer of another model that has an equal one. Each takes memory, and tokenizers 0.23 keeps what
+        a thread tokenized until the thread ends, also when the tokenizer is long gone."""
+        for other in others:
+            if other.tokenizer_contents == self.tokenizer_contents:
+                self.tokenizer, self.vocabulary = other.tokenizer, other.vocabulary
+                return
 
     @cached_property
     def grammar_vocabulary(self):
@@ -86,6 +97,12 @@ def check_adapter(folder: str, base: str) -> None:
     checkpoint.require_base(folder, base)
 
 
+def _contents(tokenizer) -> str:
+    """Hash of what decides the ids that a tokenizer makes of a conversation."""
+    parts = tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
 def check_vocabulary(served: ServedModel, base: ServedModel, path: str) -> None:
     if served.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise InputError(f"adapter {served.adapter} has another vocabulary than {path}: it is of another base")
@@ -114,6 +131,7 @@ def read_models(
         partial(read_model, base_name, base, base, template, parent=None),
         *(partial(read_model, name, folder, base, template, parent=base_name) for name, folder in adapters.items()),
     )
-    for other in served[1:]:
+    for number, other in enumerate(served[1:], 1):
         check_vocabulary(other, served[0], base)
+        other.share_tokenizer(served[:number])
     return [*served[1:], served[0]] if checkpoint.is_adapter(model_id) else served
