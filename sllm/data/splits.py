@@ -186,7 +186,7 @@ def report(
         "ignored": ignored_keys(rows),
         "tasks": _by_task(rows),
         "unknown_tasks": labels,
-        "warnings": list(near_misses(labels).values()),
+        "warnings": near_misses(labels),
         "splits": splits,
         "characters": characters(rows),
         "conformance": conformance(rows),
