@@ -67,7 +67,7 @@ def check_paths(args) -> None:
 def check_with_model(args, files: list[InputFile]) -> dict:
     """Encode every row as the trainer of --model_id will; rows that it would refuse become rejects of their file."""
     from sllm import chat
-    from sllm.data import tokenize, trial
+    from sllm.data import tokenize
     from sllm.train import memory
 
     base, _ = checkpoint.require_model(args.model_id)
@@ -75,7 +75,7 @@ def check_with_model(args, files: list[InputFile]) -> dict:
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.set_chat_template(tokenizer, args.chat_template)
     print(f"checking {sum(len(file.rows) for file in files):,} rows as the trainer of {args.model_id} will")
-    stats = trial.encode(files, tokenizer, memory.max_length(args, base))
+    stats = input_files.encode(files, tokenizer, memory.max_length(args, base))
     for line in tokenize.truncation_summary(stats, most=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}

@@ -15,27 +15,12 @@ from sllm import checkpoint
 from sllm.cli import InputError
 from sllm.data.converters import FORMATS, convert, detect, format_of
 from sllm.data.json_reader import examine, format_problems, read_file, scan
-from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
+from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes
 
 __all__ = [
-    "FORMATS",
-    "MAX_LOST_SHARE",
-    "Row",
-    "Skipped",
-    "convert",
-    "detect",
-    "examine",
-    "format_of",
-    "format_problems",
-    "ignored_keys",
-    "ignored_note",
-    "load_rows",
-    "notes",
-    "read_file",
-    "scan",
-    "unique_ids",
-    "where",
-]
+    "FORMATS", "Skipped", "convert", "detect", "format_of", "ignored_keys", "ignored_note", "load_rows", "notes",
+    "read_file", "scan", "unique_ids",
+]  # fmt: skip
 
 
 def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) -> list[Row]:
