@@ -36,12 +36,8 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         if content[0].keys() == {"type", "text"} and content[0]["type"] == "text":
             content = content[0]["text"]  # OpenAI's content parts: one text is that text
-    kept = {"role": turn["role"], "content": content}
-    return kept | {"weight": turn["weight"]} if _weighted(turn) else kept
-
-
-def _weighted(turn: dict[str, Any]) -> bool:
-    return turn["role"] == "assistant" and turn.get("weight") is not None
+    weighted = turn["role"] == "assistant" and turn.get("weight") is not None
+    return {"role": turn["role"], "content": content} | ({"weight": turn["weight"]} if weighted else {})
 
 
 def _system(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -148,14 +144,7 @@ def detect(rows: list[dict[str, Any]], path: str = "FILE") -> str:
             f"no known format: the rows have the keys {keys}; {advice or f'known, by their keys: {known}'}"
         )
     name = counts.most_common(1)[0][0]
-    turns = rows[0].get("messages")
-    if (
-        name == "messages"
-        and isinstance(turns, list)
-        and turns
-        and isinstance(turns[0], dict)
-        and {"from", "value"} <= turns[0].keys()
-    ):
+    if name == "messages" and {"from", "value"} <= foreign.first_turn(rows[0].get("messages")).keys():
         raise ValueError(f"messages without role and content; {foreign.unknown_rows(path, rows[0])}")
     return name
 
@@ -190,12 +179,10 @@ def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
         while body["messages"] and body["messages"][-1]["role"] == "assistant":
             body["messages"].pop()
     if name == "preference":
-        faults += faults_of(body["prompt"] + body["chosen"], answered=True)
-        faults += [
-            fault for fault in faults_of(body["prompt"] + body["rejected"], answered=True) if fault not in faults
-        ]
-        chosen, rejected = body["chosen"][0]["content"], body["rejected"][0]["content"]
-        if not faults and chosen.strip() == rejected.strip():
+        prompt, chosen, rejected = body["prompt"], body["chosen"], body["rejected"]
+        both = faults_of(prompt + chosen, answered=True) + faults_of(prompt + rejected, answered=True)
+        faults += dict.fromkeys(both)  # a fault of the prompt is in both
+        if not faults and chosen[0]["content"].strip() == rejected[0]["content"].strip():
             faults.append("chosen and rejected are the same")
     else:
         faults += faults_of(body["messages"], answered=answered)
@@ -209,14 +196,10 @@ def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
         faults.append(f"nothing reads the keys {', '.join(map(repr, ignored[:8]))}")
     if faults:
         raise ValueError("; ".join(faults))
-    identity = str(labels["id"]) if "id" in labels else _digest(body)
-    task = str(labels["task"]) if "task" in labels else None
+    digest = hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    converted = {"id": str(labels.get("id", digest[:12])), "task": str(labels["task"]) if "task" in labels else None}
     context = row.get("context") if name == "alpaca" else None
-    return Row({"id": identity, "task": task, **body}, ignored=tuple(ignored), context=context)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
+    return Row(converted | body, ignored=tuple(ignored), context=context)
 
 
 def _label(row: dict[str, Any]) -> object:

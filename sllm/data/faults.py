@@ -33,8 +33,8 @@ def leftovers(row: dict[str, Any], name: str, used: set[str]) -> tuple[list[str]
         if key in used or row[key] is None or (key in ("label", "kto_tag") and isinstance(row[key], bool)):
             continue
         if row[key] and key in _REFUSED:
-            what, remedy = _REFUSED[key]
-            faults.append(f"{key} {what}: {remedy}")
+            reason, remedy = _REFUSED[key]
+            faults.append(f"{key} {reason}: {remedy}")
         else:
             ignored.append(key)
     for key in row:
@@ -52,8 +52,8 @@ def _leftovers_of_turn(turn: dict[str, Any], number: int, name: str, ignored: li
         if key == "weight" and turn.get("role") == "assistant" and name != "preference":
             continue
         if key in _REFUSED_IN_MESSAGES and (value or value is False):
-            what, remedy = _REFUSED_IN_MESSAGES[key]
-            faults.append(f"{key} {what}: message {number}; {remedy}")
+            reason, remedy = _REFUSED_IN_MESSAGES[key]
+            faults.append(f"{key} {reason}: message {number}; {remedy}")
         else:
             ignored.append(f"message {key}")
 

@@ -37,8 +37,7 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
     """What a file is that is not JSON, and how to convert it; None if it may be JSON."""
     if _JSON_START.match(raw):
         return None
-    binary = _binary(path, raw)
-    if binary:
+    if binary := _binary(path, raw):
         return binary
     for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949"):
         try:
@@ -96,12 +95,12 @@ def _pandas(reader: str, path: str | Path) -> str:
 def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     """CSV or TSV: the command for its header; None for a text without columns."""
     first = text.partition("\n")[0]
-    mark = "\t" if "\t" in first else max(",;|", key=first.count)
+    delimiter = "\t" if "\t" in first else max(",;|", key=first.count)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-    if mark == "\t" and len({line.count(mark) for line in text.split("\n") if line}) == 1:
+    if delimiter == "\t" and len({line.count(delimiter) for line in text.split("\n") if line}) == 1:
         quoting = csv.QUOTE_NONE  # one record a line, so a quotation mark is just a character
     try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=mark, quoting=quoting)
+        records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
         rows = [row for _, row in zip(range(20), records, strict=False) if row]
     except csv.Error:
         return None
@@ -112,9 +111,9 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
     if len({*columns} - {*_KEPT}) < 2:
         return None
-    kind = "TSV" if mark == "\t" else "CSV"
+    kind = "TSV" if delimiter == "\t" else "CSV"
     fields, left_out, sure = _chosen(columns)
-    options = "" if mark == "," else f', delimiter="{mark}"'.replace("\t", "\\t")
+    options = "" if delimiter == "," else f', delimiter="{delimiter}"'.replace("\t", "\\t")
     options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
     source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
     code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
@@ -124,8 +123,8 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
 def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
     """The same for rows of an unknown format, judged by one of them; None if it is not recognised."""
     for key, value in row.items():
-        turn = value[0] if isinstance(value, list) and value else None
-        if isinstance(turn, dict) and ({"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys()):
+        turn = first_turn(value)
+        if {"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys():
             return _conversations(path, key, turn)
     if isinstance(row.get("paragraphs"), list):
         loop = 'for a in rows for p in a["paragraphs"] for r in p["qas"] if r["answers"]'
@@ -149,6 +148,12 @@ def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
         return "text without a question and an answer cannot be learned here" if "text" in columns else None
     fields, left_out, sure = _chosen(columns)
     return f"convert them{_notes(left_out, sure)}: {_over_rows(path, fields)}"
+
+
+def first_turn(value: object) -> dict[str, Any]:
+    """The first message of a list of messages; {} of anything else."""
+    turn = value[0] if isinstance(value, list) and value else None
+    return turn if isinstance(turn, dict) else {}
 
 
 def _conversations(path: str | Path, key: str, turn: dict[str, Any]) -> str:
