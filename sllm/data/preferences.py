@@ -173,34 +173,29 @@ def _entry(pairs: list[Pair]) -> PreferenceEntry:
 def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict[str, Any]], Counter[str]]:
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}, from thumbs and votes; "both bad" labels both
     answers false. An answer that was judged both ways is dropped and counted."""
-    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
-    dropped: Counter[str] = Counter()
-    answers: dict[tuple[str, str], StoredAnswer] = {}
-
-    def judge(answer: StoredAnswer, good: bool) -> None:
-        key = (_prompt_key(answer), answer.text)
-        labels[key].add(good)
-        answers[key] = answer
-
-    for thumb in records.thumbs:
-        judge(thumb.answer, bool(thumb.value))
+    judgements = [(thumb.answer, bool(thumb.value)) for thumb in records.thumbs]
     for comparison in records.comparisons:
         if comparison.choice in ("left", "right", "both_bad"):
-            judge(comparison.left, comparison.choice == "left")
-            judge(comparison.right, comparison.choice == "right")
-    rows = []
+            judgements += [(comparison.left, comparison.choice == "left")]
+            judgements += [(comparison.right, comparison.choice == "right")]
+    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    answers: dict[tuple[str, str], StoredAnswer] = {}
+    for answer, is_good in judgements:
+        key = (_prompt_key(answer), answer.text)
+        labels[key].add(is_good)
+        answers[key] = answer
+    rows, dropped = [], Counter[str]()
     for key, answer in answers.items():
-        good = labels[key]
-        if len(good) == 2:
+        if len(labels[key]) == 2:
             dropped["judged both ways"] += 1
         elif not answer.text.strip():
             dropped["an answer is empty"] += 1
-        elif good == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
+        elif labels[key] == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
             dropped["a liked answer was cut off"] += 1
         else:
             completion = [{"role": "assistant", "content": answer.text}]
             row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
-            rows.append(row | {"label": good == {True}})
+            rows.append(row | {"label": labels[key] == {True}})
     return rows, dropped
 
 
