@@ -109,7 +109,8 @@ def _agreed_thumbs(
         users = {value: sorted(t.answer.user_id for t in thumbs if t.value == value) for value in (0, 1)}
         if users[0] and users[1]:
             collected.dropped["an answer with thumbs up and down"] += len(thumbs)
-            collected.contradictions.append(_contradiction(thumbs[0].answer, users[1], users[0], kept=False))
+            prompt = thumbs[0].answer.prompt
+            collected.contradictions.append({"prompt": prompt, "for": users[1], "against": users[0], "kept": False})
         else:
             by_value[thumbs[0].value].append(thumbs)
     return by_value[1], by_value[0]
@@ -143,9 +144,9 @@ def merge(collected: CollectedPairs) -> list[PreferenceEntry]:
         agreeing = [pair for pair in pairs if pair.key == best]
         opposing = [pair for pair in pairs if pair.key != best]
         if opposing:
-            users = (sorted(pair.user_id for pair in pairs) for pairs in (agreeing, opposing))
-            kept = votes > len(opposing)
-            collected.contradictions.append(_contradiction(agreeing[0].chosen, *users, kept=kept))
+            users_for, users_against = (sorted(pair.user_id for pair in side) for side in (agreeing, opposing))
+            contradiction = {"prompt": agreeing[0].chosen.prompt, "for": users_for, "against": users_against}
+            collected.contradictions.append(contradiction | {"kept": votes > len(opposing)})
         if votes == len(opposing):
             collected.dropped["judged both ways equally often"] += len(pairs)
             continue
@@ -197,12 +198,6 @@ def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[di
             row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
             rows.append(row | {"label": labels[key] == {True}})
     return rows, dropped
-
-
-def _contradiction(
-    answer: StoredAnswer, users_for: list[str], users_against: list[str], *, kept: bool
-) -> dict[str, Any]:
-    return {"prompt": answer.prompt, "for": users_for, "against": users_against, "kept": kept}
 
 
 def _prompt_key(answer: StoredAnswer) -> str:
