@@ -45,10 +45,8 @@ def check_flags(args) -> None:
     problems = []
     if args.valid_ratio + args.test_ratio >= 1:
         problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to be below 1")
-    twice = [
-        path for path, count in Counter(str(Path(path).resolve()) for path in args.input_path).items() if count > 1
-    ]
-    problems += [f"{path} is named twice in --input_path" for path in twice]
+    counts = Counter(str(Path(path).resolve()) for path in args.input_path)
+    problems += [f"{path} is named twice in --input_path" for path, count in counts.items() if count > 1]
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
     if problems:

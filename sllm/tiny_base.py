@@ -133,14 +133,8 @@ def main(args) -> dict:
     tokenizer.save_pretrained(out)
     chat.set_chat_template(tokenizer)  # for the probe only: a base model is shipped without a template
     metrics = {"parameters": parameters, "loss": round(loss.item(), 4), "steps": args.steps, "tokens": len(tokenizer)}
-    checkpoint.write_run(
-        out,
-        "base",
-        args,
-        data={"texts": len(texts), "tasks": list(tasks.TASKS)},
-        metrics=metrics,
-        seconds=time.monotonic() - started,
-    )
+    data = {"texts": len(texts), "tasks": list(tasks.TASKS)}
+    checkpoint.write_run(out, "base", args, data=data, metrics=metrics, seconds=time.monotonic() - started)
     return {"stage": "base", "output_dir": str(out), **metrics}
 
 

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
 # Common column names for a question, its context and an answer, the more specific ones first.
 _QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 input 입력".split()
@@ -39,7 +40,7 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
         return None
     if binary := _binary(path, raw):
         return binary
-    for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949"):
+    for encoding in ("utf-16",) if raw.startswith(UTF16_MARKS) else ("utf-8-sig", "cp949"):
         try:
             text = raw.decode(encoding).lstrip()
             break
@@ -81,7 +82,7 @@ def _binary(path: str | Path, raw: bytes) -> str | None:
         return f"a zip archive; unpack it: unzip {name}"
     if raw.startswith(b"SQLite format 3\0"):
         return f"a SQLite database; the chat page's becomes rows with: python build_preferences.py --from_chat {name}"
-    if b"\0" in raw[:4096] and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    if b"\0" in raw[:4096] and not raw.startswith(UTF16_MARKS):
         return "a binary file; give rows as .jsonl or .json"
     return None
 

@@ -8,6 +8,7 @@ strict, or with a small share of bad rows left out; `prepare_data.py` writes ref
 """
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,11 @@ def _prompt(row: Row) -> Row:
 
 def unique_ids(rows: Sequence[dict[str, Any]]) -> int:
     """Give a row whose id an earlier row has the next free `id#2`, `id#3`, …; returns how many were renamed."""
-    taken, given, renamed = {row["id"] for row in rows}, set(), 0
+    taken, seen, renamed = {row["id"] for row in rows}, set(), 0
     for row in rows:
-        if row["id"] in given:
-            number = 2
-            while f"{row['id']}#{number}" in taken:
-                number += 1
-            row["id"] = f"{row['id']}#{number}"
+        if row["id"] in seen:
+            row["id"] = next(name for n in count(2) if (name := f"{row['id']}#{n}") not in taken)
             taken.add(row["id"])
             renamed += 1
-        given.add(row["id"])
+        seen.add(row["id"])
     return renamed

@@ -109,13 +109,13 @@ def hold_out(rows: list[R], size: float, seed: int) -> tuple[list[R], list[R]]:
     members = defaultdict(list)
     for i, number in enumerate(group(rows)):
         members[number].append(i)
-    held: set[int] = set()
+    held_out: set[int] = set()
     for number in random.Random(seed).sample(list(members), len(members)):
-        if len(held) < count:
-            held.update(members[number])
-    if len(held) == len(rows):
+        if len(held_out) < count:
+            held_out.update(members[number])
+    if len(held_out) == len(rows):
         raise InputError(f"--val_set_size {size:g} leaves none of {len(rows)} rows to train on")
-    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+    return [row for i, row in enumerate(rows) if i not in held_out], [rows[i] for i in sorted(held_out)]
 
 
 def lengths(texts: list[str]) -> dict[str, float]:
