@@ -102,8 +102,8 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
         system = [turn for turn in prompt if turn["role"] == "system"]
         if system and shared and shared[0]["role"] != "system":
             shared = system + shared
-        spoken = shared if system else [turn for turn in shared if turn["role"] != "system"]
-        if spoken[: len(prompt)] != prompt:
+        without_system = shared if system else [turn for turn in shared if turn["role"] != "system"]
+        if without_system[: len(prompt)] != prompt:
             raise ValueError("prompt differs from the one in chosen")
         prompt, chosen, rejected = shared, chosen[-1:], rejected[-1:]
     if len(chosen) != 1 or len(rejected) != 1:
@@ -140,9 +140,8 @@ def detect(rows: list[dict[str, Any]], path: str = "FILE") -> str:
         keys = ", ".join(map(repr, list(rows[0])[:8])) if rows else "none"
         known = "; ".join(f"{name} ({', '.join(marks)})" for name, (marks, *_) in FORMATS.items())
         advice = foreign.unknown_rows(path, rows[0]) if rows else None
-        raise ValueError(
-            f"no known format: the rows have the keys {keys}; {advice or f'known, by their keys: {known}'}"
-        )
+        advice = advice or f"known, by their keys: {known}"
+        raise ValueError(f"no known format: the rows have the keys {keys}; {advice}")
     name = counts.most_common(1)[0][0]
     if name == "messages" and {"from", "value"} <= foreign.first_turn(rows[0].get("messages")).keys():
         raise ValueError(f"messages without role and content; {foreign.unknown_rows(path, rows[0])}")
