@@ -28,12 +28,9 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
     """Every row of a file, converted. Each has its file and line; `notes(rows)` lists what is not used of them.
 
     Args:
-        path: a file of any known format, or a folder that prepare_data.py wrote: its train.jsonl, and its
-            test.jsonl for prompts.
-        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either kind, answered
-            or not).
-        skipped: collects the rows that cannot be used, if the run allows that; otherwise one refused row refuses the
-            file.
+        path: a file of any known format, or prepare_data.py's folder: its train.jsonl, or test.jsonl for prompts.
+        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either, answered or not).
+        skipped: collects the rows that cannot be used if the run allows that; else one such row refuses the file.
     Returns:
         Training or preference rows; for prompts {"id", "task", "messages", "reference"}: the conversation up to
         a user turn and the text that answered it (preference rows: chosen), or None. There, ids are unique.

@@ -82,13 +82,8 @@ def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) 
 
 
 def encode(files: list[InputFile], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
-    """Encode the rows of all files. Those that a trainer would refuse move from `rows` to `rejects` of their file.
-
-    Args:
-        files: all of one kind, training or preference; changed in place.
-        max_length: tokens that the trainer will truncate at.
-    Returns:
-        The statistics of `sft_columns` or `dpo_columns`, with `refused`: how many rows moved.
+    """Encode the rows of all files as a trainer will that truncates at `max_length` tokens. Rows that it would refuse
+    move from `rows` to `rejects` of their file. Returns the statistics of tokenizing, with `refused`: how many moved.
     """
     skipped = Skipped(True, share=1.0)  # any number: the report counts them
     rows = [row for file in files for row in file.rows]

@@ -33,17 +33,11 @@ def read_file(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
 
 @dataclass
 class Contents:
-    """The contents of a file.
+    """The contents of a file. Line 0 of a problem: no line can be named."""
 
-    Attributes:
-        rows: (line, row) of what can be read.
-        faults: problems of the file as a whole, as (line, text); line 0 if no line can be named.
-        bad: lines of JSON Lines that are not rows, as (line, text).
-    """
-
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    faults: list[tuple[int, str]] = field(default_factory=list)
-    bad: list[tuple[int, str]] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (line, row) of what can be read
+    faults: list[tuple[int, str]] = field(default_factory=list)  # (line, text): problems of the file as a whole
+    bad: list[tuple[int, str]] = field(default_factory=list)  # (line, text): lines of JSON Lines that are not rows
 
 
 def scan(path: str | Path) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
@@ -53,11 +47,8 @@ def scan(path: str | Path) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple
 
 
 def examine(path: str | Path, *, each_line: bool = False) -> Contents:
-    """The contents of a file, good and bad.
-
-    Args:
-        each_line: report every line that is not UTF-8, instead of the file once with the command to convert it.
-    """
+    """The contents of a file. `each_line`: report every line that is not UTF-8, instead of the file once with the
+    command to convert it."""
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:

@@ -59,10 +59,7 @@ class Ratings:
 
 
 def rate(votes: list[Vote], *, samples: int = 1000, seed: int = 42) -> Ratings:
-    """
-    Args:
-        samples: bootstrap resamples of the votes; intervals are the 2.5th and 97.5th percentile.
-    """
+    """`samples`: bootstrap resamples of the votes; intervals are the 2.5th and 97.5th percentile."""
     names = sorted({name for left, right, _ in votes for name in (left, right)})
     if not names:
         return Ratings()
@@ -94,9 +91,7 @@ def _winner(vote: Vote) -> str | None:
 
 
 def _win_counts(votes: list[Vote], index: dict[str, int], samples: int, seed: int) -> np.ndarray:
-    """[sample, i, j]: wins of i over j; sample 0 is all votes once, the others are resamples.
-
-    Returns: (samples + 1, models, models)"""
+    """(samples + 1, models, models): wins of i over j; sample 0 is all votes once, the others are resamples."""
     score = np.array([{"left": 1.0, "right": 0.0}.get(choice, 0.5) for *_, choice in votes])
     drawn = np.random.default_rng(seed).integers(len(votes), size=(samples, len(votes)))
     weights = np.stack([np.bincount(row, minlength=len(votes)) for row in [np.arange(len(votes)), *drawn]])

@@ -99,10 +99,7 @@ def split(rows: list[dict[str, Any]], groups: list[int], *, valid: float, test: 
 
 def hold_out(rows: list[R], size: float, seed: int) -> tuple[list[R], list[R]]:
     """Split `size` rows (a share, below 1) off at random, whole groups at a time; order is kept on both sides.
-
-    Raises:
-        InputError: nothing would be left to train on.
-    """
+    InputError if nothing would be left to train on."""
     count = math.ceil(size * len(rows)) if size < 1 else int(size)
     if not count:
         return rows, []
@@ -156,11 +153,8 @@ def conformance(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def report(
     files: list[InputFile], rows: list[dict[str, Any]], groups: list[int], split_names: list[str]
 ) -> dict[str, Any]:
-    """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys.
-
-    Args:
-        rows: the kept rows of all files; `groups` and `split_names` are theirs.
-    """
+    """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys. `rows` are
+    the kept rows of all files; `groups` and `split_names` are theirs."""
     rejects = [reject for file in files for reject in file.rejects]
     labels = unknown_tasks(rows)
     splits = {}

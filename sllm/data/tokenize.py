@@ -65,18 +65,12 @@ class _Truncations:
     def skip(self, row: dict[str, Any], tokens: int) -> None:
         """Leave out a row of which no answer is left, if the run allows that."""
         if self.skipped.allow:
-            self.skipped.add(
-                row,
-                f"no room for its answer: {tokens} tokens of at most {self.max_length}; shorten the row or raise "
-                "--max_seq_length",
-            )
+            length = f"{tokens} tokens of at most {self.max_length}"
+            self.skipped.add(row, f"no room for its answer: {length}; shorten the row or raise --max_seq_length")
 
     def stats(self, total: int) -> TokenStats:
-        """Statistics of all rows.
-
-        Raises:
-            InputError: rows that cannot be used; or more than 5 % of `total` sequences or pairs lost to truncation.
-        """
+        """Statistics of all rows. InputError for rows that cannot be used, or if more than 5 % of `total` sequences or
+        pairs are lost to truncation."""
         self.skipped.check()
         worst = sorted(self.rows, key=lambda entry: -entry[0])[:SHOWN]
         if not self.skipped.allow and self.dropped > MAX_LOST_SHARE * total:
@@ -196,18 +190,13 @@ def dpo_columns(
 
 
 def truncation_summary(stats: TokenStats, *, most: int | None = None) -> list[str]:
-    """Lines to print about the truncated rows: how many, the longest, and the length that fits them all.
-
-    Args:
-        stats: of `sft_columns` or `dpo_columns`.
-        most: positions of the model, if known; no greater length is recommended.
-    """
+    """Lines to print about the truncated rows: how many, the longest, and the length that fits them all, but none above
+    `most`, the positions of the model."""
     if not stats["truncated_rows"]:
         return []
     worst = [f"{long['row']} has {long['tokens']:,} tokens" for long in stats["longest_truncated"][:3]]
-    others = stats["truncated_rows"] - len(worst)
-    if others:
-        worst.append(f"{others:,} more")
+    if more := stats["truncated_rows"] - len(worst):
+        worst.append(f"{more:,} more")
     length = 1 << (stats["longest"] - 1).bit_length()  # a round one: the next power of two
     remedy = f"--max_seq_length {length} holds all"
     if most is not None and length > most:
