@@ -48,19 +48,19 @@ class _Truncations:
         self.max_length, self.skipped = max_length, skipped or Skipped()
         for file, count in Counter(getattr(row, "file", None) for row in rows).items():
             self.skipped.expect(file, count)
-        self.longest = self.dropped = 0
+        self.longest = self.truncated = self.dropped = 0
         self.rows: list[tuple[int, dict[str, Any]]] = []  # (tokens, row)
 
-    def add(self, row: dict[str, Any], tokens: int) -> bool:
-        """Count a sequence of `row`; True if it is truncated."""
+    def add(self, row: dict[str, Any], tokens: int) -> None:
+        """Count a sequence or pair of `row`."""
         self.longest = max(self.longest, tokens)
         if tokens <= self.max_length:
-            return False
+            return
+        self.truncated += 1
         if self.rows and self.rows[-1][1] is row:  # a row of several sequences
             self.rows[-1] = (max(tokens, self.rows[-1][0]), row)
         else:
             self.rows.append((tokens, row))
-        return True
 
     def skip(self, row: dict[str, Any], tokens: int) -> None:
         """Leave out a row of which no answer is left, if the run allows that."""
@@ -80,6 +80,8 @@ class _Truncations:
                 f"{MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
             )
         return {
+            "truncated": self.truncated,
+            "dropped": self.dropped,
             "max_length": self.max_length,
             "longest": self.longest,
             "truncated_rows": len(self.rows),
@@ -107,7 +109,7 @@ def sft_columns(
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
     columns: Columns = {"input_ids": [], "labels": []}
-    truncations, truncated = _Truncations(rows, max_length, skipped), 0
+    truncations = _Truncations(rows, max_length, skipped)
     end = chat.end_of_turn(tokenizer)[1]
     for row in rows:
         try:
@@ -125,7 +127,8 @@ def sft_columns(
             ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
             columns["input_ids"].append(ids)
             columns["labels"].append([i if train_on_inputs or m else IGNORED for i, m in zip(ids, mask, strict=True)])
-        truncated += sum(truncations.add(row, len(example.input_ids)) for example in supervised)
+        for example in supervised:
+            truncations.add(row, len(example.input_ids))
         truncations.dropped += len(supervised) - len(fitting)
         if not fitting:
             truncations.skip(row, max(len(example.input_ids) for example in examples))
@@ -134,8 +137,6 @@ def sft_columns(
         "sequences": len(columns["input_ids"]),
         "tokens": sum(map(len, columns["input_ids"])),
         "supervised_tokens": sum(label != IGNORED for labels in columns["labels"] for label in labels),
-        "truncated": truncated,
-        "dropped": truncations.dropped,
     }
     return columns, stats | truncations.stats(truncations.dropped + len(columns["input_ids"]))
 
@@ -183,8 +184,6 @@ def dpo_columns(
         "rows": len(rows),
         "pairs": len(columns["prompt_ids"]),
         "tokens": tokens,
-        "truncated": len(truncations.rows),
-        "dropped": truncations.dropped,
     }
     return columns, stats | truncations.stats(len(rows))
 
