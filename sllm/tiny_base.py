@@ -32,11 +32,8 @@ def build_parser():
 
 
 def corpus(folder: str | Path, only: set[str] | None = None) -> list[str]:
-    """The bare texts of the samples, each once, in a fixed order: all but the answers of the task rows.
-
-    Args:
-        only: tasks whose rows are read; None: all.
-    """
+    """The bare texts of the samples, of the tasks in `only` or of all, each once, in a fixed order: all but the answers
+    of the task rows."""
     texts: dict[str, None] = {}
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -273,10 +273,9 @@ def split_user_turn(task_id: str, user_content: str) -> dict[str, str | list[str
     body = user_content.rstrip().removesuffix("###Answer###:").rstrip()
     head, separator, question = body.rpartition("###Question###:")
     fields: dict[str, str | list[str]] = {}
-    if task.source:
-        context = (head if separator else body).strip().removeprefix("###Context###:").strip()
-        if context:
-            fields[task.source] = context
+    context = (head if separator else body).strip().removeprefix("###Context###:").strip()
+    if task.source and context:
+        fields[task.source] = context
     question = question.strip() if separator else ""
     if "choices" in task.fields:
         question, _, listed = question.partition("보기:")
