@@ -91,9 +91,9 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no {'chosen' if not chosen else 'rejected'} answer")
     if not prompt and isinstance(row["chosen"], str):
         raise ValueError("no user turn: chosen and rejected are texts, so the question has to be in prompt")
+    if any(turns[-1].get("weight", 1) != 1 for turns in (chosen, rejected)):
+        raise ValueError("weight is not 1: both answers of a pair are learned from")
     for turns in (prompt, chosen, rejected):
-        if turns is not prompt and turns[-1].get("weight", 1) != 1:
-            raise ValueError("weight is not 1: both answers of a pair are learned from")
         turns[:] = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     if chosen[0]["role"] != "assistant":  # whole conversations, whose last turns answer the same prompt
         shared = chosen[:-1]
@@ -130,11 +130,8 @@ def format_of(row: dict[str, Any]) -> str | None:
 
 
 def detect(rows: list[dict[str, Any]], path: str = "FILE") -> str:
-    """The format of a file: that of most of its rows.
-
-    Raises:
-        ValueError: no row has a known format; with the command that converts the file if its format is recognised.
-    """
+    """The format of a file: that of most of its rows. ValueError if no row has a known format, with the command that
+    converts the file if its format is recognised."""
     counts = Counter(name for name in map(format_of, rows) if name)
     if not counts:
         keys = ", ".join(map(repr, list(rows[0])[:8])) if rows else "none"

@@ -39,18 +39,14 @@ class InputFile:
 
     def problems(self, *, strict: bool) -> list[str]:
         """The rejected rows, if they stop the run: with --strict, or if no row is left."""
-        if not self.rejects or (self.rows and not strict):
+        if self.rows and not strict:
             return []
         return format_problems(self.path, [(reject.line, reject.reason) for reject in self.rejects])
 
 
 def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) -> tuple[InputFile, list[str]]:
-    """One file, and the problems that stop the whole run.
-
-    Args:
-        seen: conversation → file:line of the rows read before, for duplicates; grows.
-        skip_bad_rows: a few lines that are not JSON are rejected rows, not problems.
-    """
+    """One file, and the problems that stop the whole run. `seen`: conversation → file:line of the rows read before, for
+    duplicates; grows. `skip_bad_rows`: a few lines that are not JSON are rejected rows, not problems."""
     contents = examine(path, each_line=skip_bad_rows)
     rows, faults, bad = contents.rows, sorted(contents.faults + contents.bad), []
     if skip_bad_rows and len(contents.bad) <= MAX_LOST_SHARE * (len(rows) + len(contents.bad)):

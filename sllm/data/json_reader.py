@@ -19,12 +19,8 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def read_file(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
-    """The records of a file, each with the line it starts on (arrays included).
-
-    Raises:
-        InputError: everything wrong with the file at once: missing, a folder, not UTF-8, not JSON (every bad
-            line), records that are not objects, no records.
-    """
+    """The records of a file, each with the line it starts on (arrays included). InputError with everything wrong at
+    once: missing, a folder, not UTF-8, not JSON (every bad line), records that are not objects, no records."""
     rows, problems = scan(path)
     if problems:
         raise InputError(format_problems(path, problems))

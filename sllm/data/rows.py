@@ -77,15 +77,10 @@ def near_misses(labels: dict[str, int]) -> list[str]:
 
 
 class Skipped:
-    """The rows that a run leaves out, with the reasons: none, or with --skip_bad_rows a small share of each file.
+    """The rows that a run leaves out, with the reasons: none, or with `allow` at most `share` of the rows of each file.
 
-    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`.
-
-    Args:
-        allow: leave bad rows out instead of refusing their file.
-        share: of a file's rows that may be left out.
-    Attributes:
-        rows: {"file", "line", "id", "reason"} of each, in the order in which they were found.
+    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`. `rows`: {"file", "line",
+    "id", "reason"} of each, in the order in which they were found.
     """
 
     def __init__(self, allow: bool = False, *, share: float = MAX_LOST_SHARE):

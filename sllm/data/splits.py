@@ -77,21 +77,20 @@ def split(rows: list[dict[str, Any]], groups: list[int], *, valid: float, test: 
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    def place(number: int) -> tuple[str, str]:
+    def order(number: int) -> tuple[str, str]:
         task = min((rows[i]["task"] for i in members[number]), key=lambda name: (frequency[name], str(name)))
         return draw(str(task)), draw(min(context_key(rows[i]) for i in members[number]))
 
     shares = {"train": 1 - valid - test, "valid": valid, "test": test}
     placed: Counter[str] = Counter()
-    total, split_names = 0, [""] * len(rows)
-    for number in sorted(members, key=place):
+    split_names = [""] * len(rows)
+    for number in sorted(members, key=order):
         size = len(members[number])
         # One more row, not `size` more: otherwise a large group would always go to train.
-        behind = {name: share * (total + 1) - placed[name] for name, share in shares.items()}
+        behind = {name: share * (placed.total() + 1) - placed[name] for name, share in shares.items()}
         fits = [name for name in ("valid", "test") if placed[name] + size / 2 <= shares[name] * len(rows) + 1e-9]
-        name = max(("train", *fits), key=behind.__getitem__) if total else "train"
+        name = max(("train", *fits), key=behind.__getitem__) if placed else "train"
         placed[name] += size
-        total += size
         for i in members[number]:
             split_names[i] = name
     return split_names

@@ -97,14 +97,12 @@ def sft_columns(
     *,
     skipped: Skipped | None = None,
 ) -> tuple[Columns, TokenStats]:
-    """Training rows as `input_ids` and `labels`.
+    """Training rows as columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence, and their statistics.
 
     Args:
         max_length: tokens; a longer sequence loses its end.
         train_on_inputs: supervise every token instead of the assistant's alone.
         skipped: collects the rows that cannot be rendered, or lose their whole answer, if the run allows that.
-    Returns:
-        (columns, stats): columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence.
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
@@ -148,16 +146,13 @@ def dpo_columns(
     *,
     skipped: Skipped | None = None,
 ) -> tuple[Columns, TokenStats]:
-    """Preference rows as `prompt_ids`, `chosen_ids` and `rejected_ids`.
+    """Preference rows as columns `prompt_ids`, `chosen_ids` and `rejected_ids`, each [[int]], and their statistics.
 
     Args:
         max_length: tokens of prompt and answer together; longer answers lose their end.
         skipped: collects the pairs that cannot be used, if the run allows that.
-    Returns:
-        (columns, stats): columns {"prompt_ids": [[int]], "chosen_ids": [[int]], "rejected_ids": [[int]]}.
     Raises:
-        InputError: pairs that cannot be rendered or whose two sides render alike, all of them; or more than
-            5 % lost to truncation.
+        InputError: pairs that cannot be rendered or whose sides render alike, all; or more than 5 % lost to truncation.
     """
     columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
     truncations, tokens = _Truncations(rows, max_length, skipped), 0

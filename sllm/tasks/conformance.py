@@ -34,13 +34,8 @@ class Failure:
 
 
 def check(task_id: str, user: str | dict[str, str | list[str]], answer: str) -> list[Failure]:
-    """The rules of `task_id` that `answer` breaks; empty when it conforms.
-
-    Args:
-        user: the labelled user turn, or its fields.
-    Raises:
-        ValueError: the task id is unknown.
-    """
+    """The rules of `task_id` that `answer` breaks; empty when it conforms. `user`: the labelled user turn, or its
+    fields. ValueError if the task id is unknown."""
     task = get(task_id)
     fields = split_user_turn(task_id, user) if isinstance(user, str) else user
     if not answer.strip():
