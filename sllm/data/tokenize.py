@@ -119,7 +119,7 @@ def sft_columns(
         except (ValueError, InputError) as error:
             truncations.skipped.add(row, str(error))
             continue
-        supervised = [example for example in examples if any(example.completion_mask)]  # not the turns of weight 0
+        supervised = [example for example in examples if any(example.completion_mask)]  # no turn of weight 0
         fitting = [example for example in supervised if any(example.completion_mask[:max_length])]
         for example in fitting:
             ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
@@ -175,11 +175,7 @@ def dpo_columns(
         for name, ids in answers.items():
             columns[f"{name}_ids"].append(ids[:available])
             tokens += len(prompt) + len(ids[:available])
-    stats: TokenStats = {
-        "rows": len(rows),
-        "pairs": len(columns["prompt_ids"]),
-        "tokens": tokens,
-    }
+    stats: TokenStats = {"rows": len(rows), "pairs": len(columns["prompt_ids"]), "tokens": tokens}
     return columns, stats | truncations.stats(len(rows))
 
 
