@@ -119,8 +119,8 @@ def main(args) -> dict:
         optimizer.zero_grad()
         if step % 100 == 0 or step == args.steps:
             rate = step * ids.numel() / (time.monotonic() - started)
-            left = (args.steps - step) * ids.numel() / rate
-            print(f"step {step}/{args.steps} | loss {loss.item():.3f} | {rate:,.0f} tok/s | {left:.0f} s left")
+            seconds_left = (args.steps - step) * ids.numel() / rate
+            print(f"step {step}/{args.steps} | loss {loss.item():.3f} | {rate:,.0f} tok/s | {seconds_left:.0f} s left")
 
     model.to(torch.bfloat16).eval()
     model.save_pretrained(out)

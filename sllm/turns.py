@@ -44,11 +44,8 @@ def end_of_turn(tokenizer) -> tuple[str, int]:
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
     special += [token for token in (tokenizer.eos_token,) if token]
     ends = [token for token in special if tail.startswith(token)]
-    if ends:
-        end = max(ends, key=len)
-    elif tokenizer.eos_token:
-        end = tokenizer.eos_token
-    else:
+    end = max(ends, key=len, default=tokenizer.eos_token)
+    if not end:
         raise InputError("the chat template ends no turn and the tokenizer has no EOS: the model could never stop")
     return end, tokenizer.convert_tokens_to_ids(end)
 
