@@ -41,10 +41,10 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return _turns(_one_of(row, "system_prompt", "system"), "system")
+    return _turns(_filled_value(row, "system_prompt", "system"), "system")
 
 
-def _one_of(row: dict[str, Any], *names: str) -> object:
+def _filled_value(row: dict[str, Any], *names: str) -> object:
     """The value of the key that is filled; ValueError if two of them differ."""
     present = {name: row[name] for name in names if row.get(name) is not None}
     filled = {name: value for name, value in present.items() if not (isinstance(value, str) and not value.strip())}
@@ -72,7 +72,7 @@ def _alpaca(row: dict[str, Any]) -> dict[str, Any]:
     if any(not isinstance(part, str) for part in parts if part is not None):
         raise ValueError("content is not text: instruction, input and context are")
     user = "\n\n".join(part for part in parts if part and part.strip())
-    answer = _one_of(row, "output", "response")
+    answer = _filled_value(row, "output", "response")
     return {"messages": _system(row) + _turns(user, "user") + _turns(answer, "assistant")}
 
 

@@ -96,8 +96,8 @@ def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[s
     problems = sorted(problems)
     lines = [f"{path}:{number}: {text}" if number else f"{path}: {text}" for number, text in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        rest = ", ".join(str(number) for number, _ in problems[SHOWN : 2 * SHOWN])
-        lines.append(f"{path}: {len(problems) - SHOWN} more such lines: {rest}{', …' * (len(problems) > 2 * SHOWN)}")
+        numbers = ", ".join(str(number) for number, _ in problems[SHOWN : 2 * SHOWN])
+        lines.append(f"{path}: {len(problems) - SHOWN} more such lines: {numbers}{', …' * (len(problems) > 2 * SHOWN)}")
     return lines
 
 
@@ -188,8 +188,8 @@ def _array(text: str, at: int, *, in_object: bool = False) -> tuple[list[Any], l
                 return rows, problems
             after = at = match.end() - 1
     if not in_object and text[after + 1 :].strip():
-        rest = _after_space(text, after + 1)
-        problems.append((text.count("\n", 0, rest) + 1, "not JSON: something follows the end of the array"))
+        position = _after_space(text, after + 1)
+        problems.append((text.count("\n", 0, position) + 1, "not JSON: something follows the end of the array"))
     return rows, problems
 
 

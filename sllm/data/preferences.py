@@ -91,8 +91,8 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
     for answers in by_prompt.values():
         up, down = _agreed_thumbs(answers.values(), collected)
         for liked, disliked in islice(balanced_pairs(up, down), max_pairs_per_prompt):
-            for good, bad in product(liked, disliked):
-                collected.add(good.answer, bad.answer, "thumbs", keep_truncated=keep_truncated)
+            for thumb_up, thumb_down in product(liked, disliked):
+                collected.add(thumb_up.answer, thumb_down.answer, "thumbs", keep_truncated=keep_truncated)
         if (excess := len(up) * len(down) - max_pairs_per_prompt) > 0:
             collected.dropped["more pairs of thumbs than --max_pairs_per_prompt"] += excess
             counts = {"up": len(up), "down": len(down), "kept": max_pairs_per_prompt}
