@@ -45,10 +45,8 @@ def check_flags(args) -> None:
     problems = []
     if args.valid_ratio + args.test_ratio >= 1:
         problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to be below 1")
-    twice = [
-        path for path, count in Counter(str(Path(path).resolve()) for path in args.input_path).items() if count > 1
-    ]
-    problems += [f"{path} is named twice in --input_path" for path in twice]
+    counts = Counter(str(Path(path).resolve()) for path in args.input_path)
+    problems += [f"{path} is named twice in --input_path" for path, count in counts.items() if count > 1]
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
     if problems:
@@ -67,7 +65,7 @@ def check_paths(args) -> None:
 def check_with_model(args, files: list[InputFile]) -> dict:
     """Encode every row as the trainer of --model_id will; rows that it would refuse become rejects of their file."""
     from sllm import chat
-    from sllm.data import tokenize, trial
+    from sllm.data import tokenize
     from sllm.train import memory
 
     base, _ = checkpoint.require_model(args.model_id)
@@ -75,7 +73,7 @@ def check_with_model(args, files: list[InputFile]) -> dict:
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.set_chat_template(tokenizer, args.chat_template)
     print(f"checking {sum(len(file.rows) for file in files):,} rows as the trainer of {args.model_id} will")
-    stats = trial.encode(files, tokenizer, memory.max_length(args, base))
+    stats = input_files.encode(files, tokenizer, memory.max_length(args, base))
     for line in tokenize.truncation_summary(stats, most=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}

@@ -68,7 +68,6 @@ def set_chat_template(tokenizer: "PreTrainedTokenizerBase", name: str = "auto") 
     Raises:
         InputError: unknown name, or a template that does not render, or that doubles BOS.
     """
-    chosen = name
     if name == "auto" and tokenizer.chat_template:
         chosen = "the tokenizer's own"
     else:
@@ -93,11 +92,8 @@ def set_chat_template(tokenizer: "PreTrainedTokenizerBase", name: str = "auto") 
 
 
 def stop_token_ids(tokenizer: "PreTrainedTokenizerBase", configured: int | list[int] | None) -> list[int]:
-    """Every token that ends an answer, the template's end of turn first.
-
-    Args:
-        configured: `eos_token_id` of the model's generation config, or of its config.
-    """
+    """Every token that ends an answer, the template's end of turn first. `configured`: `eos_token_id` of the model's
+    generation config, or of its config."""
     eos = configured if isinstance(configured, list) else [configured]
     tokens = [end_of_turn(tokenizer)[1], *eos, tokenizer.eos_token_id]
     return list(dict.fromkeys(token for token in tokens if token is not None))
@@ -131,8 +127,8 @@ def _ensure_pad(tokenizer: "PreTrainedTokenizerBase") -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken:
         return
     names = [tokenizer.added_tokens_decoder[i].content for i in sorted(tokenizer.added_tokens_decoder)]
-    spare = [name for name in names if "pad" in name.lower()] + [name for name in names if "reserved" in name]
-    for token in [*spare, tokenizer.unk_token, tokenizer.bos_token]:
+    candidates = [name for name in names if "pad" in name.lower()] + [name for name in names if "reserved" in name]
+    for token in [*candidates, tokenizer.unk_token, tokenizer.bos_token]:
         if token and tokenizer.convert_tokens_to_ids(token) not in taken:
             tokenizer.pad_token = token
             return
@@ -169,11 +165,8 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, An
 
 
 def completion_ids(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]]) -> list[int]:
-    """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields.
-
-    Raises:
-        ValueError: as `build_examples`, for this one turn.
-    """
+    """Token ids of the last message, an assistant turn, with its end-of-turn token: what generation yields. Raises
+    ValueError as `build_examples` does."""
     messages = _nfc_messages(messages)
     refuse_special_tokens(tokenizer, messages)
     return _turn(tokenizer, messages, end_of_turn(tokenizer)[0])[1]
@@ -200,13 +193,13 @@ def build_examples(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str
     if not turns:
         has_answer = any(message["role"] == "assistant" for message in messages)
         raise ValueError("no assistant turn is supervised (weight 0)" if has_answer else "no assistant turn")
-    whole = turns[-1]
-    if any(whole.input_ids[: len(turn.input_ids)] != turn.input_ids for turn in turns):
+    longest = turns[-1]
+    if any(longest.input_ids[: len(turn.input_ids)] != turn.input_ids for turn in turns):
         return turns
-    mask = [0] * len(whole.input_ids)
+    mask = [0] * len(longest.input_ids)
     for turn in turns:
         mask[: len(turn.input_ids)] = [a | b for a, b in zip(mask, turn.completion_mask, strict=False)]
-    return [Example(whole.input_ids, mask)]
+    return [Example(longest.input_ids, mask)]
 
 
 def _turn(
@@ -251,10 +244,10 @@ def check_probe(tokenizer: "PreTrainedTokenizerBase", run: dict[str, Any] | None
     """Refuse a folder whose tokenizer or template no longer renders what it was trained on."""
     if run is None or not run.get("probe"):
         return
-    now = prompt_ids(tokenizer, run["probe"]["messages"])
-    if now != run["probe"]["token_ids"]:
-        at = next((i for i, (a, b) in enumerate(zip(now, run["probe"]["token_ids"], strict=False)) if a != b), -1)
+    token_ids, recorded_ids = prompt_ids(tokenizer, run["probe"]["messages"]), run["probe"]["token_ids"]
+    if token_ids != recorded_ids:
+        first = next((i for i, (a, b) in enumerate(zip(token_ids, recorded_ids, strict=False)) if a != b), -1)
         raise InputError(
             f"{folder}: its tokenizer or chat template changed after training: the probe prompt differs from token "
-            f"{at} on ({len(now)} ids now, {len(run['probe']['token_ids'])} in run.json); restore its tokenizer files"
+            f"{first} on ({len(token_ids)} ids now, {len(recorded_ids)} in run.json); restore its tokenizer files"
         )

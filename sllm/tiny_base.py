@@ -32,11 +32,8 @@ def build_parser():
 
 
 def corpus(folder: str | Path, only: set[str] | None = None) -> list[str]:
-    """The bare texts of the samples, each once, in a fixed order: all but the answers of the task rows.
-
-    Args:
-        only: tasks whose rows are read; None: all.
-    """
+    """The bare texts of the samples, of the tasks in `only` or of all, each once, in a fixed order: all but the answers
+    of the task rows."""
     texts: dict[str, None] = {}
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -57,12 +54,9 @@ def train_tokenizer(texts: list[str], vocab_size: int):
 
     split = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(split), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    splitter = pre_tokenizers.Split(Regex(split), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -125,22 +119,16 @@ def main(args) -> dict:
         optimizer.zero_grad()
         if step % 100 == 0 or step == args.steps:
             rate = step * ids.numel() / (time.monotonic() - started)
-            left = (args.steps - step) * ids.numel() / rate
-            print(f"step {step}/{args.steps} | loss {loss.item():.3f} | {rate:,.0f} tok/s | {left:.0f} s left")
+            seconds_left = (args.steps - step) * ids.numel() / rate
+            print(f"step {step}/{args.steps} | loss {loss.item():.3f} | {rate:,.0f} tok/s | {seconds_left:.0f} s left")
 
     model.to(torch.bfloat16).eval()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     chat.set_chat_template(tokenizer)  # for the probe only: a base model is shipped without a template
     metrics = {"parameters": parameters, "loss": round(loss.item(), 4), "steps": args.steps, "tokens": len(tokenizer)}
-    checkpoint.write_run(
-        out,
-        "base",
-        args,
-        data={"texts": len(texts), "tasks": list(tasks.TASKS)},
-        metrics=metrics,
-        seconds=time.monotonic() - started,
-    )
+    data = {"texts": len(texts), "tasks": list(tasks.TASKS)}
+    checkpoint.write_run(out, "base", args, data=data, metrics=metrics, seconds=time.monotonic() - started)
     return {"stage": "base", "output_dir": str(out), **metrics}
 
 

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 
 from sllm.cli import InputError
 
-_ASKED, _ANSWERED = "가나다라의질문", "가나다라의대답"
-# A block that a text opens or has just closed at its very end: <think>, <thought>, [THINK].
-_OPENED = re.compile(r"(?:<([A-Za-z_][\w:]*)>|\[([A-Z_]+)\])\s*\Z")
+_QUESTION, _ANSWER = "가나다라의질문", "가나다라의대답"
+# The tags of a block such as <think> or [THINK]: anywhere in a text, or at its very end.
 _OPENING = re.compile(r"<[A-Za-z_][\w:]*>|\[[A-Z_]+\]")
-_CLOSED = re.compile(r"(</[A-Za-z_][\w:]*>|\[/[A-Z_]+\])\s*\Z")
+_OPENED = re.compile(rf"(?:{_OPENING.pattern})\s*\Z")
 _CLOSING = re.compile(r"</[A-Za-z_][\w:]*>|\[/[A-Z_]+\]")
+_CLOSED = re.compile(rf"({_CLOSING.pattern})\s*\Z")
 _LOOKS_LIKE_CONTROL = re.compile(r"[<\[{|].*[>\]}|]")
 _CONTROLS: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -37,18 +37,15 @@ def render(tokenizer, messages: list[dict], *, add_generation_prompt: bool = Fal
 
 def end_of_turn(tokenizer) -> tuple[str, int]:
     """Text and id of the token that ends an assistant turn: the template's own, else EOS."""
-    text = render(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWERED}])
-    if _ANSWERED not in text:
+    text = render(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}])
+    if _ANSWER not in text:
         raise InputError("the chat template does not write an answer's text")
-    tail = text[text.rindex(_ANSWERED) + len(_ANSWERED) :].lstrip()
+    tail = text[text.rindex(_ANSWER) + len(_ANSWER) :].lstrip()
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
     special += [token for token in (tokenizer.eos_token,) if token]
     ends = [token for token in special if tail.startswith(token)]
-    if ends:
-        end = max(ends, key=len)
-    elif tokenizer.eos_token:
-        end = tokenizer.eos_token
-    else:
+    end = max(ends, key=len, default=tokenizer.eos_token)
+    if not end:
         raise InputError("the chat template ends no turn and the tokenizer has no EOS: the model could never stop")
     return end, tokenizer.convert_tokens_to_ids(end)
 
@@ -75,22 +72,22 @@ def answer_text(tokenizer, messages: list[dict], prompt: str, end: str) -> str:
             f"this answer has reasoning, but the generation prompt already ends with {closed[1]}: remove the "
             "reasoning, or choose a --chat_template that leaves it to the model"
         )
-    whole = render(tokenizer, messages)
-    asked = opening = ""
-    if _OPENED.search(prompt) or not whole.startswith(prompt):
-        asked, opening = _frame(tokenizer, messages)
-    block = _open_block(asked, opening)
-    as_written = _after_opening(content, asked, block)
-    if whole.startswith(prompt):
-        answer = _until(whole[len(prompt) :], end)
-    elif opening.startswith(asked):
-        answer = _apart_from_history(tokenizer, messages, len(opening) - len(asked), end)
+    rendered = render(tokenizer, messages)
+    prompt_frame = history_frame = ""
+    if _OPENED.search(prompt) or not rendered.startswith(prompt):
+        prompt_frame, history_frame = _frame(tokenizer, messages)
+    block = _open_block(prompt_frame, history_frame)
+    as_written = _after_opening(content, prompt_frame, block)
+    if rendered.startswith(prompt):
+        answer = _before_end(rendered[len(prompt) :], end)
+    elif history_frame.startswith(prompt_frame):
+        answer = _apart_from_history(tokenizer, messages, len(history_frame) - len(prompt_frame), end)
     else:  # the generation prompt shows what history leaves out, such as an opened block: the content follows it
         answer = as_written
     if _loses_reasoning(content, answer, block):
         answer = as_written
     _refuse_unclosed(content, answer, block)
-    if _squash(as_written) not in _squash(answer):
+    if _compact(as_written) not in _compact(answer):
         raise ValueError(
             "the chat template leaves out or changes part of this answer, which would not be learned as written; "
             "choose another --chat_template"
@@ -103,12 +100,12 @@ def refuse_lost_contents(messages: list[dict], prompt: str) -> None:
 
     Reasoning of earlier answers may be missing: most templates leave it out of the history, in serving too.
     """
-    rendered = _squash(prompt)
+    rendered = _compact(prompt)
     for number, message in enumerate(messages, 1):
         text = message["content"]
         if message["role"] == "assistant":
             text = _CLOSING.split(text)[-1]
-        if _squash(text) not in rendered:
+        if _compact(text) not in rendered:
             raise ValueError(
                 f"the chat template leaves out or changes the content of message {number} ({message['role']}); put "
                 "what it says into another turn, or choose another --chat_template"
@@ -118,24 +115,25 @@ def refuse_lost_contents(messages: list[dict], prompt: str) -> None:
 def _frame(tokenizer, messages: list[dict]) -> tuple[str, str]:
     """What stands between the last question and a plain answer to it: in the generation prompt, and in history."""
     before = _with_plain_question(messages)
-    asked = render(tokenizer, before, add_generation_prompt=True)
-    opening = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWERED}]).rpartition(_ANSWERED)[0]
-    return asked.rpartition(_ASKED)[2], opening.rpartition(_ASKED)[2]
+    prompt = render(tokenizer, before, add_generation_prompt=True)
+    history = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWER}]).rpartition(_ANSWER)[0]
+    return prompt.rpartition(_QUESTION)[2], history.rpartition(_QUESTION)[2]
 
 
 def _with_plain_question(messages: list[dict]) -> list[dict]:
-    return [*messages[:-2], *({**message, "content": _ASKED} for message in messages[-2:-1])]
+    return [*messages[:-2], *({**message, "content": _QUESTION} for message in messages[-2:-1])]
 
 
-def _open_block(asked: str, shown: str) -> tuple[str, str] | None:
+def _open_block(prompt_frame: str, history_frame: str) -> tuple[str, str] | None:
     """(opening, closing) tag of a block that the generation prompt opens and that history closes or leaves out."""
-    match = _OPENED.search(asked)
+    match = _OPENED.search(prompt_frame)
     if not match:
         return None
     tag = match.group().rstrip()
     closing = _closing(tag)
-    header = shown.startswith(asked) and closing not in shown[len(asked) :]  # an answer's own frame, such as <bot>
-    return None if header else (tag, closing)
+    if history_frame.startswith(prompt_frame) and closing not in history_frame[len(prompt_frame) :]:
+        return None  # an answer's own frame, such as <bot>
+    return tag, closing
 
 
 def _apart_from_history(tokenizer, messages: list[dict], lead: int, end: str) -> str:
@@ -144,29 +142,29 @@ def _apart_from_history(tokenizer, messages: list[dict], lead: int, end: str) ->
     Mistral's templates write the system turn into the last user turn, but only while no answer follows it.
     """
     before = _with_plain_question(messages)
-    plain = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWERED}]).rpartition(_ANSWERED)[0]
-    whole = render(tokenizer, [*before, messages[-1]])
+    plain = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWER}]).rpartition(_ANSWER)[0]
+    rendered = render(tokenizer, [*before, messages[-1]])
     start = len(plain) - lead
-    if whole.startswith(plain[:start]):
-        return _until(whole[start:], end)
+    if rendered.startswith(plain[:start]):
+        return _before_end(rendered[start:], end)
     return plain[start:] + messages[-1]["content"].strip()
 
 
-def _after_opening(content: str, asked: str, block: tuple[str, str] | None) -> str:
+def _after_opening(content: str, prompt_frame: str, block: tuple[str, str] | None) -> str:
     """The content as it continues after a generation prompt that has opened `block` for it."""
     if not block or not content.startswith(block[0]):
         return content
-    opened = asked[asked.rindex(block[0]) :]  # with the white space behind it
+    opened = prompt_frame[prompt_frame.rindex(block[0]) :]  # with the white space behind it
     return content.removeprefix(opened) if content.startswith(opened) else content.removeprefix(block[0])
 
 
 def _loses_reasoning(content: str, answer: str, block: tuple[str, str] | None) -> bool:
     """Does the template write this answer without its reasoning, or put another block in front of it?"""
-    written = _squash(answer)
+    written = _compact(answer)
     if block and block[1] in content:
-        return written != _squash(content.removeprefix(block[0]))
-    before = written.rpartition(_squash(content))[0]
-    return any(written == _squash(content[tag.end() :]) or tag[0] in before for tag in _CLOSING.finditer(content))
+        return written != _compact(content.removeprefix(block[0]))
+    before = written.rpartition(_compact(content))[0]
+    return any(written == _compact(content[tag.end() :]) or tag[0] in before for tag in _CLOSING.finditer(content))
 
 
 def _refuse_unclosed(content: str, answer: str, block: tuple[str, str] | None) -> None:
@@ -179,7 +177,7 @@ def _refuse_unclosed(content: str, answer: str, block: tuple[str, str] | None) -
         )
     if opened := _OPENING.match(content):
         closing = _closing(opened[0])
-        if closing not in content and closing in _squash(answer).rpartition(_squash(content))[0]:
+        if closing not in content and closing in _compact(answer).rpartition(_compact(content))[0]:
             raise ValueError(f"this answer opens {opened[0]} and never closes it: write {closing} where it ends")
 
 
@@ -187,12 +185,12 @@ def _closing(tag: str) -> str:
     return f"{tag[0]}/{tag[1:]}"
 
 
-def _until(text: str, end: str) -> str:
+def _before_end(text: str, end: str) -> str:
     answer, separator, _ = text.rpartition(end)
     return answer if separator else text.rstrip()
 
 
-def _squash(text: str) -> str:
+def _compact(text: str) -> str:
     """Without white space, which templates trim and add."""
     return "".join(text.split())
 
@@ -237,13 +235,13 @@ def _written_around_turns(tokenizer) -> str:
     """All that the template writes around plain contents, without the tags of a reasoning block."""
     if not tokenizer.chat_template:
         return ""
-    user = {"role": "user", "content": _ASKED}
-    asked, opening = _frame(tokenizer, [user, {"role": "assistant", "content": _ANSWERED}])
-    header = os.path.commonprefix([asked, opening])
-    if block := _open_block(asked, opening):
+    user = {"role": "user", "content": _QUESTION}
+    prompt_frame, history_frame = _frame(tokenizer, [user, {"role": "assistant", "content": _ANSWER}])
+    header = os.path.commonprefix([prompt_frame, history_frame])
+    if block := _open_block(prompt_frame, history_frame):
         header = header.rpartition(block[0])[0] if block[0] in header else header
     try:
-        turns = render(tokenizer, [{"role": "system", "content": _ASKED}, user])
+        turns = render(tokenizer, [{"role": "system", "content": _QUESTION}, user])
     except InputError:  # a template without a system turn
         turns = render(tokenizer, [user])
     return turns + header + end_of_turn(tokenizer)[0]

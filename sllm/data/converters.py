@@ -36,19 +36,15 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         if content[0].keys() == {"type", "text"} and content[0]["type"] == "text":
             content = content[0]["text"]  # OpenAI's content parts: one text is that text
-    kept = {"role": turn["role"], "content": content}
-    return kept | {"weight": turn["weight"]} if _weighted(turn) else kept
-
-
-def _weighted(turn: dict[str, Any]) -> bool:
-    return turn["role"] == "assistant" and turn.get("weight") is not None
+    weighted = turn["role"] == "assistant" and turn.get("weight") is not None
+    return {"role": turn["role"], "content": content} | ({"weight": turn["weight"]} if weighted else {})
 
 
 def _system(row: dict[str, Any]) -> list[dict[str, Any]]:
-    return _turns(_one_of(row, "system_prompt", "system"), "system")
+    return _turns(_filled_value(row, "system_prompt", "system"), "system")
 
 
-def _one_of(row: dict[str, Any], *names: str) -> object:
+def _filled_value(row: dict[str, Any], *names: str) -> object:
     """The value of the key that is filled; ValueError if two of them differ."""
     present = {name: row[name] for name in names if row.get(name) is not None}
     filled = {name: value for name, value in present.items() if not (isinstance(value, str) and not value.strip())}
@@ -76,7 +72,7 @@ def _alpaca(row: dict[str, Any]) -> dict[str, Any]:
     if any(not isinstance(part, str) for part in parts if part is not None):
         raise ValueError("content is not text: instruction, input and context are")
     user = "\n\n".join(part for part in parts if part and part.strip())
-    answer = _one_of(row, "output", "response")
+    answer = _filled_value(row, "output", "response")
     return {"messages": _system(row) + _turns(user, "user") + _turns(answer, "assistant")}
 
 
@@ -95,9 +91,9 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"no {'chosen' if not chosen else 'rejected'} answer")
     if not prompt and isinstance(row["chosen"], str):
         raise ValueError("no user turn: chosen and rejected are texts, so the question has to be in prompt")
+    if any(turns[-1].get("weight", 1) != 1 for turns in (chosen, rejected)):
+        raise ValueError("weight is not 1: both answers of a pair are learned from")
     for turns in (prompt, chosen, rejected):
-        if turns is not prompt and turns[-1].get("weight", 1) != 1:
-            raise ValueError("weight is not 1: both answers of a pair are learned from")
         turns[:] = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     if chosen[0]["role"] != "assistant":  # whole conversations, whose last turns answer the same prompt
         shared = chosen[:-1]
@@ -106,8 +102,8 @@ def _preference(row: dict[str, Any]) -> dict[str, Any]:
         system = [turn for turn in prompt if turn["role"] == "system"]
         if system and shared and shared[0]["role"] != "system":
             shared = system + shared
-        spoken = shared if system else [turn for turn in shared if turn["role"] != "system"]
-        if spoken[: len(prompt)] != prompt:
+        without_system = shared if system else [turn for turn in shared if turn["role"] != "system"]
+        if without_system[: len(prompt)] != prompt:
             raise ValueError("prompt differs from the one in chosen")
         prompt, chosen, rejected = shared, chosen[-1:], rejected[-1:]
     if len(chosen) != 1 or len(rejected) != 1:
@@ -134,28 +130,17 @@ def format_of(row: dict[str, Any]) -> str | None:
 
 
 def detect(rows: list[dict[str, Any]], path: str = "FILE") -> str:
-    """The format of a file: that of most of its rows.
-
-    Raises:
-        ValueError: no row has a known format; with the command that converts the file if its format is recognised.
-    """
+    """The format of a file: that of most of its rows. ValueError if no row has a known format, with the command that
+    converts the file if its format is recognised."""
     counts = Counter(name for name in map(format_of, rows) if name)
     if not counts:
         keys = ", ".join(map(repr, list(rows[0])[:8])) if rows else "none"
         known = "; ".join(f"{name} ({', '.join(marks)})" for name, (marks, *_) in FORMATS.items())
         advice = foreign.unknown_rows(path, rows[0]) if rows else None
-        raise ValueError(
-            f"no known format: the rows have the keys {keys}; {advice or f'known, by their keys: {known}'}"
-        )
+        advice = advice or f"known, by their keys: {known}"
+        raise ValueError(f"no known format: the rows have the keys {keys}; {advice}")
     name = counts.most_common(1)[0][0]
-    turns = rows[0].get("messages")
-    if (
-        name == "messages"
-        and isinstance(turns, list)
-        and turns
-        and isinstance(turns[0], dict)
-        and {"from", "value"} <= turns[0].keys()
-    ):
+    if name == "messages" and {"from", "value"} <= foreign.first_turn(rows[0].get("messages")).keys():
         raise ValueError(f"messages without role and content; {foreign.unknown_rows(path, rows[0])}")
     return name
 
@@ -190,12 +175,10 @@ def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
         while body["messages"] and body["messages"][-1]["role"] == "assistant":
             body["messages"].pop()
     if name == "preference":
-        faults += faults_of(body["prompt"] + body["chosen"], answered=True)
-        faults += [
-            fault for fault in faults_of(body["prompt"] + body["rejected"], answered=True) if fault not in faults
-        ]
-        chosen, rejected = body["chosen"][0]["content"], body["rejected"][0]["content"]
-        if not faults and chosen.strip() == rejected.strip():
+        prompt, chosen, rejected = body["prompt"], body["chosen"], body["rejected"]
+        both = faults_of(prompt + chosen, answered=True) + faults_of(prompt + rejected, answered=True)
+        faults += dict.fromkeys(both)  # a fault of the prompt is in both
+        if not faults and chosen[0]["content"].strip() == rejected[0]["content"].strip():
             faults.append("chosen and rejected are the same")
     else:
         faults += faults_of(body["messages"], answered=answered)
@@ -209,14 +192,10 @@ def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
         faults.append(f"nothing reads the keys {', '.join(map(repr, ignored[:8]))}")
     if faults:
         raise ValueError("; ".join(faults))
-    identity = str(labels["id"]) if "id" in labels else _digest(body)
-    task = str(labels["task"]) if "task" in labels else None
+    digest = hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    converted = {"id": str(labels.get("id", digest[:12])), "task": str(labels["task"]) if "task" in labels else None}
     context = row.get("context") if name == "alpaca" else None
-    return Row({"id": identity, "task": task, **body}, ignored=tuple(ignored), context=context)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
+    return Row(converted | body, ignored=tuple(ignored), context=context)
 
 
 def _label(row: dict[str, Any]) -> object:

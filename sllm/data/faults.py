@@ -8,11 +8,11 @@ from typing import Any
 
 from sllm.data.json_reader import kind_of
 
-# Keys for what cannot be trained here: if one of them is filled, the row is refused.
-_TOOLS = ("cannot be trained here", "write the call into the content, or remove the key")
-_MEDIA = ("cannot be trained here", "only text is; remove the key or the row")
-_REASONING = ("is not read", "write it into the content as <think>…</think> if it is to be learned, or remove the key")
-_SWITCH = ("is not read", 'write "weight": 0 for an answer that is not to be learned, or remove the key')
+# Keys for what cannot be trained here: if one of them is filled, the row is refused, with its name and place.
+_TOOLS = "{} cannot be trained here: {}write the call into the content, or remove the key"
+_MEDIA = "{} cannot be trained here: {}only text is; remove the key or the row"
+_REASONING = "{} is not read: {}write it into the content as <think>…</think> if it is to be learned, or remove the key"
+_SWITCH = '{} is not read: {}write "weight": 0 for an answer that is not to be learned, or remove the key'
 _REFUSED = (
     dict.fromkeys("tools functions tool_calls function_call tool_call_id".split(), _TOOLS)
     | dict.fromkeys("image images video videos audio audios".split(), _MEDIA)
@@ -29,18 +29,17 @@ def leftovers(row: dict[str, Any], name: str, used: set[str]) -> tuple[list[str]
     """Keys outside `used`, those of format `name`: the ignored ones, and the faults of those that refuse the row. A key
     with the value null is skipped."""
     ignored, faults = [], []
-    for key in row:
-        if key in used or row[key] is None or (key in ("label", "kto_tag") and isinstance(row[key], bool)):
+    for key, value in row.items():
+        if key in used or value is None or (key in ("label", "kto_tag") and isinstance(value, bool)):
             continue
-        if row[key] and key in _REFUSED:
-            what, remedy = _REFUSED[key]
-            faults.append(f"{key} {what}: {remedy}")
+        if value and key in _REFUSED:
+            faults.append(_REFUSED[key].format(key, ""))
         else:
             ignored.append(key)
-    for key in row:
-        if key in used and isinstance(row[key], list):
-            for number, turn in enumerate(row[key], 1):
-                if isinstance(turn, dict) and turn.keys() != {"role", "content"}:
+    for key, value in row.items():
+        if key in used and isinstance(value, list):
+            for number, turn in enumerate(value, 1):
+                if isinstance(turn, dict):
                     _leftovers_of_turn(turn, number, name, ignored, faults)
     return list(dict.fromkeys(ignored)), faults + (_contradictions(row) if name == "preference" else [])
 
@@ -52,8 +51,7 @@ def _leftovers_of_turn(turn: dict[str, Any], number: int, name: str, ignored: li
         if key == "weight" and turn.get("role") == "assistant" and name != "preference":
             continue
         if key in _REFUSED_IN_MESSAGES and (value or value is False):
-            what, remedy = _REFUSED_IN_MESSAGES[key]
-            faults.append(f"{key} {what}: message {number}; {remedy}")
+            faults.append(_REFUSED_IN_MESSAGES[key].format(key, f"message {number}; "))
         else:
             ignored.append(f"message {key}")
 
@@ -75,27 +73,27 @@ def faults_of(turns: list[dict[str, Any]], *, answered: bool) -> list[str]:
     """Everything wrong with a conversation."""
     faults = []
     for number, turn in enumerate(turns, 1):
-        role, content, place = turn["role"], turn["content"], f"message {number}"
+        role, content, message = turn["role"], turn["content"], f"message {number}"
         if role not in ("system", "user", "assistant"):
-            faults.append(f"unknown role: {role!r} in {place} (system, user, assistant)")
+            faults.append(f"unknown role: {role!r} in {message} (system, user, assistant)")
         if not isinstance(content, str):
-            faults.append(f"content is not text: {kind_of(content)}{_part_types(content)} in {place}")
+            faults.append(f"content is not text: {kind_of(content)}{_part_types(content)} in {message}")
         elif blank(turn):
-            faults.append(f"empty {'answer' if role == 'assistant' else f'{role} content'}: {place}")
+            faults.append(f"empty {'answer' if role == 'assistant' else f'{role} content'}: {message}")
         elif broken(content):
-            faults.append(f"broken character: {broken(content)} in {place}, lost when the text was decoded")
+            faults.append(f"broken character: {broken(content)} in {message}, lost when the text was decoded")
         if isinstance(turn.get("weight"), bool) or turn.get("weight", 1) not in (0, 1):
-            faults.append(f"weight is neither 0 nor 1: {turn['weight']!r} in {place}")
+            faults.append(f"weight is neither 0 nor 1: {turn['weight']!r} in {message}")
         elif "weight" in turn:
             turn["weight"] = int(turn["weight"])
     roles = [turn["role"] for turn in turns]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    alternating = roles[1:] if roles[:1] == ["system"] else roles
     if not any(fault.startswith("unknown role") for fault in faults):
         if answered and "assistant" not in roles:
             faults.append("no assistant turn")
         elif "user" not in roles:
             faults.append("no user turn")
-        elif any(role != ("user", "assistant")[i % 2] for i, role in enumerate(spoken)):
+        elif any(role != ("user", "assistant")[i % 2] for i, role in enumerate(alternating)):
             order = " ".join(roles[:8])
             faults.append(f"roles out of order: {order} (system only first, then user and assistant in turn)")
         elif answered and roles[-1] != "assistant":

@@ -9,9 +9,11 @@ import io
 import json
 import re
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
 # Common column names for a question, its context and an answer, the more specific ones first.
 _QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 input 입력".split()
@@ -19,9 +21,9 @@ _CONTEXT = "context passage document 본문 지문 문맥 input 입력".split()
 _ANSWER = (
     "output answer response completion assistant a 답변 응답 대답 출력 답 정답 summary 요약 label gold_label".split()
 )
-_KEPT = ("id", "task", "system_prompt", "system")  # columns that keep their names
+_METADATA = ("id", "task", "system_prompt", "system")  # columns that keep their names
 # Rows with all of these keys are read as they are.
-_READ = (
+_READ_UNCHANGED = (
     {"instruction", "output"}, {"instruction", "response"}, {"prompt", "completion"}, {"messages"},
     {"user_content", "assistant_content"}, {"prompt", "chosen", "rejected"},
 )  # fmt: skip
@@ -37,10 +39,9 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
     """What a file is that is not JSON, and how to convert it; None if it may be JSON."""
     if _JSON_START.match(raw):
         return None
-    binary = _binary(path, raw)
-    if binary:
+    if binary := _binary(path, raw):
         return binary
-    for encoding in ("utf-16",) if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp949"):
+    for encoding in ("utf-16",) if raw.startswith(UTF16_MARKS) else ("utf-8-sig", "cp949"):
         try:
             text = raw.decode(encoding).lstrip()
             break
@@ -48,7 +49,10 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
             continue
     else:
         return None
-    if text[:1] in ("{", "[") or "\n{" in text or _is_json(text.partition("\n")[0]):
+    if text[:1] in ("{", "[") or "\n{" in text:
+        return None
+    with suppress(ValueError, RecursionError):
+        json.loads(text.partition("\n")[0])
         return None
     return _separated(path, text, encoding) or (
         "not JSON: it is plain text; write one JSON object a line, such as "
@@ -56,16 +60,8 @@ def not_json(path: str | Path, raw: bytes) -> str | None:
     )
 
 
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _binary(path: str | Path, raw: bytes) -> str | None:
-    name, out = shlex.quote(str(path)), _out(path)
+    name, out = shlex.quote(str(path)), _output_file(path)
     if raw.startswith(b"PAR1"):
         return f"a Parquet file; convert it: {_pandas('read_parquet', path)}"
     if (raw.startswith(b"PK\x03\x04") and b"xl/" in raw) or raw.startswith(b"\xd0\xcf\x11\xe0"):
@@ -82,7 +78,7 @@ def _binary(path: str | Path, raw: bytes) -> str | None:
         return f"a zip archive; unpack it: unzip {name}"
     if raw.startswith(b"SQLite format 3\0"):
         return f"a SQLite database; the chat page's becomes rows with: python build_preferences.py --from_chat {name}"
-    if b"\0" in raw[:4096] and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    if b"\0" in raw[:4096] and not raw.startswith(UTF16_MARKS):
         return "a binary file; give rows as .jsonl or .json"
     return None
 
@@ -90,18 +86,18 @@ def _binary(path: str | Path, raw: bytes) -> str | None:
 def _pandas(reader: str, path: str | Path) -> str:
     write = 'to_json(sys.argv[2], orient="records", lines=True, force_ascii=False)'
     code = f"import pandas, sys; pandas.{reader}(sys.argv[1]).{write}"
-    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} {_out(path)}"
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} {_output_file(path)}"
 
 
 def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     """CSV or TSV: the command for its header; None for a text without columns."""
-    first = text.partition("\n")[0]
-    mark = "\t" if "\t" in first else max(",;|", key=first.count)
+    header = text.partition("\n")[0]
+    delimiter = "\t" if "\t" in header else max(",;|", key=header.count)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-    if mark == "\t" and len({line.count(mark) for line in text.split("\n") if line}) == 1:
+    if delimiter == "\t" and len({line.count(delimiter) for line in text.split("\n") if line}) == 1:
         quoting = csv.QUOTE_NONE  # one record a line, so a quotation mark is just a character
     try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=mark, quoting=quoting)
+        records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
         rows = [row for _, row in zip(range(20), records, strict=False) if row]
     except csv.Error:
         return None
@@ -110,22 +106,22 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
     if len(rows[0]) < 2 or (ragged and not named):
         return None
     columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
-    if len({*columns} - {*_KEPT}) < 2:
+    if len({*columns} - {*_METADATA}) < 2:
         return None
-    kind = "TSV" if mark == "\t" else "CSV"
-    fields, left_out, sure = _chosen(columns)
-    options = "" if mark == "," else f', delimiter="{mark}"'.replace("\t", "\\t")
+    kind = "TSV" if delimiter == "\t" else "CSV"
+    fields, left_out, recognised = _mapping(columns)
+    options = "" if delimiter == "," else f', delimiter="{delimiter}"'.replace("\t", "\\t")
     options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
     source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
     code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
-    return f"a {kind} file; convert it{_notes(left_out, sure)}: {_command(code, path)}"
+    return f"a {kind} file; convert it{_notes(left_out, recognised)}: {_command(code, path)}"
 
 
 def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
     """The same for rows of an unknown format, judged by one of them; None if it is not recognised."""
     for key, value in row.items():
-        turn = value[0] if isinstance(value, list) and value else None
-        if isinstance(turn, dict) and ({"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys()):
+        turn = first_turn(value)
+        if {"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys():
             return _conversations(path, key, turn)
     if isinstance(row.get("paragraphs"), list):
         loop = 'for a in rows for p in a["paragraphs"] for r in p["qas"] if r["answers"]'
@@ -145,10 +141,16 @@ def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
         command = _over_rows(path, "r", f'for r in rows[0]["{lists[0]}"]')
         return f"these are several lists ({', '.join(lists)}); write each to a file, as this does the first: {command}"
     columns = [key for key, value in row.items() if isinstance(value, str)]
-    if len({*columns} - {*_KEPT}) < 2:
+    if len({*columns} - {*_METADATA}) < 2:
         return "text without a question and an answer cannot be learned here" if "text" in columns else None
-    fields, left_out, sure = _chosen(columns)
-    return f"convert them{_notes(left_out, sure)}: {_over_rows(path, fields)}"
+    fields, left_out, recognised = _mapping(columns)
+    return f"convert them{_notes(left_out, recognised)}: {_over_rows(path, fields)}"
+
+
+def first_turn(value: object) -> dict[str, Any]:
+    """The first message of a list of messages; {} of anything else."""
+    turn = value[0] if isinstance(value, list) and value else None
+    return turn if isinstance(turn, dict) else {}
 
 
 def _conversations(path: str | Path, key: str, turn: dict[str, Any]) -> str:
@@ -157,52 +159,52 @@ def _conversations(path: str | Path, key: str, turn: dict[str, Any]) -> str:
         return f"the messages are under {key!r}; rename it: " + _over_rows(path, f'{{{rest}, "messages": r["{key}"]}}')
     roles = '{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}'
     turns = f'[{{"role": roles.get(t["from"], t["from"]), "content": t["value"]}} for t in r["{key}"]]'
-    command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', before=f"roles = {roles}; ")
+    command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', setup=f"roles = {roles}; ")
     return f"these are ShareGPT rows ({key}: from, value); convert them: {command}"
 
 
-def _chosen(columns: list[str]) -> tuple[str, list[str], bool]:
+def _mapping(columns: list[str]) -> tuple[str, list[str], bool]:
     """The converted row as a Python expression over r, the columns that it leaves out, and whether the columns were
     recognised by their names."""
-    if any(keys <= set(columns) for keys in _READ):
+    if any(keys <= set(columns) for keys in _READ_UNCHANGED):
         return "r", [], True
-    free = [c for c in columns if c not in _KEPT]
-    answer = _find(free, _ANSWER)
-    question = _find([c for c in free if c != answer], _QUESTION)
-    sure = bool(answer and question)
-    answer = answer or [c for c in free if c != question][-1]
-    rest = [c for c in free if c not in (answer, question)]
-    context = _find(rest, _CONTEXT)
+    contents = [c for c in columns if c not in _METADATA]
+    answer = _find_column(contents, _ANSWER)
+    question = _find_column([c for c in contents if c != answer], _QUESTION)
+    recognised = bool(answer and question)
+    answer = answer or [c for c in contents if c != question][-1]
+    others = [c for c in contents if c not in (answer, question)]
+    context = _find_column(others, _CONTEXT)
     if not question:  # the first column that is left, and the second one as its context
-        question = next((c for c in rest if c != context), rest[0])
-        context = next((c for c in (context, *rest) if c not in (None, question)), None)
-    parts = {c: c for c in columns if c in _KEPT} | {"instruction": question, "input": context, "output": answer}
+        question = next((c for c in others if c != context), others[0])
+        context = next((c for c in (context, *others) if c not in (None, question)), None)
+    parts = {c: c for c in columns if c in _METADATA} | {"instruction": question, "input": context, "output": answer}
     fields = ", ".join(f'"{key}": r[{json.dumps(c, ensure_ascii=False)}]' for key, c in parts.items() if c)
-    return f"{{{fields}}}", [c for c in free if c not in parts.values()], sure
+    return f"{{{fields}}}", [c for c in contents if c not in parts.values()], recognised
 
 
-def _find(columns: list[str], names: list[str]) -> str | None:
+def _find_column(columns: list[str], names: list[str]) -> str | None:
     lower = {column.strip().lower(): column for column in columns}
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _notes(left_out: list[str], sure: bool) -> str:
-    notes = ["check which columns are the question and the answer"] if not sure else []
+def _notes(left_out: list[str], recognised: bool) -> str:
+    notes = ["check which columns are the question and the answer"] if not recognised else []
     notes += [f"it leaves out {', '.join(left_out)}"] if left_out else []
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _over_rows(path: str | Path, expression: str, loop: str = "for r in rows", before: str = "") -> str:
+def _over_rows(path: str | Path, expression: str, loop: str = "for r in rows", setup: str = "") -> str:
     start = (
         "import json, sys; from sllm.data.json_reader import read_file; rows = [r for _, r in read_file(sys.argv[1])]; "
     )
-    return _command(f"{start}{before}[print({_DUMP.format(expression)}) {loop}]", path)
+    return _command(f"{start}{setup}[print({_DUMP.format(expression)}) {loop}]", path)
 
 
 def _command(code: str, path: str | Path) -> str:
-    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} > {_out(path)}"
+    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} > {_output_file(path)}"
 
 
-def _out(path: str | Path) -> str:
+def _output_file(path: str | Path) -> str:
     """Never the file itself: the shell would empty it before it is read."""
     return shlex.quote(f"{Path(path).stem}_rows.jsonl")

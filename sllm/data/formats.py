@@ -8,6 +8,7 @@ strict, or with a small share of bad rows left out; `prepare_data.py` writes ref
 """
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +16,21 @@ from sllm import checkpoint
 from sllm.cli import InputError
 from sllm.data.converters import FORMATS, convert, detect, format_of
 from sllm.data.json_reader import examine, format_problems, read_file, scan
-from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes, where
+from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes
 
 __all__ = [
-    "FORMATS",
-    "MAX_LOST_SHARE",
-    "Row",
-    "Skipped",
-    "convert",
-    "detect",
-    "examine",
-    "format_of",
-    "format_problems",
-    "ignored_keys",
-    "ignored_note",
-    "load_rows",
-    "notes",
-    "read_file",
-    "scan",
-    "unique_ids",
-    "where",
-]
+    "FORMATS", "Skipped", "convert", "detect", "format_of", "ignored_keys", "ignored_note", "load_rows", "notes",
+    "read_file", "scan", "unique_ids",
+]  # fmt: skip
 
 
 def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) -> list[Row]:
     """Every row of a file, converted. Each has its file and line; `notes(rows)` lists what is not used of them.
 
     Args:
-        path: a file of any known format, or a folder that prepare_data.py wrote: its train.jsonl, and its
-            test.jsonl for prompts.
-        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either kind, answered
-            or not).
-        skipped: collects the rows that cannot be used, if the run allows that; otherwise one refused row refuses the
-            file.
+        path: a file of any known format, or prepare_data.py's folder: its train.jsonl, or test.jsonl for prompts.
+        kind: "sft" (training rows), "preference" (preference rows) or "prompts" (rows of either, answered or not).
+        skipped: collects the rows that cannot be used if the run allows that; else one such row refuses the file.
     Returns:
         Training or preference rows; for prompts {"id", "task", "messages", "reference"}: the conversation up to
         a user turn and the text that answered it (preference rows: chosen), or None. There, ids are unique.
@@ -109,14 +92,11 @@ def _prompt(row: Row) -> Row:
 
 def unique_ids(rows: Sequence[dict[str, Any]]) -> int:
     """Give a row whose id an earlier row has the next free `id#2`, `id#3`, …; returns how many were renamed."""
-    taken, given, renamed = {row["id"] for row in rows}, set(), 0
+    taken, seen, renamed = {row["id"] for row in rows}, set(), 0
     for row in rows:
-        if row["id"] in given:
-            number = 2
-            while f"{row['id']}#{number}" in taken:
-                number += 1
-            row["id"] = f"{row['id']}#{number}"
+        if row["id"] in seen:
+            row["id"] = next(name for n in count(2) if (name := f"{row['id']}#{n}") not in taken)
             taken.add(row["id"])
             renamed += 1
-        given.add(row["id"])
+        seen.add(row["id"])
     return renamed

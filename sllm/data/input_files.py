@@ -1,11 +1,17 @@
 """The files that prepare_data.py reads: what is kept of each, and what is refused. Standard library only."""
 
 import json
+from bisect import insort
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sllm.data import formats
-from sllm.data.rows import Row
+from sllm.data import tokenize
+from sllm.data.converters import convert, detect
+from sllm.data.json_reader import examine, format_problems, scan
+from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -20,7 +26,7 @@ class RejectedRow:
 
 @dataclass
 class InputFile:
-    """`format`: None if it is unknown. `read`: rows read, kept and rejected ones."""
+    """`format`: None if it is unknown. `read`: rows read, kept and rejected ones. `rejects`: in the order of lines."""
 
     path: str
     format: str | None = None
@@ -29,55 +35,61 @@ class InputFile:
     rejects: list[RejectedRow] = field(default_factory=list)
 
     def reject(self, line: int, reason: str, row: dict[str, Any] | None = None) -> None:
-        self.rejects.append(RejectedRow(self.path, line, reason, row))
-
-    def sort_rejects(self) -> None:
-        self.rejects.sort(key=lambda reject: reject.line)
+        insort(self.rejects, RejectedRow(self.path, line, reason, row), key=lambda reject: reject.line)
 
     def problems(self, *, strict: bool) -> list[str]:
         """The rejected rows, if they stop the run: with --strict, or if no row is left."""
-        if not self.rejects or (self.rows and not strict):
+        if self.rows and not strict:
             return []
-        return formats.format_problems(self.path, [(reject.line, reject.reason) for reject in self.rejects])
+        return format_problems(self.path, [(reject.line, reject.reason) for reject in self.rejects])
 
 
 def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) -> tuple[InputFile, list[str]]:
-    """One file, and the problems that stop the whole run.
-
-    Args:
-        seen: conversation → file:line of the rows read before, for duplicates; grows.
-        skip_bad_rows: a few lines that are not JSON are rejected rows, not problems.
-    """
-    contents = formats.examine(path, each_line=skip_bad_rows)
+    """One file, and the problems that stop the whole run. `seen`: conversation → file:line of the rows read before, for
+    duplicates; grows. `skip_bad_rows`: a few lines that are not JSON are rejected rows, not problems."""
+    contents = examine(path, each_line=skip_bad_rows)
     rows, faults, bad = contents.rows, sorted(contents.faults + contents.bad), []
-    if skip_bad_rows and len(contents.bad) <= formats.MAX_LOST_SHARE * (len(rows) + len(contents.bad)):
+    if skip_bad_rows and len(contents.bad) <= MAX_LOST_SHARE * (len(rows) + len(contents.bad)):
         faults, bad = contents.faults, contents.bad
     elif skip_bad_rows:  # a file in another encoding, rather than a few broken lines: report that once
-        rows, faults = formats.scan(path)
+        rows, faults = scan(path)
     file = InputFile(path, read=len(rows) + len(bad))
+    if not rows:
+        return file, format_problems(path, faults)
     for line, reason in bad:
         file.reject(line, reason)
-    row_format = ""
-    if rows:
-        try:
-            row_format = file.format = formats.detect([row for _, row in rows], path)
-        except ValueError as error:
-            return file, formats.format_problems(path, [*faults, (0, str(error))])
+    try:
+        row_format = file.format = detect([row for _, row in rows], path)
+    except ValueError as error:
+        return file, format_problems(path, [*faults, (0, str(error))])
     for line, row in rows:
         try:
-            file.rows.append(_converted(row, row_format, path, line, seen))
+            converted = convert(row, row_format).at(path, line)
+            content = json.dumps({k: v for k, v in converted.items() if k not in ("id", "task")}, sort_keys=True)
+            first = seen.setdefault(content, f"{path}:{line}")
+            if first != f"{path}:{line}":
+                raise ValueError(f"duplicate of {first}")
+            file.rows.append(converted)
         except ValueError as error:
             file.reject(line, str(error), row)
-    file.sort_rejects()
     if faults:  # the file has to be corrected anyway: name its rejected rows too
         faults += [(reject.line, reject.reason) for reject in file.rejects]
-    return file, formats.format_problems(path, faults)
+    return file, format_problems(path, faults)
 
 
-def _converted(row: dict[str, Any], name: str, path: str, line: int, seen: dict[str, str]) -> Row:
-    converted = formats.convert(row, name)
-    content = json.dumps({k: v for k, v in converted.items() if k not in ("id", "task")}, sort_keys=True)
-    first = seen.setdefault(content, f"{path}:{line}")
-    if first != f"{path}:{line}":
-        raise ValueError(f"duplicate of {first}")
-    return converted.at(path, line)
+def encode(files: list[InputFile], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
+    """Encode the rows of all files as a trainer will that truncates at `max_length` tokens. Rows that it would refuse
+    move from `rows` to `rejects` of their file. Returns the statistics of tokenizing, with `refused`: how many moved.
+    """
+    skipped = Skipped(True, share=1.0)  # any number: the report counts them
+    rows = [row for file in files for row in file.rows]
+    for file in files:
+        skipped.expect(file.path, file.read)
+    columns_of = tokenize.dpo_columns if rows and "chosen" in rows[0] else tokenize.sft_columns
+    _, stats = columns_of(tokenizer, rows, max_length, skipped=skipped)
+    for file in files:
+        for row in file.rows:
+            if reason := skipped.reason(row):
+                file.reject(row.line or 0, reason, row)
+        file.rows = [row for row in file.rows if not skipped.reason(row)]
+    return {"refused": len(skipped.rows), **stats}

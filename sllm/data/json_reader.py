@@ -19,12 +19,8 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def read_file(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
-    """The records of a file, each with the line it starts on (arrays included).
-
-    Raises:
-        InputError: everything wrong with the file at once: missing, a folder, not UTF-8, not JSON (every bad
-            line), records that are not objects, no records.
-    """
+    """The records of a file, each with the line it starts on (arrays included). InputError with everything wrong at
+    once: missing, a folder, not UTF-8, not JSON (every bad line), records that are not objects, no records."""
     rows, problems = scan(path)
     if problems:
         raise InputError(format_problems(path, problems))
@@ -33,17 +29,11 @@ def read_file(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
 
 @dataclass
 class Contents:
-    """The contents of a file.
+    """The contents of a file. Line 0 of a problem: no line can be named."""
 
-    Attributes:
-        rows: (line, row) of what can be read.
-        faults: problems of the file as a whole, as (line, text); line 0 if no line can be named.
-        bad: lines of JSON Lines that are not rows, as (line, text).
-    """
-
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    faults: list[tuple[int, str]] = field(default_factory=list)
-    bad: list[tuple[int, str]] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (line, row) of what can be read
+    faults: list[tuple[int, str]] = field(default_factory=list)  # (line, text): problems of the file as a whole
+    bad: list[tuple[int, str]] = field(default_factory=list)  # (line, text): lines of JSON Lines that are not rows
 
 
 def scan(path: str | Path) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple[int, str]]]:
@@ -53,11 +43,8 @@ def scan(path: str | Path) -> tuple[list[tuple[int, dict[str, Any]]], list[tuple
 
 
 def examine(path: str | Path, *, each_line: bool = False) -> Contents:
-    """The contents of a file, good and bad.
-
-    Args:
-        each_line: report every line that is not UTF-8, instead of the file once with the command to convert it.
-    """
+    """The contents of a file. `each_line`: report every line that is not UTF-8, instead of the file once with the
+    command to convert it."""
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
@@ -66,14 +53,12 @@ def examine(path: str | Path, *, each_line: bool = False) -> Contents:
         return Contents(faults=[(0, "a folder; name a .jsonl or .json file in it")])
     except OSError as error:
         return Contents(faults=[(0, f"cannot be read ({error.strerror})")])
-    other = foreign.not_json(path, raw)
-    if other:
-        return Contents(faults=[(0, other)])
-    undecoded = _undecoded(path, raw)
-    if undecoded and undecoded[1] == "UTF-16":
-        return Contents(faults=[undecoded[2]])
+    if other_format := foreign.not_json(path, raw):
+        return Contents(faults=[(0, other_format)])
+    broken, encoding_fault = _undecodable(path, raw)
+    if raw.startswith(foreign.UTF16_MARKS):
+        return Contents(faults=[encoding_fault])
     rows, faults, one_a_line = _parse(raw.decode("utf-8", errors="replace").removeprefix("\ufeff"))
-    broken, _, broken_fault = undecoded or ({}, "", (0, ""))
     contents = Contents([(n, row) for n, row in rows if isinstance(row, dict) and n not in broken])
     strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not isinstance(row, dict)]
     wrong = contents.bad if one_a_line else contents.faults
@@ -81,17 +66,17 @@ def examine(path: str | Path, *, each_line: bool = False) -> Contents:
     if broken and one_a_line and each_line:
         contents.bad += [(n, f"not UTF-8: from byte {byte} of the line on; correct it") for n, byte in broken.items()]
     elif broken:
-        contents.faults.append(broken_fault)
+        contents.faults.append(encoding_fault)
     if not rows and not faults and not broken:
         contents.faults.append((0, "no rows in it; give a file that has some"))
     return contents
 
 
-def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple[int, str]] | None:
-    """({line: first bad byte of it}, likely encoding, the problem that names them all), where the file is not UTF-8."""
+def _undecodable(path: str | Path, raw: bytes) -> tuple[dict[int, int], tuple[int, str]]:
+    """({line: first byte of it that is not UTF-8}, the problem that names them all)."""
     try:
         raw.decode("utf-8")
-        return None
+        return {}, (0, "")
     except UnicodeDecodeError as error:
         first = error.start
     broken = {}
@@ -100,10 +85,10 @@ def _undecoded(path: str | Path, raw: bytes) -> tuple[dict[int, int], str, tuple
             line.decode("utf-8")
         except UnicodeDecodeError as error:
             broken[number] = error.start
-    encoding = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "CP949"
+    encoding = "UTF-16" if raw.startswith(foreign.UTF16_MARKS) else "CP949"
     where = f"from byte {first} on, {len(broken)} line{'s' * (len(broken) > 1)}"
     command = f"iconv -f {encoding} -t UTF-8 {path} > converted{Path(path).suffix}"
-    return broken, encoding, (min(broken), f"not UTF-8 ({where}); convert the file: {command}")
+    return broken, (min(broken), f"not UTF-8 ({where}); convert the file: {command}")
 
 
 def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
@@ -111,8 +96,8 @@ def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[s
     problems = sorted(problems)
     lines = [f"{path}:{number}: {text}" if number else f"{path}: {text}" for number, text in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        rest = ", ".join(str(number) for number, _ in problems[SHOWN : 2 * SHOWN])
-        lines.append(f"{path}: {len(problems) - SHOWN} more such lines: {rest}{', …' * (len(problems) > 2 * SHOWN)}")
+        numbers = ", ".join(str(number) for number, _ in problems[SHOWN : 2 * SHOWN])
+        lines.append(f"{path}: {len(problems) - SHOWN} more such lines: {numbers}{', …' * (len(problems) > 2 * SHOWN)}")
     return lines
 
 
@@ -134,26 +119,27 @@ def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], 
         first = text[start:].partition("\n")[0].rstrip()
         if first.endswith("}") or "\n{" in text:
             return *_lines(text), True
-        held = re.compile(r'\{\s*"[^"]*"\s*:\s*\[').match(text, start)
-        return (*_array(text, held.end() - 1, held=True), False) if held else ([], [_fault(error, 1)], False)
+        opening = re.compile(r'\{\s*"[^"]*"\s*:\s*\[').match(text, start)
+        if not opening:
+            return [], [_fault(error, 1)], False
+        return *_array(text, opening.end() - 1, in_object=True), False
     if text[end:].strip():
         if "\n" in text[start:end]:
-            several = "a record spans several lines; JSON Lines has one on each: jq -c . FILE > rows.jsonl"
-            return [], [(1, several)], False
+            problem = "a record spans several lines; JSON Lines has one on each: jq -c . FILE > rows.jsonl"
+            return [], [(1, problem)], False
         return *_lines(text), True
-    at = _held_array(text, value)
-    if at:
-        return *_array(text, at, held=True), False
+    if at := _array_in_object(text, value):
+        return *_array(text, at, in_object=True), False
     return [(1 + text.count("\n", 0, start), value)], [], False
 
 
-def _held_array(text: str, value: object) -> int | None:
-    """Where the array of a file that is one object holding one array opens; None where the object is a row."""
+def _array_in_object(text: str, value: object) -> int | None:
+    """The position at which the only array of a file's only object opens; None if the object is a row."""
     arrays = [item for item in value.values() if isinstance(item, list)] if isinstance(value, dict) else []
-    if len(arrays) != 1 or (
-        arrays[0] and (not isinstance(arrays[0][0], dict) or {"role", "from"} & arrays[0][0].keys())
-    ):
-        return None  # several arrays, or one of texts or messages
+    if len(arrays) != 1:
+        return None
+    if arrays[0] and (not isinstance(arrays[0][0], dict) or {"role", "from"} & arrays[0][0].keys()):
+        return None  # texts or messages
     for match in re.finditer(r'"\s*:\s*(\[)', text):
         try:
             if _decode(text, match.start(1))[0] == arrays[0]:
@@ -174,7 +160,7 @@ def _lines(text: str) -> tuple[list[Any], list[Any]]:
     return rows, problems
 
 
-def _array(text: str, at: int, *, held: bool = False) -> tuple[list[Any], list[Any]]:
+def _array(text: str, at: int, *, in_object: bool = False) -> tuple[list[Any], list[Any]]:
     """The elements of the array that opens at `at`. After a fault, continues at the next line that opens a
     record at the depth of the first one, so that one pass finds every bad record."""
     rows, problems = [], []
@@ -201,9 +187,9 @@ def _array(text: str, at: int, *, held: bool = False) -> tuple[list[Any], list[A
             if not match:
                 return rows, problems
             after = at = match.end() - 1
-    if not held and text[after + 1 :].strip():
-        rest = _after_space(text, after + 1)
-        problems.append((text.count("\n", 0, rest) + 1, "not JSON: something follows the end of the array"))
+    if not in_object and text[after + 1 :].strip():
+        position = _after_space(text, after + 1)
+        problems.append((text.count("\n", 0, position) + 1, "not JSON: something follows the end of the array"))
     return rows, problems
 
 

@@ -91,8 +91,8 @@ def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_p
     for answers in by_prompt.values():
         up, down = _agreed_thumbs(answers.values(), collected)
         for liked, disliked in islice(balanced_pairs(up, down), max_pairs_per_prompt):
-            for good, bad in product(liked, disliked):
-                collected.add(good.answer, bad.answer, "thumbs", keep_truncated=keep_truncated)
+            for thumb_up, thumb_down in product(liked, disliked):
+                collected.add(thumb_up.answer, thumb_down.answer, "thumbs", keep_truncated=keep_truncated)
         if (excess := len(up) * len(down) - max_pairs_per_prompt) > 0:
             collected.dropped["more pairs of thumbs than --max_pairs_per_prompt"] += excess
             counts = {"up": len(up), "down": len(down), "kept": max_pairs_per_prompt}
@@ -109,7 +109,8 @@ def _agreed_thumbs(
         users = {value: sorted(t.answer.user_id for t in thumbs if t.value == value) for value in (0, 1)}
         if users[0] and users[1]:
             collected.dropped["an answer with thumbs up and down"] += len(thumbs)
-            collected.contradictions.append(_contradiction(thumbs[0].answer, users[1], users[0], kept=False))
+            prompt = thumbs[0].answer.prompt
+            collected.contradictions.append({"prompt": prompt, "for": users[1], "against": users[0], "kept": False})
         else:
             by_value[thumbs[0].value].append(thumbs)
     return by_value[1], by_value[0]
@@ -143,9 +144,9 @@ def merge(collected: CollectedPairs) -> list[PreferenceEntry]:
         agreeing = [pair for pair in pairs if pair.key == best]
         opposing = [pair for pair in pairs if pair.key != best]
         if opposing:
-            users = (sorted(pair.user_id for pair in pairs) for pairs in (agreeing, opposing))
-            kept = votes > len(opposing)
-            collected.contradictions.append(_contradiction(agreeing[0].chosen, *users, kept=kept))
+            users_for, users_against = (sorted(pair.user_id for pair in side) for side in (agreeing, opposing))
+            contradiction = {"prompt": agreeing[0].chosen.prompt, "for": users_for, "against": users_against}
+            collected.contradictions.append(contradiction | {"kept": votes > len(opposing)})
         if votes == len(opposing):
             collected.dropped["judged both ways equally often"] += len(pairs)
             continue
@@ -173,41 +174,30 @@ def _entry(pairs: list[Pair]) -> PreferenceEntry:
 def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict[str, Any]], Counter[str]]:
     """KTO's rows, {"id", "task", "prompt", "completion", "label"}, from thumbs and votes; "both bad" labels both
     answers false. An answer that was judged both ways is dropped and counted."""
-    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
-    dropped: Counter[str] = Counter()
-    answers: dict[tuple[str, str], StoredAnswer] = {}
-
-    def judge(answer: StoredAnswer, good: bool) -> None:
-        key = (_prompt_key(answer), answer.text)
-        labels[key].add(good)
-        answers[key] = answer
-
-    for thumb in records.thumbs:
-        judge(thumb.answer, bool(thumb.value))
+    judgements = [(thumb.answer, bool(thumb.value)) for thumb in records.thumbs]
     for comparison in records.comparisons:
         if comparison.choice in ("left", "right", "both_bad"):
-            judge(comparison.left, comparison.choice == "left")
-            judge(comparison.right, comparison.choice == "right")
-    rows = []
+            judgements += [(comparison.left, comparison.choice == "left")]
+            judgements += [(comparison.right, comparison.choice == "right")]
+    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    answers: dict[tuple[str, str], StoredAnswer] = {}
+    for answer, is_good in judgements:
+        key = (_prompt_key(answer), answer.text)
+        labels[key].add(is_good)
+        answers[key] = answer
+    rows, dropped = [], Counter[str]()
     for key, answer in answers.items():
-        good = labels[key]
-        if len(good) == 2:
+        if len(labels[key]) == 2:
             dropped["judged both ways"] += 1
         elif not answer.text.strip():
             dropped["an answer is empty"] += 1
-        elif good == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
+        elif labels[key] == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
             dropped["a liked answer was cut off"] += 1
         else:
             completion = [{"role": "assistant", "content": answer.text}]
             row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
-            rows.append(row | {"label": good == {True}})
+            rows.append(row | {"label": labels[key] == {True}})
     return rows, dropped
-
-
-def _contradiction(
-    answer: StoredAnswer, users_for: list[str], users_against: list[str], *, kept: bool
-) -> dict[str, Any]:
-    return {"prompt": answer.prompt, "for": users_for, "against": users_against, "kept": kept}
 
 
 def _prompt_key(answer: StoredAnswer) -> str:

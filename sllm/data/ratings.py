@@ -59,10 +59,7 @@ class Ratings:
 
 
 def rate(votes: list[Vote], *, samples: int = 1000, seed: int = 42) -> Ratings:
-    """
-    Args:
-        samples: bootstrap resamples of the votes; intervals are the 2.5th and 97.5th percentile.
-    """
+    """`samples`: bootstrap resamples of the votes; intervals are the 2.5th and 97.5th percentile."""
     names = sorted({name for left, right, _ in votes for name in (left, right)})
     if not names:
         return Ratings()
@@ -74,17 +71,17 @@ def rate(votes: list[Vote], *, samples: int = 1000, seed: int = 42) -> Ratings:
     low, high = np.percentile(estimates[1:], [2.5, 97.5], axis=0)
     models = []
     for name, i in index.items():
-        own = [vote for vote in votes if name in vote[:2]]
-        won = sum(winner == name for winner in map(_winner, own))
-        lost = sum(winner not in (name, None) for winner in map(_winner, own))
-        rating, bounds = round(float(estimates[0, i]), 1), (round(float(low[i]), 1), round(float(high[i]), 1))
-        models.append(ModelRating(name, rating, *bounds, groups[i], len(own), won, lost, len(own) - won - lost))
+        winners = [_winner(vote) for vote in votes if name in vote[:2]]
+        won, ties = winners.count(name), winners.count(None)
+        rating, lower, upper = (round(float(value), 1) for value in (estimates[0, i], low[i], high[i]))
+        counts = (len(winners), won, len(winners) - won - ties, ties)
+        models.append(ModelRating(name, rating, lower, upper, groups[i], *counts))
     models.sort(key=lambda model: (model.group, -model.rating))
     pairs = []
     for a, b in combinations([model.model for model in models], 2):
-        if own := [vote for vote in votes if {*vote[:2]} == {a, b}]:
+        if pair_votes := [vote for vote in votes if {*vote[:2]} == {a, b}]:
             i, j = index[a], index[b]
-            pairs.append(_pair(a, b, own, wins[:, i, j], wins[:, j, i]))
+            pairs.append(_pair(a, b, pair_votes, wins[:, i, j], wins[:, j, i]))
     return Ratings(models, pairs)
 
 
@@ -94,9 +91,7 @@ def _winner(vote: Vote) -> str | None:
 
 
 def _win_counts(votes: list[Vote], index: dict[str, int], samples: int, seed: int) -> np.ndarray:
-    """[sample, i, j]: wins of i over j; sample 0 is all votes once, the others are resamples.
-
-    Returns: (samples + 1, models, models)"""
+    """(samples + 1, models, models): wins of i over j; sample 0 is all votes once, the others are resamples."""
     score = np.array([{"left": 1.0, "right": 0.0}.get(choice, 0.5) for *_, choice in votes])
     drawn = np.random.default_rng(seed).integers(len(votes), size=(samples, len(votes)))
     weights = np.stack([np.bincount(row, minlength=len(votes)) for row in [np.arange(len(votes)), *drawn]])
@@ -111,12 +106,11 @@ def _pair(a: str, b: str, votes: list[Vote], a_wins: np.ndarray, b_wins: np.ndar
     """`a_wins`, `b_wins`: (samples + 1,)"""
     total = a_wins + b_wins
     rates = a_wins[total > 0] / total[total > 0]
-    low, high = (float(np.percentile(rates[1:], share)) for share in (2.5, 97.5))
+    low, high = np.percentile(rates[1:], [2.5, 97.5], axis=0)
+    a_rate, lower, upper = (round(float(value), 4) for value in (rates[0], low, high))
     winners, choices = [_winner(vote) for vote in votes], [choice for *_, choice in votes]
-    return PairRating(
-        a, b, len(votes), winners.count(a), winners.count(b), choices.count("tie"), choices.count("both_bad"),
-        round(float(rates[0]), 4), round(low, 4), round(high, 4),
-    )  # fmt: skip
+    counts = (winners.count(a), winners.count(b), choices.count("tie"), choices.count("both_bad"))
+    return PairRating(a, b, len(votes), *counts, a_rate, lower, upper)
 
 
 def _bradley_terry(wins: np.ndarray) -> np.ndarray:
@@ -169,11 +163,9 @@ def plot(ratings: Ratings, path: str) -> None:
 
 def _plot_intervals(axis: "Axes", entries: list[Any], value: str, labels: list[str]) -> None:
     values = [getattr(entry, value) for entry in entries]
-    errors = [
-        [max(0, middle - entry.low) for middle, entry in zip(values, entries, strict=True)],
-        [max(0, entry.high - middle) for middle, entry in zip(values, entries, strict=True)],
-    ]
-    axis.errorbar(values, range(len(entries)), xerr=errors, fmt="o", color="#2456d6", capsize=4)
+    errors = [(max(0, v - entry.low), max(0, entry.high - v)) for v, entry in zip(values, entries, strict=True)]
+    xerr = np.array(errors).reshape(-1, 2).T  # (2, entries)
+    axis.errorbar(values, range(len(entries)), xerr=xerr, fmt="o", color="#2456d6", capsize=4)
     axis.set_yticks(range(len(entries)), labels)
     axis.set_ylim(-0.6, len(entries) - 0.4)
     axis.grid(axis="x", alpha=0.3)

@@ -1,7 +1,7 @@
 """A row with its origin, and the rows that a run leaves out. Standard library only."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,7 @@ def unknown_tasks(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines to print about rows that were read: keys that are not used, and task labels that look mistyped."""
-    return [
-        *ignored_note(ignored_keys(rows)),
-        *(f"warning: {text}" for text in near_misses(unknown_tasks(rows)).values()),
-    ]
+    return ignored_note(ignored_keys(rows)) + [f"warning: {text}" for text in near_misses(unknown_tasks(rows))]
 
 
 def ignored_note(counts: dict[str, int]) -> list[str]:
@@ -69,27 +66,21 @@ def ignored_note(counts: dict[str, int]) -> list[str]:
     return [f"ignored keys: {', '.join(cli.shorten(named, SHOWN))}"] if counts else []
 
 
-def near_misses(labels: dict[str, int]) -> dict[str, str]:
-    """Label → what was probably meant, for unknown task labels that resemble a task id."""
-    suggestions = ((label, tasks.similar_task_ids(label), count) for label, count in labels.items())
-    return {
-        label: f"task {label!r} ({count:,} row{'s' * (count != 1)}) is not a task id and is kept as a label; "
-        f"{' or '.join(ids)} was probably meant"
-        for label, ids, count in suggestions
-        if ids
-    }
+def near_misses(labels: dict[str, int]) -> list[str]:
+    """What was probably meant, for each unknown task label that resembles a task id."""
+    return [
+        f"task {label!r} ({count:,} row{'s' * (count != 1)}) is not a task id and is kept as a label; "
+        f"{' or '.join(task_ids)} was probably meant"
+        for label, count in labels.items()
+        if (task_ids := tasks.similar_task_ids(label))
+    ]
 
 
 class Skipped:
-    """The rows that a run leaves out, with the reasons: none, or with --skip_bad_rows a small share of each file.
+    """The rows that a run leaves out, with the reasons: none, or with `allow` at most `share` of the rows of each file.
 
-    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`.
-
-    Args:
-        allow: leave bad rows out instead of refusing their file.
-        share: of a file's rows that may be left out.
-    Attributes:
-        rows: {"file", "line", "id", "reason"} of each, in the order in which they were found.
+    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`. `rows`: {"file", "line",
+    "id", "reason"} of each, in the order in which they were found.
     """
 
     def __init__(self, allow: bool = False, *, share: float = MAX_LOST_SHARE):
@@ -118,19 +109,17 @@ class Skipped:
     def check(self) -> None:
         """InputError if bad rows are not allowed or too many; it names every one of them."""
         problems = []
-        for file in dict.fromkeys(entry["file"] for entry in self.rows):
-            entries = self._entries(file)
-            limit = self.share * self._read[file]
-            if self.allow and len(entries) <= limit:
+        for file, entries, count in self._by_file():
+            acceptable = len(entries) <= self.share * self._read[file]
+            if self.allow and acceptable:
                 continue
             problems += _named(file, entries)
-            count = f"{len(entries):,} of {self._read[file]:,} rows"
             if self.allow:
                 problems.append(
                     f"{file or 'the rows'}: {count} cannot be used, and --skip_bad_rows leaves out at most "
                     f"{self.share:.0%}; correct them, or let prepare_data.py reject them"
                 )
-            elif len(entries) <= limit:
+            elif acceptable:
                 problems.append(f"{file or 'the rows'}: --skip_bad_rows leaves out such rows ({count})")
         if problems:
             raise InputError(problems)
@@ -138,14 +127,16 @@ class Skipped:
     def lines(self) -> list[str]:
         """Lines to print: how many rows of which file, then the first ones with their reasons."""
         lines = []
-        for file in dict.fromkeys(entry["file"] for entry in self.rows):
-            entries = self._entries(file)
-            lines.append(f"skipped {len(entries):,} of {self._read[file]:,} rows of {file or 'the data'}:")
+        for file, entries, count in self._by_file():
+            lines.append(f"skipped {count} of {file or 'the data'}:")
             lines += [f"  {line}" for line in _named(file, entries)]
         return lines
 
-    def _entries(self, file: str | None) -> list[dict[str, Any]]:
-        return [entry for entry in self.rows if entry["file"] == file]
+    def _by_file(self) -> Iterator[tuple[str | None, list[dict[str, Any]], str]]:
+        """(file, its skipped rows, `3 of 40 rows`) of each file."""
+        for file in dict.fromkeys(entry["file"] for entry in self.rows):
+            entries = [entry for entry in self.rows if entry["file"] == file]
+            yield file, entries, f"{len(entries):,} of {self._read[file]:,} rows"
 
     def write(self, folder: str | Path) -> Path | None:
         """skipped_rows.jsonl in `folder`, one line for each skipped row; no file if there are none."""

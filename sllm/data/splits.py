@@ -77,21 +77,20 @@ def split(rows: list[dict[str, Any]], groups: list[int], *, valid: float, test: 
     def draw(text: str) -> str:
         return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
-    def place(number: int) -> tuple[str, str]:
+    def order(number: int) -> tuple[str, str]:
         task = min((rows[i]["task"] for i in members[number]), key=lambda name: (frequency[name], str(name)))
         return draw(str(task)), draw(min(context_key(rows[i]) for i in members[number]))
 
     shares = {"train": 1 - valid - test, "valid": valid, "test": test}
     placed: Counter[str] = Counter()
-    total, split_names = 0, [""] * len(rows)
-    for number in sorted(members, key=place):
+    split_names = [""] * len(rows)
+    for number in sorted(members, key=order):
         size = len(members[number])
         # One more row, not `size` more: otherwise a large group would always go to train.
-        behind = {name: share * (total + 1) - placed[name] for name, share in shares.items()}
+        behind = {name: share * (placed.total() + 1) - placed[name] for name, share in shares.items()}
         fits = [name for name in ("valid", "test") if placed[name] + size / 2 <= shares[name] * len(rows) + 1e-9]
-        name = max(("train", *fits), key=behind.__getitem__) if total else "train"
+        name = max(("train", *fits), key=behind.__getitem__) if placed else "train"
         placed[name] += size
-        total += size
         for i in members[number]:
             split_names[i] = name
     return split_names
@@ -99,23 +98,20 @@ def split(rows: list[dict[str, Any]], groups: list[int], *, valid: float, test: 
 
 def hold_out(rows: list[R], size: float, seed: int) -> tuple[list[R], list[R]]:
     """Split `size` rows (a share, below 1) off at random, whole groups at a time; order is kept on both sides.
-
-    Raises:
-        InputError: nothing would be left to train on.
-    """
+    InputError if nothing would be left to train on."""
     count = math.ceil(size * len(rows)) if size < 1 else int(size)
     if not count:
         return rows, []
     members = defaultdict(list)
     for i, number in enumerate(group(rows)):
         members[number].append(i)
-    held: set[int] = set()
+    held_out: set[int] = set()
     for number in random.Random(seed).sample(list(members), len(members)):
-        if len(held) < count:
-            held.update(members[number])
-    if len(held) == len(rows):
+        if len(held_out) < count:
+            held_out.update(members[number])
+    if len(held_out) == len(rows):
         raise InputError(f"--val_set_size {size:g} leaves none of {len(rows)} rows to train on")
-    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+    return [row for i, row in enumerate(rows) if i not in held_out], [rows[i] for i in sorted(held_out)]
 
 
 def lengths(texts: list[str]) -> dict[str, float]:
@@ -156,11 +152,8 @@ def conformance(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def report(
     files: list[InputFile], rows: list[dict[str, Any]], groups: list[int], split_names: list[str]
 ) -> dict[str, Any]:
-    """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys.
-
-    Args:
-        rows: the kept rows of all files; `groups` and `split_names` are theirs.
-    """
+    """The content of report.json: counts by file, reason, task and split, lengths, conformance, unused keys. `rows` are
+    the kept rows of all files; `groups` and `split_names` are theirs."""
     rejects = [reject for file in files for reject in file.rejects]
     labels = unknown_tasks(rows)
     splits = {}
@@ -186,7 +179,7 @@ def report(
         "ignored": ignored_keys(rows),
         "tasks": _by_task(rows),
         "unknown_tasks": labels,
-        "warnings": list(near_misses(labels).values()),
+        "warnings": near_misses(labels),
         "splits": splits,
         "characters": characters(rows),
         "conformance": conformance(rows),

@@ -11,14 +11,8 @@ from sllm.data.tokenize import TokenStats
 
 
 def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
-    """(training rows, rows to evaluate on) of --trainset_path, and of `validation` or --val_set_size.
-
-    Args:
-        kind: sft or preference.
-        skipped: counts the rows that cannot be used.
-    Raises:
-        InputError: every row that cannot be used, unless they may be skipped.
-    """
+    """(training rows, rows to evaluate on) of --trainset_path, and of `validation` or --val_set_size. `kind`: sft or
+    preference. InputError for rows that cannot be used, unless `skipped` may collect them."""
     rows, valid_rows = cli.collect_errors(
         lambda: formats.load_rows(args.trainset_path, kind, skipped=skipped),
         lambda: formats.load_rows(validation, kind, skipped=skipped) if validation else [],

@@ -22,7 +22,6 @@ _KEYWORD = re.compile(r"^[^\w\n]*(?:Keyword|키워드)[ \t]*\d+[^\w\n]*:\s*(\S.*
 _EXPLANATION = re.compile(r"^[^\w\n]*설명[^\w\n]*:\s*\S", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’)\]*]*$")
 
-
 Fields = Mapping[str, Any]  # the parts of a user turn, by their names
 
 
@@ -35,13 +34,8 @@ class Failure:
 
 
 def check(task_id: str, user: str | dict[str, str | list[str]], answer: str) -> list[Failure]:
-    """The rules of `task_id` that `answer` breaks; empty when it conforms.
-
-    Args:
-        user: the labelled user turn, or its fields.
-    Raises:
-        ValueError: the task id is unknown.
-    """
+    """The rules of `task_id` that `answer` breaks; empty when it conforms. `user`: the labelled user turn, or its
+    fields. ValueError if the task id is unknown."""
     task = get(task_id)
     fields = split_user_turn(task_id, user) if isinstance(user, str) else user
     if not answer.strip():
@@ -175,9 +169,8 @@ def _rationale(task: Task, fields: Fields, answer: str) -> str | None:
 
 def _grounded(task: Task, fields: Fields, answer: str) -> str | None:
     source = f"{_source(task, fields)} {fields.get('question', '')} {' '.join(fields.get('choices', []))}"
-    numbers = set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", answer)))
-    invented = sorted(numbers - set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", source))))
-    if invented:
+    numbers, known = (set(re.findall(r"\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", text))) for text in (answer, source))
+    if invented := sorted(numbers - known):
         return f"본문에 없는 수: {', '.join(invented[:5])}"
     stems = _stems(answer)
     share = len(stems & _stems(source)) / max(len(stems), 1)
@@ -206,8 +199,8 @@ def _reworded(task: Task, fields: Fields, answer: str) -> str | None:
         words = re.findall(r"\w+", text)
         return [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
 
-    given, written = set(runs(_source(task, fields))), runs(answer)
-    share = sum(run in given for run in written) / max(len(written), 1)
+    source_runs, answer_runs = set(runs(_source(task, fields))), runs(answer)
+    share = sum(run in source_runs for run in answer_runs) / max(len(answer_runs), 1)
     return None if share <= 0.5 else f"세 낱말 묶음의 {share:.0%}를 본문에서 그대로 옮겼습니다 (50% 이하)"
 
 

@@ -68,7 +68,6 @@ _STYLE_RULES = {
     ),
     "sentence": ("{subject} 글머리표 없이 완결된 문장으로 작성합니다.",),
 }
-_STYLE_CHECKS = {"bullet": ("bullet", "clean"), "sentence": ("sentence", "clean")}
 _CHOICE_RULE = "첫 줄에는 주어진 보기 가운데 하나만 골라 기호와 내용을 그대로 적습니다."
 _YES_NO_RULE = "첫 줄에는 '예' 또는 '아니요'만 적습니다."
 _RATIONALE_RULE = "다음 줄에 '근거:'라고 쓰고, 그 아래에 그렇게 답한 까닭을 자세히 설명합니다."
@@ -105,7 +104,7 @@ def _pair(
             question=question[style] if question else None,
             style=style,
             system_prompt=_system_prompt(lead, rules + style_rules),
-            rules=("korean", *checks, *_STYLE_CHECKS[style]),
+            rules=("korean", *checks, style, "clean"),
             length_ratio=ratio,
         )
 
@@ -243,7 +242,6 @@ def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
     Args:
         fields: the task's own fields; `choices` is a list of 2–5 strings, all else is text. `question`
             may replace the default instruction of a task that has one.
-
     Raises:
         WrongFields: naming every missing, unknown, empty or misshapen field at once.
     """
@@ -275,10 +273,9 @@ def split_user_turn(task_id: str, user_content: str) -> dict[str, str | list[str
     body = user_content.rstrip().removesuffix("###Answer###:").rstrip()
     head, separator, question = body.rpartition("###Question###:")
     fields: dict[str, str | list[str]] = {}
-    if task.source:
-        context = (head if separator else body).strip().removeprefix("###Context###:").strip()
-        if context:
-            fields[task.source] = context
+    context = (head if separator else body).strip().removeprefix("###Context###:").strip()
+    if task.source and context:
+        fields[task.source] = context
     question = question.strip() if separator else ""
     if "choices" in task.fields:
         question, _, listed = question.partition("보기:")
