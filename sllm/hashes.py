@@ -74,20 +74,31 @@ def weight_files(folder: str | Path) -> list[str]:
     return [path.name for path in others if path.is_file()]
 
 
-def is_torn(path: Path) -> bool:
-    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
-    size = path.stat().st_size
+def safetensors_header(path: Path) -> tuple[int, dict[str, dict]]:
+    """(where the data start, tensor name → its "dtype", "shape" and "data_offsets") of a safetensors file: 8 bytes of
+    header length, the header in JSON, the data. ValueError where the file has no such header."""
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if length <= size - 8 else None
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return size != 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            return True
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > path.stat().st_size:
+            raise ValueError("cut off")
+        header = json.loads(file.read(start - 8))
+    if not isinstance(header, dict):
+        raise ValueError("not a JSON object")
+    header.pop("__metadata__", None)
+    return start, header
 
 
-def is_whole(folder: Path) -> bool:
+def is_damaged(path: Path) -> bool:
+    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
+    try:
+        start, header = safetensors_header(path)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        return path.stat().st_size != start + end
+    except (ValueError, TypeError, LookupError):
+        return True
+
+
+def has_all_weights(folder: Path) -> bool:
     """Are all of a folder's weight files there? In the Hub's cache they come one after another."""
     names = weight_files(folder)
     return bool(names) and all((folder / name).is_file() for name in names)
@@ -154,14 +165,14 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
     return [_file_hash(path, progress) for path in paths]
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object. InputError for anything else."""
+def read_json(path: Path, fault: str = "cannot be read", fix: str = "get the folder again") -> dict:
+    """A JSON object. InputError, which words it as `fault` and `fix`, for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); get the folder again") from None
+        raise InputError(f"{path} {fault} ({error}); {fix}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object; get the folder again")
+        raise InputError(f"{path} is not a JSON object; {fix}")
     return content
 
 

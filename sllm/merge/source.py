@@ -1,10 +1,10 @@
 """The adapter and the base that a merge reads: folders, or repositories of the Hub in its cache."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
 from sllm import checkpoint, cli
+from sllm.weights.safetensors_io import read_json
 
 HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 
@@ -15,18 +15,11 @@ def require_adapter(args: Namespace) -> tuple[str, Path]:
         checkpoint.require_model(args.model_id)  # refuses what is not a Hub id either
     folder = local(args.model_id, "adapter")
     if checkpoint.is_adapter(folder):
-        _require_json(folder / "adapter_config.json")
+        read_json(folder / "adapter_config.json")
     base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
     if adapter is None:
         raise cli.InputError(f"{folder} is a full model, not an adapter: there is nothing to merge")
     return base, folder
-
-
-def _require_json(path: Path) -> None:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise cli.InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
 
 
 def local(model_id: str, what: str) -> Path:

@@ -6,7 +6,6 @@ of several tensors (stacked experts) is made as it does, whole, for the time tha
 follows the largest of those. All in fp32.
 """
 
-import math
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -69,7 +68,7 @@ class StreamedModel:
     @property
     def size(self) -> int:
         """Bytes of all tensors on disk."""
-        return sum(math.prod(stored.shape) * stored.dtype.itemsize for stored in self.stored.values())
+        return sum(stored.size for stored in self.stored.values())
 
     def merge_and_round(self, dtype: torch.dtype) -> None:
         """From now on the adapter is in the weights, as peft computes it, and every weight is rounded to `dtype`."""
