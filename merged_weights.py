@@ -85,8 +85,8 @@ def main(args) -> dict:
         cli.say("note", note)
     cli.say("backend", choice)
     cli.say("writes", f"{out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
-    if plan.held:
-        cli.say("memory", f"about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
+    if plan.group_memory:
+        cli.say("memory", f"about {checkpoint.gib(plan.group_memory)}: the adapter changes stacked experts")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     checkpoint.require_disk(out, plan.size + 2**26 - replaced, "the merged model")
     checkpoint.prepare_output(out, overwrite=args.overwrite)
@@ -129,7 +129,7 @@ def main(args) -> dict:
     stages = export.lineage(adapter)
     text = export.card(
         name=out.name,
-        base_model=export.shown(base_id),
+        base_model=export.display_name(base_id),
         stages=stages,
         parameters=plan.parameters,
         dtype=dtype_name,

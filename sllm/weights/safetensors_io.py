@@ -72,14 +72,14 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
     """
     folder = Path(folder)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    listed = read_json(index).get("weight_map") if index.is_file() else {}
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+    weight_map = read_json(index).get("weight_map") if index.is_file() else {}
+    if not hashes.is_weight_map(weight_map):
         raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
-    if not listed and not single.is_file():
+    if not weight_map and not single.is_file():
         raise InputError(f"{folder} has no {single.name}; weights in another format are rewritten by save_pretrained")
     references: dict[str, TensorRef] = {}
     problems = []
-    for path in [folder / name for name in sorted(set(listed.values()))] or [single]:
+    for path in [folder / name for name in sorted(set(weight_map.values()))] or [single]:
         try:
             tensors = _header(path)
         except InputError as error:
@@ -88,7 +88,7 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
         problems += [f"{path}: {name} is in {references[name].path.name} too" for name in tensors if name in references]
         references |= tensors
     if not problems:
-        problems = [f"{index}: {name} is in no shard" for name in listed if name not in references]
+        problems = [f"{index}: {name} is in no shard" for name in weight_map if name not in references]
     if problems:
         raise InputError(cli.shorten(problems))
     return references
