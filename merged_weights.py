@@ -15,32 +15,31 @@ from sllm import checkpoint, cli, runs
 
 def build_parser():
     p = cli.parser(__doc__, __file__)
-    group = p.add_argument_group("model")
-    group.add_argument("--model_id", required=True, help="the adapter: a folder, or a Hub id")
-    group.add_argument(
-        "--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names"
-    )
-    group.add_argument(
+    add = p.add_argument_group("model").add_argument
+    add("--model_id", required=True, help="the adapter: a folder, or a Hub id")
+    add("--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names")
+    add(
         "--backend",
         choices=("auto", "unsloth", "peft"),
         default="auto",
         help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA GPU",
     )
-    group.add_argument(
+    add(
         "--dtype",
         choices=("auto", "bfloat16", "float16"),
         default="auto",
         help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16",
     )
     group = p.add_argument_group("output")
-    group.add_argument("--merged_weights_path", default="outputs/merged", help="folder to write")
-    group.add_argument(
+    add = group.add_argument
+    add("--merged_weights_path", default="outputs/merged", help="folder to write")
+    add(
         "--max_shard_size_gb",
         type=cli.positive_float,
         metavar="GB",
         help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend unsloth)",
     )
-    group.add_argument("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
+    add("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
     cli.add_overwrite_flag(group)
     return p
 
