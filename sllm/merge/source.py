@@ -22,8 +22,8 @@ def require_adapter(args: Namespace) -> tuple[str, Path]:
     return base, folder
 
 
-def local(model_id: str, what: str) -> Path:
-    """The folder itself, or a Hub repository's files in the cache."""
+def local(model_id: str, role: str) -> Path:
+    """The folder itself, or a Hub repository's files in the cache. `role`: "adapter" or "base"."""
     if Path(model_id).exists():
         return Path(model_id)
     from huggingface_hub import snapshot_download
@@ -32,9 +32,9 @@ def local(model_id: str, what: str) -> Path:
         return Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        flag = "--base_model" if what == "base" else "--model_id"
+        flag = "--base_model" if role == "base" else "--model_id"
         raise cli.InputError(
-            f"{what} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
+            f"{role} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
         ) from None
 
 

@@ -17,11 +17,12 @@ from transformers import EarlyStoppingCallback, GenerationConfig, TrainerCallbac
 from sllm import chat, checkpoint
 from sllm.cli import CheckFailed, json_safe
 from sllm.train.checkpoints import latest_checkpoint, mark_complete
-from sllm.train.metrics import METRICS_FILE, read_metrics, read_steps
+from sllm.train.metrics import METRICS_FILE, read_steps
 from sllm.train.resume import Fingerprint
 
 PROBE = "eval_probe"  # prefix of the metrics of `trainers.probe`, which are not an evaluation of the run
 SKIPPED_STEPS = 25  # in a row, that fp16's loss scaling may need to find its scale; it starts at 2^16 and halves
+SAMPLES_FILE = "samples.jsonl"
 SAMPLE_TOKENS = 64  # of a sample answer, at most
 # Logged numbers that stand in the progress line, in this order, where there are such.
 FIELDS = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
@@ -50,10 +51,9 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / METRICS_FILE
-        rows = [row for row in read_metrics(self.folder) if row["step"] <= state.global_step] if path.exists() else []
-        checkpoint.write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._trim_samples(state.global_step)
+        (self.folder / METRICS_FILE).touch()
+        rows = self._drop_later_rows(METRICS_FILE, state.global_step)
+        self._drop_later_rows(SAMPLES_FILE, state.global_step)
         self.first_step = state.global_step
         self.started = self.last_time = time.monotonic()
         self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in rows), default=0)
@@ -70,12 +70,15 @@ class Progress(TrainerCallback):
             mask = batch.get("attention_mask")
             self.tokens = self.tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
 
-    def _trim_samples(self, step: int) -> None:
-        """A resumed run has answered at the start once more, and may answer at later steps again."""
-        path = self.folder / "samples.jsonl"
+    def _drop_later_rows(self, name: str, step: int) -> list[dict]:
+        """Leave the rows up to `step` in a file, and return them. A resumed run comes by the later steps again, and has
+        answered at the start once more."""
+        path = self.folder / name
+        rows = [row for row in read_steps(path) if row["step"] <= step] if path.exists() else []
         if path.exists():
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in read_steps(path) if row["step"] <= step]
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
             checkpoint.write_atomically(path, "".join(dict.fromkeys(lines)))
+        return rows
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "train_runtime" in logs or any(key.startswith(PROBE) for key in logs):
@@ -105,7 +108,7 @@ class Progress(TrainerCallback):
         if self.samples and self.last_sampled_step != state.global_step:
             self.last_sampled_step = state.global_step
             answers = self.samples()
-            with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
                 for prompt, answer in answers:
                     row = {"step": state.global_step, "prompt": prompt, "answer": answer}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -82,9 +82,7 @@ def adapter_in_float32(model):
     TRL (1.14, `SFTTrainer.__init__` and `DPOTrainer.__init__`) casts those of a quantised model to bfloat16, where the
     small steps of AdamW round to nothing: at DPO's learning rate of 5e-7 nearly no weight ever moves.
     """
-    weights = {
-        parameter: parameter.detach().float().clone() for parameter in model.parameters() if parameter.requires_grad
-    }
+    weights = {p: p.detach().float().clone() for p in model.parameters() if p.requires_grad}
     yield
     for parameter, weight in weights.items():
         parameter.data = weight
