@@ -18,27 +18,17 @@ def build_parser():
     add = p.add_argument_group("model").add_argument
     add("--model_id", required=True, help="the adapter: a folder, or a Hub id")
     add("--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names")
-    add(
-        "--backend",
-        choices=("auto", "unsloth", "peft"),
-        default="auto",
-        help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA GPU",
-    )
-    add(
-        "--dtype",
-        choices=("auto", "bfloat16", "float16"),
-        default="auto",
-        help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16",
-    )
+    add("--backend", choices=("auto", "unsloth", "peft"), default="auto",
+        help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA "
+        "GPU")  # fmt: skip
+    add("--dtype", choices=("auto", "bfloat16", "float16"), default="auto",
+        help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16")  # fmt: skip
     group = p.add_argument_group("output")
     add = group.add_argument
     add("--merged_weights_path", default="outputs/merged", help="folder to write")
-    add(
-        "--max_shard_size_gb",
-        type=cli.positive_float,
-        metavar="GB",
-        help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend unsloth)",
-    )
+    add("--max_shard_size_gb", type=cli.positive_float, metavar="GB",
+        help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend "
+        "unsloth)")  # fmt: skip
     add("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
     cli.add_overwrite_flag(group)
     return p
