@@ -103,32 +103,19 @@ def main(args) -> dict:
 
     # ── save ──
     metrics = {
-        "parameters": plan.parameters,
-        "bytes": plan.size,
-        "dtype": dtype_name,
-        "max_logit_difference": result.max_difference,
-        "logit_bound": result.bound,
-        "rms_logit_difference": result.rms_difference,
-        "rms_logit_bound": result.rms_bound,
-        "greedy_tokens": result.prompts * result.tokens,
-        "rms_adapter_effect": result.rms_effect,
-        "near_ties": result.near_ties,
-        "peak_rss_bytes": runs.peak_rss(),
-    }
-    stages = export.lineage(adapter)
+        "parameters": plan.parameters, "bytes": plan.size, "dtype": dtype_name,
+        "max_logit_difference": result.max_difference, "logit_bound": result.bound,
+        "rms_logit_difference": result.rms_difference, "rms_logit_bound": result.rms_bound,
+        "greedy_tokens": result.prompts * result.tokens, "rms_adapter_effect": result.rms_effect,
+        "near_ties": result.near_ties, "peak_rss_bytes": runs.peak_rss(),
+    }  # fmt: skip
     text = export.card(
-        name=out.name,
-        base_model=export.display_name(base_id),
-        stages=stages,
-        parameters=plan.parameters,
-        dtype=dtype_name,
+        name=out.name, base_model=export.display_name(base_id), stages=export.lineage(adapter),
+        parameters=plan.parameters, dtype=dtype_name, parity=result, versions=checkpoint.versions(),
         chat_template=(checkpoint.read_run(adapter) or {}).get("arguments", {}).get("chat_template", "its own"),
-        chat_template_hash=chat.template_hash(tokenizer),
-        end_of_turn=chat.end_of_turn(tokenizer)[0],
+        chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
         served_as=args.push_to_hub or args.merged_weights_path,
-        parity=result,
-        versions=checkpoint.versions(),
-    )
+    )  # fmt: skip
     with export.remove_on_failure(out):
         (out / "README.md").write_text(text, encoding="utf-8")
         checkpoint.write_run(

@@ -74,10 +74,11 @@ class Progress(TrainerCallback):
         """Leave the rows up to `step` in a file, and return them. A resumed run comes by the later steps again, and has
         answered at the start once more."""
         path = self.folder / name
-        rows = [row for row in read_steps(path) if row["step"] <= step] if path.exists() else []
-        if path.exists():
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-            checkpoint.write_atomically(path, "".join(dict.fromkeys(lines)))
+        if not path.exists():
+            return []
+        rows = [row for row in read_steps(path) if row["step"] <= step]
+        lines = dict.fromkeys(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        checkpoint.write_atomically(path, "".join(lines))
         return rows
 
     def on_log(self, args, state, control, logs=None, **kwargs):

@@ -7,6 +7,7 @@ libraries' source, or measured where that is said.
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from sllm import checkpoint
@@ -73,7 +74,7 @@ def estimate(
     weights = weight_bytes(model, args.bits, width, backend)
     # weights and gradients in fp32; a reference has no gradient
     adapter_bytes = trained * (8 + state + 4 * (num_adapters - 1))
-    available = _available_memory()
+    available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
     room = available - weights - adapter_bytes
     return MemoryEstimate(
         parameters=sum(weight.numel() for weight in model.parameters()),
@@ -107,9 +108,9 @@ def weight_bytes(model, bits: int, width: int, backend: str) -> int:
     if bits == 16:
         return total * width
     head = model.get_output_embeddings()
-    kept = {id(weight) for module in (head, model.get_input_embeddings()) if module for weight in module.parameters()}
-    linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)}
-    quantised = sum(count for weight, count in linear.items() if weight not in kept)
+    outer = {weight for module in (head, model.get_input_embeddings()) if module for weight in module.parameters()}
+    linear = {module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    quantised = sum(weight.numel() for weight in linear - outer)
     rest = (total - quantised) * (4 if backend == "peft" else width)
     return round(quantised * (NF4_BITS if bits == 4 else 8) / 8) + rest
 
@@ -173,11 +174,3 @@ def format_table(estimate: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
         ("disk", gib(estimate.disk)),
     ]
     return table(["plan", ""], rows)
-
-
-def _available_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    return psutil.virtual_memory().available
