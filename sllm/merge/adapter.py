@@ -50,7 +50,7 @@ class Delta:
             b = b.reshape(b.shape[0], -1, self.experts).permute(2, 0, 1)
         return (a.mT, b.mT) if self.transposed else (b, a)
 
-    def whole(self) -> torch.Tensor:
+    def product(self) -> torch.Tensor:
         left, right = self.factors()
         return (left @ right).mul_(self.scale)
 

@@ -29,8 +29,8 @@ class GroupUpdate:
 
     layout: Layout
     group: Group
-    deltas: dict[str, Delta] = field(default_factory=dict)  # by parameter
-    replaced: dict[str, TensorRef] = field(default_factory=dict)
+    deltas: dict[str, Delta]  # by parameter; of the whole adapter
+    replaced: dict[str, TensorRef]
     done: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
 
     def take(self, name: str) -> torch.Tensor:
@@ -38,10 +38,11 @@ class GroupUpdate:
         if name not in self.done:
             stored, model = self.layout.stored, self.layout.model
             parameters = self.group.parameters_of(model, lambda source: stored[source].read().float())
-            for key, replacement in self.replaced.items():
-                parameters[key] = replacement.read().float()
-            for key, delta in self.deltas.items():
-                parameters[key] += delta.whole()
+            for parameter in parameters:
+                if parameter in self.replaced:
+                    parameters[parameter] = self.replaced[parameter].read().float()
+                if parameter in self.deltas:
+                    parameters[parameter] += self.deltas[parameter].product()
             self.done.update(self.layout.tensors_on_disk(parameters))
         return self.done.pop(name).contiguous()
 
@@ -124,7 +125,9 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     untied = _untie(layout, settings, deltas, replaced)
     shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
     _require_fit(base, adapter, layout, shapes)
-    regroups = _regroups(layout, deltas, replaced)
+    regroups: dict[str, GroupUpdate] = {}  # by name on disk
+    for group in {layout.groups[name] for name in shapes if name in layout.groups}:
+        regroups |= dict.fromkeys(group.sources, GroupUpdate(layout, group, deltas, replaced))
     deltas = {layout.tensor_names.get(name, name): delta for name, delta in deltas.items()}
     replaced = {layout.tensor_names.get(name, name): stored for name, stored in replaced.items()}
 
@@ -132,7 +135,10 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):
         # a tensor of whole numbers (a buffer) stays as it is
         merged_dtype = dtype if stored.dtype.is_floating_point else stored.dtype
-        piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), merged_dtype, regroups.get(name))
+        if name in regroups:
+            piece = MergedTensor(name, stored, None, merged_dtype, regroups[name])
+        else:
+            piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), merged_dtype)
         files.setdefault(stored.path.name, []).append(piece)
     return MergePlan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
@@ -156,17 +162,6 @@ def _require_fit(base: Path, adapter: str | Path, layout: Layout, shapes: dict[s
     hint = [f"{adapter} was trained on another base; name that one: --base_model"] if missing or unequal else []
     if missing or unequal or unchangeable:
         raise InputError([*cli.shorten(missing), *cli.shorten(unequal), *hint, *cli.shorten(unchangeable)])
-
-
-def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, TensorRef]) -> dict[str, GroupUpdate]:
-    """By name on disk: what is changed by way of a parameter that is made of several tensors. Taken from the dicts."""
-    regroups: dict[Group, GroupUpdate] = {}
-    for kind, changes in (("deltas", deltas), ("replaced", replaced)):
-        for name in [name for name in changes if name in layout.groups]:
-            group = layout.groups[name]
-            regroup = regroups.setdefault(group, GroupUpdate(layout, group))
-            getattr(regroup, kind)[name] = changes.pop(name)
-    return {name: regroup for group, regroup in regroups.items() for name in group.sources}
 
 
 def _untie(layout: Layout, settings: dict[str, Any], deltas: dict[str, Any], replaced: dict[str, Any]) -> bool:
