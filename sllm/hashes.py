@@ -69,8 +69,8 @@ def weight_files(folder: str | Path) -> list[str]:
             if not weight_map or not is_weight_map(weight_map):
                 raise InputError(f"{folder / index} names no weight files (weight_map); get the folder again")
             return [index, *sorted(set(weight_map.values()))]
-    others = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    return [path.name for path in others if path.is_file()]
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [path.name for path in weights if path.is_file()]
 
 
 def is_weight_map(content: object) -> bool:

@@ -29,7 +29,7 @@ _HYPERPARAMETERS = (
 
 
 def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is none.
+    """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is not.
 
     Raises:
         InputError: the tokenizer pads with the end of turn or EOS, or with nothing.
@@ -42,7 +42,7 @@ def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
     end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
     stops = chat.stop_token_ids(tokenizer, config.get("eos_token_id", model.get("eos_token_id")))
     needed = {tokenizer.eos_token_id, end}
-    # A base may name its pad as one more EOS (Qwen): it stays the pad, and no EOS that anything trained on.
+    # A base may name its pad as one more EOS (Qwen): it stays the pad, and is dropped from the EOS tokens.
     eos = [token for token in (*stops[1:], stops[0]) if token != pad or token in needed]  # the base's own first
     config |= {"eos_token_id": eos[0] if len(eos) == 1 else eos, "pad_token_id": pad}
     if model.get("bos_token_id") is not None:

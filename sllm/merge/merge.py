@@ -31,11 +31,11 @@ class GroupUpdate:
     group: Group
     deltas: dict[str, Delta]  # by parameter; of the whole adapter
     replaced: dict[str, TensorRef]
-    done: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
+    pending: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
 
     def take(self, name: str) -> torch.Tensor:
         """One changed tensor in fp32. All of the group are computed with the first, and each is handed out once."""
-        if name not in self.done:
+        if name not in self.pending:
             stored, model = self.layout.stored, self.layout.model
             parameters = self.group.parameters_of(model, lambda source: stored[source].read().float())
             for parameter in parameters:
@@ -43,8 +43,8 @@ class GroupUpdate:
                     parameters[parameter] = self.replaced[parameter].read().float()
                 if parameter in self.deltas:
                     parameters[parameter] += self.deltas[parameter].product()
-            self.done.update(self.layout.tensors_on_disk(parameters))
-        return self.done.pop(name).contiguous()
+            self.pending.update(self.layout.tensors_on_disk(parameters))
+        return self.pending.pop(name).contiguous()
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class MergePlan:
         read, as they are stacked, and as they wait to be written."""
         sizes: dict[str, int] = {}
         for group in {piece.regroup.group for piece in self.pieces if piece.regroup}:
-            layer = group.first.rpartition(".")[0]
+            layer = group.key.rpartition(".")[0]
             sizes[layer] = sizes.get(layer, 0) + sum(map(math.prod, group.parameters.values()))
         return 3 * 4 * max(sizes.values(), default=0)
 
@@ -203,15 +203,15 @@ def write(plan: MergePlan, folder: str | Path) -> None:
     Raises:
         InputError: a merged weight that is not finite, such as one beyond float16's range; the tensor is named.
     """
-    folder, started, done = Path(folder), time.monotonic(), 0
+    folder, started, written = Path(folder), time.monotonic(), 0
     for number, (name, pieces) in enumerate(plan.files.items(), 1):
         write_file(folder / name, [(p.name, p.dtype, p.source.shape, _blocks(p)) for p in pieces])
         size = sum(piece.size for piece in pieces)
-        done += size
-        seconds = time.monotonic() - started
+        written += size
+        speed = written / (time.monotonic() - started)  # bytes a second
         print(
-            f"shard {number}/{len(plan.files)} | {name} | {size / 2**20:,.0f} MiB | {done / 2**20 / seconds:,.0f} MiB/s"
-            f" | ETA {seconds / done * (plan.size - done):.0f} s"
+            f"shard {number}/{len(plan.files)} | {name} | {size / 2**20:,.0f} MiB | {speed / 2**20:,.0f} MiB/s"
+            f" | ETA {(plan.size - written) / speed:.0f} s"
         )
     if list(plan.files) != ["model.safetensors"]:
         weight_map = {piece.name: name for name, pieces in plan.files.items() for piece in pieces}

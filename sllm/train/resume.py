@@ -1,4 +1,4 @@
-"""Resuming a training run: the same run, from its last checkpoint that is whole."""
+"""Resuming a training run: the same run, from its last complete checkpoint."""
 
 import json
 import shutil
@@ -98,7 +98,7 @@ def _check_same_run(args, out: Path, marker: dict) -> None:
 
 
 def prepare_output(args) -> tuple[Path, str | None]:
-    """Make the output folder. Returns it and the checkpoint to resume from; newer ones that are not whole are
+    """Make the output folder. Returns it and the checkpoint to resume from; newer ones that are incomplete are
     removed."""
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
     command = cli.command_line(drop=["--overwrite"], add=["--resume"])

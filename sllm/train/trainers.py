@@ -68,11 +68,10 @@ class DPOTrainer(_Trainer, trl.DPOTrainer):
         self.model.set_adapter("default")
 
 
-def mark_truncated(dataset, max_length: int):
+def mark_truncated(dataset, max_length: int) -> None:
     """Tell unsloth that no row of `dataset` is longer than `max_length`: it pads rows that it does not know to be cut,
     padding-free or not. Needs no unsloth."""
     dataset._unsloth_truncated_to = max_length
-    return dataset
 
 
 @contextmanager

@@ -8,7 +8,9 @@ memory, apart on disk). A change of such a parameter has to be written to those 
 import re
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,29 +20,25 @@ from sllm.cli import InputError
 from sllm.weights.safetensors_io import read_json, tensors_of
 
 
+@dataclass(eq=False)
 class Group:
-    """Parameters that transformers makes out of other tensors, as `names` on disk; `converter` is its recipe.
+    """Parameters that transformers makes out of other tensors; `converter` is its recipe.
 
     That is transformers' own arithmetic of conversions; peft builds on the same functions (utils/
     transformers_weight_conversion.py), so they do not change without notice.
     """
 
-    def __init__(self, converter):
-        self.converter = converter
-        self.names: list[tuple[str, str]] = []  # (tensor on disk, pattern of the converter that it matched)
-        self.first = ""  # the parameter that transformers files the group under
-        self.parameters: dict[str, tuple[int, ...]] = {}  # parameter → shape
-
-    @property
-    def sources(self) -> list[str]:
-        return [name for name, _ in self.names]
+    converter: Any
+    key: str  # the parameter that transformers files the group under
+    sources: dict[str, str] = field(default_factory=dict)  # tensor on disk → pattern of the converter that it matched
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)  # parameter → shape
 
     def parameters_of(self, model: nn.Module, read: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters, computed from the tensors that `read` returns by their names on disk."""
         recipe = deepcopy(self.converter)
-        for name, pattern in self.names:
-            recipe.add_tensor(self.first, name, pattern, read(name))
-        parameters = recipe.convert(self.first, model=model, config=model.config)
+        for name, pattern in self.sources.items():
+            recipe.add_tensor(self.key, name, pattern, read(name))
+        parameters = recipe.convert(self.key, model=model, config=model.config)
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in parameters.items()}
 
 
@@ -93,7 +91,7 @@ class Layout:
         try:
             shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors_on_disk(empty).items()}
         except Exception as error:  # any of transformers' operations, most of which are made for loading only
-            return f"transformers cannot convert it back to {group.sources[0]} ({_line(error)})"
+            return f"transformers cannot convert it back to {next(iter(group.sources))} ({_line(error)})"
         if shapes != {name: self.stored[name].shape for name in group.sources}:
             return f"transformers would save it under other names or shapes than those of base {self.folder}"
         return None
@@ -118,9 +116,7 @@ class Layout:
             elif pattern is None:
                 self.tensor_names[parameter] = name
             else:
-                group = groups.setdefault(parameter, Group(by_pattern[pattern]))
-                group.first = parameter
-                group.names.append((name, pattern))
+                groups.setdefault(parameter, Group(by_pattern[pattern], parameter)).sources[name] = pattern
         # what to revert when a changed parameter is written; transformers keeps the same for its save_pretrained
         self.model._weight_conversions = [rule for rule in rules if rule.was_used()]
         for group in groups.values():
@@ -132,7 +128,8 @@ class Layout:
             empty = group.parameters_of(self.model, lambda name: torch.empty(self.stored[name].shape, device="meta"))
         except Exception as error:  # shapes that do not go together raise whatever torch raises
             raise InputError(
-                f"{self.folder}: {group.first} cannot be made of {group.sources[0]} and its like ({_line(error)})"
+                f"{self.folder}: {group.key} cannot be made of {next(iter(group.sources))} and its like "
+                f"({_line(error)})"
             ) from None
         group.parameters = {name: tuple(tensor.shape) for name, tensor in empty.items()}
         self.groups |= dict.fromkeys(empty, group)
