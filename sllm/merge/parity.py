@@ -61,14 +61,9 @@ class Parity:
 
 
 def check(
-    base: str | Path,
-    adapter: str | Path,
-    merged: str | Path,
-    tokenizer: "PreTrainedTokenizerBase",
-    dtype: torch.dtype,
-    *,
-    tokens: int | None = None,
-) -> Parity:
+    base: str | Path, adapter: str | Path, merged: str | Path, tokenizer: "PreTrainedTokenizerBase",
+    dtype: torch.dtype, *, tokens: int | None = None,
+) -> Parity:  # fmt: skip
     """Compare greedy tokens and logits of base + adapter with those of the merged folder.
 
     Greedy tokens are decoded by the adapter's model; the merged one reads the same sequence and has to choose the
