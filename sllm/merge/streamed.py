@@ -59,9 +59,8 @@ class StreamedModel:
             ids[i, : len(row)] = torch.tensor(row)
         self.adapted = adapted
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*disabling adapter layers with bias"
-            )  # `_parameter` puts the base's back
+            # of biases, in whose place `_parameter` puts the base's
+            warnings.filterwarnings("ignore", ".*disabling adapter layers with bias")
             with nullcontext() if adapted else self.model.disable_adapter():
                 out = self.model(input_ids=ids.to(self.device), use_cache=False).logits
         return [out[i, : len(row)] for i, row in enumerate(rows)]
@@ -139,12 +138,9 @@ class StreamedModel:
         return self._rows(name, delta=self._delta(module, key))
 
     def _stream(self, module: nn.Module, names: dict[str, str]) -> None:
-        """Make `module` read its weights when it computes: plain linear layers by blocks of rows, plain embeddings
-        by the rows that are looked up, anything else (norms, experts) whole, for the time of its forward.
-
-        Args:
-            names: key in the module → name of the parameter.
-        """
+        """Make `module` read its weights (key in the module → name of the parameter) when it computes: plain linear
+        layers by blocks of rows, plain embeddings by the rows that are looked up, anything else (norms, experts) as
+        full tensors, for the time of its forward."""
         weight = names.get("weight", "")
         tensor = "" if (module, "weight") in self.replaced else self.layout.tensor_names.get(weight, "")
 
