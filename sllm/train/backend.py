@@ -50,11 +50,11 @@ def choose(name: str) -> Choice:
     if unusable := unusable_gpu():
         raise InputError(f"{unusable}; or train with --backend peft, on the CPU where the GPU cannot be used")
     missing = _why_not_unsloth()
-    if name == "unsloth":
-        if missing:
-            raise InputError(f"--backend unsloth: {missing}; use --backend peft")
-        return Choice("unsloth", "requested")
-    return Choice("peft", missing) if missing else Choice("unsloth", "there is a CUDA GPU")
+    if missing and name == "unsloth":
+        raise InputError(f"--backend unsloth: {missing}; use --backend peft")
+    if missing:
+        return Choice("peft", missing)
+    return Choice("unsloth", "requested" if name == "unsloth" else "there is a CUDA GPU")
 
 
 def _why_not_unsloth() -> str | None:

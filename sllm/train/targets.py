@@ -1,4 +1,4 @@
-"""Which layers get an adapter: `--lora_target_modules` against the model that is really there.
+"""Which layers get an adapter: `--lora_target_modules` against the layers of the model.
 
 The default is every linear layer of the language model but the output layer, whatever the architecture calls them.
 What stands beside the language model (a vision tower, the projection of images) gets one only where it is named with a
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from sllm import hashes
 from sllm.cli import InputError
 
 ALL = "all-linear"
@@ -65,13 +66,11 @@ def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
 def of_adapter(folder: str | Path, model) -> list[str]:
     """The layers of `model` that an adapter on disk changes: what its files hold, whatever its config's rules say
     (`layers_to_transform` and others leave layers out). Empty where the adapter is not in safetensors."""
-    from safetensors import safe_open
-
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         return []
-    with safe_open(file, "pt") as tensors:
-        modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors.keys()}  # noqa: SIM118
+    _, header = hashes.safetensors_header(file)
+    modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in header}
     return [path for path, _ in model.named_modules() if path in modules]
 
 
