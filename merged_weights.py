@@ -15,32 +15,21 @@ from sllm import checkpoint, cli, runs
 
 def build_parser():
     p = cli.parser(__doc__, __file__)
-    group = p.add_argument_group("model")
-    group.add_argument("--model_id", required=True, help="the adapter: a folder, or a Hub id")
-    group.add_argument(
-        "--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names"
-    )
-    group.add_argument(
-        "--backend",
-        choices=("auto", "unsloth", "peft"),
-        default="auto",
-        help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA GPU",
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float16"),
-        default="auto",
-        help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16",
-    )
+    add = p.add_argument_group("model").add_argument
+    add("--model_id", required=True, help="the adapter: a folder, or a Hub id")
+    add("--base_model", metavar="ID", help="16-bit base model; default: the one that the adapter's config names")
+    add("--backend", choices=("auto", "unsloth", "peft"), default="auto",
+        help="what merges; auto and peft: tensor by tensor, in little memory; unsloth: its own merge, on a CUDA "
+        "GPU")  # fmt: skip
+    add("--dtype", choices=("auto", "bfloat16", "float16"), default="auto",
+        help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16")  # fmt: skip
     group = p.add_argument_group("output")
-    group.add_argument("--merged_weights_path", default="outputs/merged", help="folder to write")
-    group.add_argument(
-        "--max_shard_size_gb",
-        type=cli.positive_float,
-        metavar="GB",
-        help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend unsloth)",
-    )
-    group.add_argument("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
+    add = group.add_argument
+    add("--merged_weights_path", default="outputs/merged", help="folder to write")
+    add("--max_shard_size_gb", type=cli.positive_float, metavar="GB",
+        help="largest weight file, in 10^9 bytes; default: the files of the base (not with --backend "
+        "unsloth)")  # fmt: skip
+    add("--push_to_hub", metavar="REPO", help="upload to this Hub repository (made private if new)")
     cli.add_overwrite_flag(group)
     return p
 
@@ -85,8 +74,8 @@ def main(args) -> dict:
         cli.say("note", note)
     cli.say("backend", choice)
     cli.say("writes", f"{out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")
-    if plan.held:
-        cli.say("memory", f"about {checkpoint.gib(plan.held)}: the adapter changes stacked experts")
+    if plan.group_memory:
+        cli.say("memory", f"about {checkpoint.gib(plan.group_memory)}: the adapter changes stacked experts")
     replaced = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) if out.is_dir() else 0
     checkpoint.require_disk(out, plan.size + 2**26 - replaced, "the merged model")
     checkpoint.prepare_output(out, overwrite=args.overwrite)
@@ -114,32 +103,19 @@ def main(args) -> dict:
 
     # ── save ──
     metrics = {
-        "parameters": plan.parameters,
-        "bytes": plan.size,
-        "dtype": dtype_name,
-        "max_logit_difference": result.max_difference,
-        "logit_bound": result.bound,
-        "rms_logit_difference": result.rms_difference,
-        "rms_logit_bound": result.rms_bound,
-        "greedy_tokens": result.prompts * result.tokens,
-        "rms_adapter_effect": result.rms_effect,
-        "near_ties": result.near_ties,
-        "peak_rss_bytes": runs.peak_rss(),
-    }
-    stages = export.lineage(adapter)
+        "parameters": plan.parameters, "bytes": plan.size, "dtype": dtype_name,
+        "max_logit_difference": result.max_difference, "logit_bound": result.bound,
+        "rms_logit_difference": result.rms_difference, "rms_logit_bound": result.rms_bound,
+        "greedy_tokens": result.prompts * result.tokens, "rms_adapter_effect": result.rms_effect,
+        "near_ties": result.near_ties, "peak_rss_bytes": runs.peak_rss(),
+    }  # fmt: skip
     text = export.card(
-        name=out.name,
-        base_model=export.shown(base_id),
-        stages=stages,
-        parameters=plan.parameters,
-        dtype=dtype_name,
+        name=out.name, base_model=export.display_name(base_id), stages=export.lineage(adapter),
+        parameters=plan.parameters, dtype=dtype_name, parity=result, versions=checkpoint.versions(),
         chat_template=(checkpoint.read_run(adapter) or {}).get("arguments", {}).get("chat_template", "its own"),
-        chat_template_hash=chat.template_hash(tokenizer),
-        end_of_turn=chat.end_of_turn(tokenizer)[0],
+        chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
         served_as=args.push_to_hub or args.merged_weights_path,
-        parity=result,
-        versions=checkpoint.versions(),
-    )
+    )  # fmt: skip
     with export.remove_on_failure(out):
         (out / "README.md").write_text(text, encoding="utf-8")
         checkpoint.write_run(

@@ -4,7 +4,6 @@ A single one makes a model answer nonsense, or train to nothing, without an erro
 blocks, so that memory stays small whatever the model's size.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -47,19 +46,17 @@ def first_not_finite(path: str | Path) -> str | None:
     """
     import numpy
 
+    try:
+        data_start, header = hashes.safetensors_header(Path(path))
+    except ValueError:
+        return None
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if length <= Path(path).stat().st_size else {}
-        except ValueError:
-            header = {}
-        header.pop("__metadata__", None)
         for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             if tensor["dtype"] not in _EXPONENTS or may_be_infinite(tensor["shape"]):
                 continue  # whole numbers, quantised weights, constants
             kind, mask = _EXPONENTS[tensor["dtype"]]
             first, last = tensor["data_offsets"]
-            file.seek(8 + length + first)
+            file.seek(data_start + first)
             for start in range(first, last, BLOCK):
                 bits = numpy.frombuffer(file.read(min(BLOCK, last - start)), dtype=kind)
                 if ((bits & mask) == mask).any():

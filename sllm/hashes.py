@@ -19,7 +19,7 @@ from sllm.cli import InputError
 CACHED_FROM = 2**23  # bytes; smaller files are hashed faster than the cache is read and written
 SETTLED = 2 * 10**9  # ns; a file as young as this may change once more within one tick of the file system's clock
 _ENTRIES = 4096
-_here: dict[str, list] = {}  # what this process hashed, where the cache cannot be written
+_in_memory: dict[str, list] = {}  # what this process hashed, where the cache cannot be written
 
 TOKENIZER_FILES = (
     "tokenizer*.json tokenizer.model *.tiktoken spiece.model sentencepiece.bpe.model special_tokens_map.json "
@@ -65,29 +65,44 @@ def weight_files(folder: str | Path) -> list[str]:
         if (folder / single).is_file():
             return [single]
         if (folder / index).is_file():
-            content = read_json(folder / index)
-            named = content.get("weight_map")
-            if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+            weight_map = read_json(folder / index).get("weight_map")
+            if not weight_map or not is_weight_map(weight_map):
                 raise InputError(f"{folder / index} names no weight files (weight_map); get the folder again")
-            return [index, *sorted(set(named.values()))]
-    others = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    return [path.name for path in others if path.is_file()]
+            return [index, *sorted(set(weight_map.values()))]
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return [path.name for path in weights if path.is_file()]
 
 
-def is_torn(path: Path) -> bool:
-    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
-    size = path.stat().st_size
+def is_weight_map(content: object) -> bool:
+    """Is this the map of tensors to file names that a weight index holds?"""
+    return isinstance(content, dict) and all(isinstance(name, str) for name in content.values())
+
+
+def safetensors_header(path: Path) -> tuple[int, dict[str, dict]]:
+    """(where the data start, tensor name → its "dtype", "shape" and "data_offsets") of a safetensors file: 8 bytes of
+    header length, the header in JSON, the data. ValueError where the file has no such header."""
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if length <= size - 8 else None
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return size != 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            return True
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > path.stat().st_size:
+            raise ValueError("cut off")
+        header = json.loads(file.read(start - 8))
+    if not isinstance(header, dict):
+        raise ValueError("not a JSON object")
+    header.pop("__metadata__", None)
+    return start, header
 
 
-def is_whole(folder: Path) -> bool:
+def is_damaged(path: Path) -> bool:
+    """Is a safetensors file shorter or longer than its header says, or the header unreadable?"""
+    try:
+        start, header = safetensors_header(path)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        return path.stat().st_size != start + end
+    except (ValueError, TypeError, LookupError):
+        return True
+
+
+def has_all_weights(folder: Path) -> bool:
     """Are all of a folder's weight files there? In the Hub's cache they come one after another."""
     names = weight_files(folder)
     return bool(names) and all((folder / name).is_file() for name in names)
@@ -108,8 +123,8 @@ def deciding_files(folder: str | Path) -> list[str]:
 def content_hashes(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
     """sha256 of each file; of a config, its values without those that say where it came from, in any order."""
     folder = Path(folder)
-    plain = [name for name in names if name not in NOT_CONTENT]
-    hashes = dict(zip(plain, file_hashes([folder / name for name in plain]), strict=True))
+    files = [name for name in names if name not in NOT_CONTENT]
+    hashes = dict(zip(files, file_hashes([folder / name for name in files]), strict=True))
     for name in names:
         if name in NOT_CONTENT:
             content = {key: value for key, value in read_json(folder / name).items() if key not in NOT_CONTENT[name]}
@@ -130,18 +145,18 @@ def identity(folder: str | Path) -> Identity:
         raise InputError(f"{folder}: {', '.join(missing)} is missing, which {weights[0]} names; get the folder again")
     hashes = content_hashes(folder, names)
     of_model = {name: value for name, value in hashes.items() if name in weights or name in NOT_CONTENT}
-    return Identity(_of(hashes) if hashes else None, _of(of_model) if weights else None)
+    return Identity(_combined(hashes) if hashes else None, _combined(of_model) if weights else None)
 
 
-def folder_hash(place: str | Path) -> str | None:
+def folder_hash(path: str | Path) -> str | None:
     """sha256 of a file; of what decides a folder's product; the commit of a Hub id's copy in the cache; else None."""
-    if Path(place).is_file():
-        return file_hash(place)
-    if Path(place).is_dir():
-        return identity(place).hash
+    if Path(path).is_file():
+        return file_hash(path)
+    if Path(path).is_dir():
+        return identity(path).hash
     from sllm import hub
 
-    return hub.commit(str(place))
+    return hub.commit(str(path))
 
 
 def file_hash(path: str | Path) -> str:
@@ -154,18 +169,18 @@ def file_hashes(paths: Sequence[Path]) -> list[str]:
     return [_file_hash(path, progress) for path in paths]
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object. InputError for anything else."""
+def read_json(path: Path, fault: str = "cannot be read", fix: str = "get the folder again") -> dict:
+    """A JSON object. InputError, which words it as `fault` and `fix`, for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); get the folder again") from None
+        raise InputError(f"{path} {fault} ({error}); {fix}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object; get the folder again")
+        raise InputError(f"{path} is not a JSON object; {fix}")
     return content
 
 
-def _of(hashes: dict[str, str]) -> str:
+def _combined(hashes: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(hashes.items())).encode()).hexdigest()
 
 
@@ -181,27 +196,29 @@ def _file_hash(path: Path, progress: "_Progress") -> str:
     return digest
 
 
-def remembered(path: Path, what: str, find: Callable[[], str]) -> str:
-    """What `find` says of a large file; from the cache where the file did not change since it was asked.
+def remembered(path: Path, question: str, compute: Callable[[], str]) -> str:
+    """What `compute` says of a large file; from the cache where the file did not change since.
 
     Args:
-        what: names the question: "" for the sha256.
+        question: what is computed: "" for the sha256.
     """
     path = path.resolve()
-    before, started, key = path.stat(), time.time_ns(), f"{path}#{what}" if what else str(path)
-    mark = _mark(before)
-    for known in (_here.get(key), _load().get(key)):
-        if isinstance(known, list) and known[:-1] == mark:
-            return known[-1]
-    value = find()
-    if max(before.st_mtime_ns, before.st_ctime_ns) < started - SETTLED and _mark(path.stat()) == mark:
-        _here[key] = [*mark, value]
-        _remember(key, _here[key])
+    started, key = time.time_ns(), f"{path}#{question}" if question else str(path)
+    version = _version(path)
+    for entry in (_in_memory.get(key), _load().get(key)):
+        if isinstance(entry, list) and entry[:-1] == version:
+            return entry[-1]
+    value = compute()
+    _, modified, changed, _ = version
+    if max(modified, changed) < started - SETTLED and _version(path) == version:
+        _in_memory[key] = [*version, value]
+        _remember(key, _in_memory[key])
     return value
 
 
-def _mark(stat: os.stat_result) -> list[int]:
+def _version(path: Path) -> list[int]:
     """What changes when a file does. The change time is there because a copying tool may set the other one back."""
+    stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
@@ -229,9 +246,9 @@ class _Progress:
         if now < self.next or self.done >= self.size:
             return
         self.next = now + 5
-        left = (now - self.started) / self.done * (self.size - self.done)
+        seconds_left = (now - self.started) / self.done * (self.size - self.done)
         done, size = self.done / 2**30, self.size / 2**30
-        print(f"hashing {self.folder}: {done:.1f} of {size:.1f} GiB, {left:.0f} s left", flush=True)
+        print(f"hashing {self.folder}: {done:.1f} of {size:.1f} GiB, {seconds_left:.0f} s left", flush=True)
 
 
 def _cache_file() -> Path:
@@ -247,15 +264,17 @@ def _load() -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _remember(path: str, entry: list) -> None:
+def _remember(key: str, entry: list) -> None:
     """Add an entry to what the file holds by now; of two processes that write at once, one's entry may be lost."""
     cache = _cache_file()
-    beside = cache.with_name(f".{cache.name}.{os.getpid()}")
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
+    entries = _load()
+    entries.pop(key, None)  # the newest entry stands last
+    entries[key] = entry
     try:
-        entries = {key: value for key, value in _load().items() if key != path} | {path: entry}
         cache.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(dict(list(entries.items())[-_ENTRIES:])), encoding="utf-8")
-        beside.replace(cache)
+        temporary.write_text(json.dumps(dict(list(entries.items())[-_ENTRIES:])), encoding="utf-8")
+        temporary.replace(cache)
     except OSError:  # a home that cannot be written to, or a full disk: the next run hashes again
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

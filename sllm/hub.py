@@ -56,7 +56,7 @@ def require(repository: str) -> None:
     from huggingface_hub import constants
 
     folder = snapshot(repository)
-    whole = folder is not None and hashes.is_whole(folder)
+    whole = folder is not None and hashes.has_all_weights(folder)
     offline = constants.HF_HUB_OFFLINE
     reason = "HF_HUB_OFFLINE is set" if offline else _why_not(repository)
     if reason is None:

@@ -92,7 +92,7 @@ def base_record(product: str | Path, base: str | None) -> dict | None:
     if not base:
         return None
     folder = _folder(base)
-    identity = hashes.identity(folder) if folder and hashes.is_whole(folder) else hashes.Identity(None, None)
+    identity = hashes.identity(folder) if folder and hashes.has_all_weights(folder) else hashes.Identity(None, None)
     record = {"path": base, "relative": None, **identity._asdict(), "commit": None, "quantised": _is_quantised(base)}
     if Path(base).is_dir():
         path, product = os.path.realpath(base), os.path.realpath(product)
@@ -127,8 +127,8 @@ def _of_folder(folder: Path) -> list[str]:
             f"{folder}: {', '.join(missing_files)} is missing, which {weights[0]} names; get the folder again"
         )
     if not problems:
-        torn = [name for name in weights if name.endswith(".safetensors") and hashes.is_torn(folder / name)]
-        problems += [f"{folder / name} is damaged or cut off; get it again" for name in torn]
+        damaged = [name for name in weights if name.endswith(".safetensors") and hashes.is_damaged(folder / name)]
+        problems += [f"{folder / name} is damaged or cut off; get it again" for name in damaged]
     if not problems and not (record or {}).get("files"):  # what our stages write is finite
         problems += finite.problems(folder)
     return problems
@@ -189,7 +189,7 @@ def _contents(record: dict) -> str | None:
 def _identity(base: str) -> str | None:
     """Hash of a base's weights and config; None for what is not on this machine."""
     folder = _folder(base)
-    return hashes.identity(folder).weights if folder and hashes.is_whole(folder) else None
+    return hashes.identity(folder).weights if folder and hashes.has_all_weights(folder) else None
 
 
 def _folder(base: str) -> Path | None:

@@ -124,7 +124,7 @@ def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     assert len(read) == 3
     assert checkpoint.file_hash(path) == first
     assert len(read) == 3
-    hashes._here.clear()  # another process: from the file
+    hashes._in_memory.clear()  # another process: from the file
     assert checkpoint.file_hash(path) == first
     assert len(read) == 3
     before = path.stat()
@@ -132,7 +132,7 @@ def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copying tool sets it back
     assert checkpoint.file_hash(path) != first
     (tmp_path / "cache" / "sllm" / "hashes.json").write_text('{"torn')
-    hashes._here.clear()
+    hashes._in_memory.clear()
     assert checkpoint.file_hash(path) != first
 
 

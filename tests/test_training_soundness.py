@@ -242,7 +242,7 @@ def test_quantised_runs_resume_with_the_flags_they_were_started_with(tiny_base, 
         for again in ([], ["--resume"]):
             args = train_LoRA_SFT.build_parser().parse_args([*words, *flags, *again])
             arguments.resolve(args)
-            recorded.append(resume.resume_fingerprint(args))
+            recorded.append(resume.Fingerprint.of(args).arguments)
         assert recorded[0] == recorded[1]
         assert recorded[0]["bits"] == (4 if flags in (["--load_in_4bit"], ["--bits", "4"]) else 16)
     args = train_LoRA_SFT.build_parser().parse_args([*words, "--load_in_4bit", "--bits", "8"])

@@ -50,7 +50,7 @@ class Delta:
             b = b.reshape(b.shape[0], -1, self.experts).permute(2, 0, 1)
         return (a.mT, b.mT) if self.transposed else (b, a)
 
-    def whole(self) -> torch.Tensor:
+    def product(self) -> torch.Tensor:
         left, right = self.factors()
         return (left @ right).mul_(self.scale)
 
@@ -67,25 +67,25 @@ def read(folder: str | Path, layout: Layout) -> tuple[dict[str, Delta], dict[str
     """
     folder = Path(folder)
     config = read_config(folder)
-    halves: dict[tuple[str, bool], dict[str, TensorRef]] = {}
+    factors: dict[tuple[str, bool], dict[str, TensorRef]] = {}  # (path, of an embedding?) → "A" and "B"
     replaced: dict[str, TensorRef] = {}
     problems = []
     for key, stored in tensors_of(folder, "adapter_model").items():
         name = key.removeprefix("base_model.model.")
         if not torch.isfinite(stored.read()).all():
             problems.append(f"{folder}: {key} holds NaN or infinity: its training diverged; train again")
-        if factor := _FACTOR.fullmatch(name):
-            halves.setdefault((factor[1], bool(factor[2])), {})[factor[3]] = stored
+        if match := _FACTOR.fullmatch(name):
+            factors.setdefault((match[1], bool(match[2])), {})[match[3]] = stored
         elif "lora_" in name or "token_adapter" in name:
             problems.append(f"{folder}: {key} is not a plain LoRA factor and cannot be merged")
         else:
             replaced[name.replace(".base_layer.", ".")] = stored
     deltas = {}
-    for (path, embedding), half in halves.items():
-        if half.keys() != {"A", "B"}:
-            problems.append(f"{folder}: {path} has only lora_{''.join(half)}")
+    for (path, embedding), pair in factors.items():
+        if pair.keys() != {"A", "B"}:
+            problems.append(f"{folder}: {path} has only lora_{''.join(pair)}")
             continue
-        a, b = half["A"], half["B"]
+        a, b = pair["A"], pair["B"]
         if len(a.shape) != 2 or len(b.shape) != 2 or b.shape[1] != a.shape[0]:
             problems.append(f"{folder}: lora_A {list(a.shape)} and lora_B {list(b.shape)} of {path} do not multiply")
             continue
@@ -122,7 +122,7 @@ def _change(
     from peft.utils.other import get_pattern_key
     from transformers.pytorch_utils import Conv1D
 
-    name, key, experts = _parameter(path, config.get("target_parameters") or [], layout)
+    name, key, experts = _parameter(path, layout, config.get("target_parameters") or [])
     module = _module(layout, name.rpartition(".")[0])
     transposed = getattr(module, "is_transposed", False) if experts else embedding or isinstance(module, Conv1D)
     patterns = config.get("alpha_pattern") or {}
@@ -132,20 +132,20 @@ def _change(
     return name, Delta(a, b, scale, transposed, experts)
 
 
-def _parameter(path: str, wanted: list[str], layout: Layout) -> tuple[str, str, int]:
+def _parameter(path: str, layout: Layout, target_parameters: list[str]) -> tuple[str, str, int]:
     """(parameter, its name in peft's patterns, experts that it stacks or 0) of what peft saved under `path`.
 
     A parameter that is adapted by itself (`target_parameters`: stacked experts) is saved under its module, and where
     there are several in one module, under one more `.base_layer` for each, the first innermost.
     """
-    module, place = _module(layout, path.replace(".base_layer", "")), path.replace(".base_layer", "")
-    own = dict(module.named_parameters(recurse=False)) if module and wanted else {}
-    chosen = [key for key in own if any(f".{place}.{key}".endswith(f".{name}") for name in wanted)]
-    depth = path.count(".base_layer")
-    if depth >= len(chosen):
+    module_path, depth = path.replace(".base_layer", ""), path.count(".base_layer")
+    module = _module(layout, module_path)
+    parameters = dict(module.named_parameters(prefix=module_path, recurse=False)) if module else {}
+    targets = [name for name in parameters if any(f".{name}".endswith(f".{target}") for target in target_parameters)]
+    if depth >= len(targets):
         return f"{path}.weight", path, 0
-    key = chosen[-1 - depth]
-    return f"{place}.{key}", f"{place}.{key}", own[key].shape[0] if own[key].dim() == 3 else 0
+    name = targets[-1 - depth]
+    return name, name, parameters[name].shape[0] if parameters[name].dim() == 3 else 0
 
 
 def _module(layout: Layout, path: str) -> torch.nn.Module | None:

@@ -29,7 +29,7 @@ _HYPERPARAMETERS = (
 
 
 def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is none.
+    """The base's generation config, made to stop (guarantee 3): the template's end of turn is an EOS, pad is not.
 
     Raises:
         InputError: the tokenizer pads with the end of turn or EOS, or with nothing.
@@ -42,7 +42,7 @@ def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
     end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
     stops = chat.stop_token_ids(tokenizer, config.get("eos_token_id", model.get("eos_token_id")))
     needed = {tokenizer.eos_token_id, end}
-    # A base may name its pad as one more EOS (Qwen): it stays the pad, and no EOS that anything trained on.
+    # A base may name its pad as one more EOS (Qwen): it stays the pad, and is dropped from the EOS tokens.
     eos = [token for token in (*stops[1:], stops[0]) if token != pad or token in needed]  # the base's own first
     config |= {"eos_token_id": eos[0] if len(eos) == 1 else eos, "pad_token_id": pad}
     if model.get("bos_token_id") is not None:
@@ -54,8 +54,8 @@ def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") ->
 def require_stopping(config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Guarantee 3 on a generation config. InputError naming what is wrong with it."""
     text, end = chat.end_of_turn(tokenizer)
-    eos = config.get("eos_token_id")
-    eos = eos if isinstance(eos, list) else [eos]
+    ids = config.get("eos_token_id")
+    eos = ids if isinstance(ids, list) else [ids]
     pad = config.get("pad_token_id")
     problems = []
     if end not in eos:
@@ -83,8 +83,8 @@ def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: d
     config = read_json(base / "config.json")
     _set_dtype(config, str(plan.dtype).removeprefix("torch."))
     if plan.untied:
-        for part in (config, config.get("text_config") or {}):
-            part["tie_word_embeddings"] = False
+        for settings in (config, config.get("text_config") or {}):
+            settings["tie_word_embeddings"] = False
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -105,23 +105,20 @@ def lineage(folder: str | Path) -> list[dict[str, Any]]:
     """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
     record = checkpoint.read_run(folder)
     if record is None:
-        return [{"name": shown(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
+        return [{"name": display_name(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
     parents = [checkpoint.find(folder, record, parent["path"]) for parent in record["parents"]]
     chain = [stage for parent in parents for stage in lineage(parent)]
-    arguments = {name: record["arguments"].get(name) for name in _HYPERPARAMETERS}
     continued = any(parent["stage"] in ("sft", "dpo") for parent in record["parents"])  # its LoRA is the parent's
-    arguments = {
-        name: value
-        for name, value in arguments.items()
-        if value not in (None, False, -1) and not (continued and "lora" in name)
-    }
+    names = [name for name in _HYPERPARAMETERS if not (continued and "lora" in name)]
+    arguments = {name: record["arguments"].get(name) for name in names}
+    arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}
     data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
-    return [*chain, {**record, "name": shown(folder), "arguments": arguments, "data": data}]
+    return [*chain, {**record, "name": display_name(folder), "arguments": arguments, "data": data}]
 
 
-def shown(place: str | Path) -> str:
+def display_name(model: str | Path) -> str:
     """A Hub id as it is; of a local folder the name alone, for a card that others read."""
-    return Path(place).resolve().name if Path(place).exists() or Path(place).is_absolute() else str(place)
+    return Path(model).resolve().name if Path(model).exists() or Path(model).is_absolute() else str(model)
 
 
 def card(**kwargs: object) -> str:
@@ -144,7 +141,7 @@ def _value(value: object) -> str:
 
 @contextmanager
 def remove_on_failure(out: Path) -> Iterator[None]:
-    """Remove the folder when it is not written whole: a full disk, a weight that is not finite, Ctrl-C."""
+    """Remove the folder when it cannot be completed: a full disk, a weight that is not finite, Ctrl-C."""
     try:
         yield
     except (InputError, KeyboardInterrupt):
@@ -152,9 +149,9 @@ def remove_on_failure(out: Path) -> Iterator[None]:
         raise
     except OSError as error:
         shutil.rmtree(out, ignore_errors=True)
-        place = f" ({error.filename})" if error.filename else ""
+        file = f" ({error.filename})" if error.filename else ""
         raise InputError(
-            f"{out} cannot be written: {error.strerror or error}{place}; what was written is removed. Free some disk, "
+            f"{out} cannot be written: {error.strerror or error}{file}; what was written is removed. Free some disk, "
             "or write elsewhere: --merged_weights_path"
         ) from None
 
@@ -168,7 +165,7 @@ def push(folder: Path, repository: str) -> str:
         huggingface_hub.upload_folder(repo_id=repository, folder_path=folder)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        again = f"hf upload {repository} {folder}"
-        raise cli.CheckFailed(f"{folder} is complete, but the upload failed ({reason}); again: {again}") from None
+        retry = f"hf upload {repository} {folder}"
+        raise cli.CheckFailed(f"{folder} is complete, but the upload failed ({reason}); again: {retry}") from None
     cli.say("uploaded", url)
     return str(url)

@@ -1,8 +1,8 @@
 """An adapter into 16-bit weights, tensor by tensor: base shards in, merged shards out, no model in between.
 
-W' = W + scale · B · A is computed in fp32 on blocks of rows and rounded once. What is held at a time is one block
-of rows and the two factors of one layer. Where the adapter changes a parameter that is several tensors on disk (the
-stacked experts of one layer), all tensors of that parameter are held in fp32.
+W' = W + scale · B · A is computed in fp32 on blocks of rows and rounded once. Memory holds one block of rows and the
+two factors of one layer. Where the adapter changes a parameter that is several tensors on disk (the stacked experts of
+one layer), it holds all tensors of that parameter in fp32.
 """
 
 import json
@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,22 @@ class GroupUpdate:
 
     layout: Layout
     group: Group
-    deltas: dict[str, Delta] = field(default_factory=dict)  # by parameter
-    replaced: dict[str, TensorRef] = field(default_factory=dict)
-    done: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
+    deltas: dict[str, Delta]  # by parameter; of the whole adapter
+    replaced: dict[str, TensorRef]
+    pending: dict[str, torch.Tensor] = field(default_factory=dict)  # tensors that wait to be written, by name on disk
 
     def take(self, name: str) -> torch.Tensor:
         """One changed tensor in fp32. All of the group are computed with the first, and each is handed out once."""
-        if name not in self.done:
+        if name not in self.pending:
             stored, model = self.layout.stored, self.layout.model
             parameters = self.group.parameters_of(model, lambda source: stored[source].read().float())
-            for key, other in self.replaced.items():
-                parameters[key] = other.read().float()
-            for key, delta in self.deltas.items():
-                parameters[key] += delta.whole()
-            self.done.update(self.layout.tensors_on_disk(self.group, parameters))
-        return self.done.pop(name).contiguous()
+            for parameter in parameters:
+                if parameter in self.replaced:
+                    parameters[parameter] = self.replaced[parameter].read().float()
+                if parameter in self.deltas:
+                    parameters[parameter] += self.deltas[parameter].product()
+            self.pending.update(self.layout.tensors_on_disk(parameters))
+        return self.pending.pop(name).contiguous()
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,19 @@ class MergePlan:
 
     @property
     def pieces(self) -> list[MergedTensor]:
-        return [piece for pieces in self.files.values() for piece in pieces]
+        return list(chain.from_iterable(self.files.values()))
 
     @property
     def size(self) -> int:
         return sum(piece.size for piece in self.pieces)
 
     @property
-    def held(self) -> int:
+    def group_memory(self) -> int:
         """About how many bytes the stacked parameters of one layer take while they are changed: in fp32, as they are
         read, as they are stacked, and as they wait to be written."""
         sizes: dict[str, int] = {}
         for group in {piece.regroup.group for piece in self.pieces if piece.regroup}:
-            layer = group.first.rpartition(".")[0]
+            layer = group.key.rpartition(".")[0]
             sizes[layer] = sizes.get(layer, 0) + sum(map(math.prod, group.parameters.values()))
         return 3 * 4 * max(sizes.values(), default=0)
 
@@ -117,55 +119,49 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     deltas, replaced, settings = read(adapter, layout)
     sources = layout.stored
     if dtype is None:
-        matrices = [stored for stored in sources.values() if len(stored.shape) > 1 and stored.dtype.is_floating_point]
-        kinds = {stored.dtype for stored in matrices}
-        dtype = torch.float16 if kinds == {torch.float16} else torch.bfloat16
+        matrices = {s.dtype for s in sources.values() if len(s.shape) > 1 and s.dtype.is_floating_point}
+        dtype = torch.float16 if matrices == {torch.float16} else torch.bfloat16
 
     untied = _untie(layout, settings, deltas, replaced)
     shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
     _require_fit(base, adapter, layout, shapes)
-    regroups = _regroups(layout, deltas, replaced)
+    regroups: dict[str, GroupUpdate] = {}  # by name on disk
+    for group in {layout.groups[name] for name in shapes if name in layout.groups}:
+        regroups |= dict.fromkeys(group.sources, GroupUpdate(layout, group, deltas, replaced))
     deltas = {layout.tensor_names.get(name, name): delta for name, delta in deltas.items()}
     replaced = {layout.tensor_names.get(name, name): stored for name, stored in replaced.items()}
 
     files: dict[str, list[MergedTensor]] = {}
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):
         # a tensor of whole numbers (a buffer) stays as it is
-        target = dtype if stored.dtype.is_floating_point else stored.dtype
-        piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), target, regroups.get(name))
+        merged_dtype = dtype if stored.dtype.is_floating_point else stored.dtype
+        if name in regroups:
+            piece = MergedTensor(name, stored, None, merged_dtype, regroups[name])
+        else:
+            piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), merged_dtype)
         files.setdefault(stored.path.name, []).append(piece)
     return MergePlan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
 
 def _require_fit(base: Path, adapter: str | Path, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> None:
     """InputError unless each change finds its parameter, in its shape, and can be written to the base's tensors."""
-    missing, unequal, fixed = [], [], []
+    missing, unequal, unchangeable = [], [], []
     for name, shape in shapes.items():
+        tensor = layout.tensor_names.get(name, name)
         if name in layout.groups:
-            there = layout.groups[name].parameters[name]
-        elif home := layout.tensor_names.get(name, name if name in layout.stored else None):
-            there = layout.stored[home].shape
+            base_shape = layout.groups[name].parameters[name]
+        elif tensor in layout.stored:
+            base_shape = layout.stored[tensor].shape
         else:
             missing.append(f"the adapter changes {name}, which base {base} does not have")
             continue
-        if there != shape:
-            unequal.append(f"{name}: {list(there)} in base {base}, {list(shape)} in the adapter")
-        elif name in layout.groups and (why := layout.why_not_changeable(name)):
-            fixed.append(f"the adapter changes {name}: {why}")
+        if base_shape != shape:
+            unequal.append(f"{name}: {list(base_shape)} in base {base}, {list(shape)} in the adapter")
+        elif name in layout.groups and (reason := layout.why_not_changeable(name)):
+            unchangeable.append(f"the adapter changes {name}: {reason}")
     hint = [f"{adapter} was trained on another base; name that one: --base_model"] if missing or unequal else []
-    if missing or unequal or fixed:
-        raise InputError([*cli.shorten(missing), *cli.shorten(unequal), *hint, *cli.shorten(fixed)])
-
-
-def _regroups(layout: Layout, deltas: dict[str, Delta], replaced: dict[str, TensorRef]) -> dict[str, GroupUpdate]:
-    """By name on disk: what is changed by way of a parameter that is made of several tensors. Taken from the dicts."""
-    regroups: dict[Group, GroupUpdate] = {}
-    for kind, changes in (("deltas", deltas), ("replaced", replaced)):
-        for name in [name for name in changes if name in layout.groups]:
-            group = layout.groups[name]
-            regroup = regroups.setdefault(group, GroupUpdate(layout, group))
-            getattr(regroup, kind)[name] = changes.pop(name)
-    return {name: regroup for group, regroup in regroups.items() for name in group.sources}
+    if missing or unequal or unchangeable:
+        raise InputError([*cli.shorten(missing), *cli.shorten(unequal), *hint, *cli.shorten(unchangeable)])
 
 
 def _untie(layout: Layout, settings: dict[str, Any], deltas: dict[str, Any], replaced: dict[str, Any]) -> bool:
@@ -182,17 +178,17 @@ def _untie(layout: Layout, settings: dict[str, Any], deltas: dict[str, Any], rep
         replaced.pop(layout.head, None)
         return False
     if changed:
-        home = layout.tensor_names.get(layout.embedding) or layout.tensor_names[layout.head]
+        shared = layout.stored[layout.tensor_names.get(layout.embedding) or layout.tensor_names[layout.head]]
         for name in (layout.head, layout.embedding):
             if name not in layout.tensor_names:
                 layout.tensor_names[name] = layout.name_on_disk(name)
-                layout.stored[layout.tensor_names[name]] = layout.stored[home]
+                layout.stored[layout.tensor_names[name]] = shared
     return bool(changed)
 
 
 def _reshard(files: dict[str, list[MergedTensor]], limit: float) -> dict[str, list[MergedTensor]]:
     shards: list[list[MergedTensor]] = [[]]
-    for piece in (piece for pieces in files.values() for piece in pieces):
+    for piece in chain.from_iterable(files.values()):
         if shards[-1] and sum(p.size for p in shards[-1]) + piece.size > limit:
             shards.append([])
         shards[-1].append(piece)
@@ -207,15 +203,15 @@ def write(plan: MergePlan, folder: str | Path) -> None:
     Raises:
         InputError: a merged weight that is not finite, such as one beyond float16's range; the tensor is named.
     """
-    folder, started, done = Path(folder), time.monotonic(), 0
+    folder, started, written = Path(folder), time.monotonic(), 0
     for number, (name, pieces) in enumerate(plan.files.items(), 1):
         write_file(folder / name, [(p.name, p.dtype, p.source.shape, _blocks(p)) for p in pieces])
         size = sum(piece.size for piece in pieces)
-        done += size
-        seconds = time.monotonic() - started
+        written += size
+        speed = written / (time.monotonic() - started)  # bytes a second
         print(
-            f"shard {number}/{len(plan.files)} | {name} | {size / 2**20:,.0f} MiB | {done / 2**20 / seconds:,.0f} MiB/s"
-            f" | ETA {seconds / done * (plan.size - done):.0f} s"
+            f"shard {number}/{len(plan.files)} | {name} | {size / 2**20:,.0f} MiB | {speed / 2**20:,.0f} MiB/s"
+            f" | ETA {(plan.size - written) / speed:.0f} s"
         )
     if list(plan.files) != ["model.safetensors"]:
         weight_map = {piece.name: name for name, pieces in plan.files.items() for piece in pieces}
@@ -225,10 +221,10 @@ def write(plan: MergePlan, folder: str | Path) -> None:
 
 def _blocks(piece: MergedTensor) -> Iterator[torch.Tensor]:
     """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
-    whole = piece.regroup.take(piece.name) if piece.regroup else None
+    regrouped = piece.regroup.take(piece.name) if piece.regroup else None
     factors = piece.delta.factors() if piece.delta else None
     for first, last in piece.source.blocks():
-        block = piece.source.read(first, last) if whole is None else whole[first:last]
+        block = piece.source.read(first, last) if regrouped is None else regrouped[first:last]
         if piece.rounded:
             block = block.float()
             if piece.delta and factors:
@@ -242,7 +238,7 @@ def _blocks(piece: MergedTensor) -> Iterator[torch.Tensor]:
 
 
 def _not_finite(piece: MergedTensor, largest: float) -> str:
-    kind = str(piece.dtype).removeprefix("torch.")
     if math.isfinite(largest):
-        return f"{piece.name}: a merged weight of {largest:.4g} does not fit {kind}; merge with --dtype bfloat16"
+        dtype = str(piece.dtype).removeprefix("torch.")
+        return f"{piece.name}: a merged weight of {largest:.4g} does not fit {dtype}; merge with --dtype bfloat16"
     return f"{piece.name} is broken: NaN or infinity in {piece.source.path}; copy or download it again"

@@ -61,14 +61,9 @@ class Parity:
 
 
 def check(
-    base: str | Path,
-    adapter: str | Path,
-    merged: str | Path,
-    tokenizer: "PreTrainedTokenizerBase",
-    dtype: torch.dtype,
-    *,
-    tokens: int | None = None,
-) -> Parity:
+    base: str | Path, adapter: str | Path, merged: str | Path, tokenizer: "PreTrainedTokenizerBase",
+    dtype: torch.dtype, *, tokens: int | None = None,
+) -> Parity:  # fmt: skip
     """Compare greedy tokens and logits of base + adapter with those of the merged folder.
 
     Greedy tokens are decoded by the adapter's model; the merged one reads the same sequence and has to choose the
@@ -111,21 +106,21 @@ def check(
     near_ties, mismatches = 0, []
     for number, (before, after, start) in enumerate(zip(expected, actual, starts, strict=True), 1):
         for position in range(start - 1, len(before)):
-            wanted, chosen = int(before[position].argmax()), int(after[position].argmax())
-            gap = (before[position, wanted] - before[position, chosen]).item()
-            if wanted != chosen and gap <= bound:
+            reference_token, merged_token = int(before[position].argmax()), int(after[position].argmax())
+            gap = (before[position, reference_token] - before[position, merged_token]).item()
+            if reference_token != merged_token and gap <= bound:
                 near_ties += 1
-            elif wanted != chosen:
-                texts = [repr(tokenizer.decode([token])) for token in (wanted, chosen)]
+            elif reference_token != merged_token:
+                texts = [repr(tokenizer.decode([token])) for token in (reference_token, merged_token)]
                 mismatches.append(f"prompt {number}, token {position - start + 2}: {texts[0]} became {texts[1]}")
     return Parity(len(rows), tokens, largest, bound, rms, rms_bound, effect[1], near_ties, mismatches)
 
 
-def _difference(one: list[torch.Tensor], other: list[torch.Tensor]) -> tuple[float, float]:
+def _difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> tuple[float, float]:
     """Largest and root-mean-square difference of the logits of all rows."""
     largest, squares, count = 0.0, 0.0, 0
-    for a, b in zip(one, other, strict=True):
-        gap = (a - b).abs()
+    for a_row, b_row in zip(a, b, strict=True):
+        gap = (a_row - b_row).abs()
         if not torch.isfinite(gap).all():
             return math.inf, math.inf
         largest = max(largest, gap.max().item())
@@ -139,12 +134,12 @@ class ProgressTimer:
 
     def __init__(self, passes: int):
         self.passes, self.done = passes, 0
-        self.started = self.shown = time.monotonic()
+        self.started = self.last_line = time.monotonic()
 
-    def step(self, what: str) -> None:
+    def step(self, model: str) -> None:
         self.done += 1
         now = time.monotonic()
-        if now - self.shown > 3:
-            left = (now - self.started) / self.done * (self.passes - self.done)
-            print(f"parity: pass {self.done}/{self.passes} | {what} | ETA {left:.0f} s")
-            self.shown = now
+        if now - self.last_line > 3:
+            seconds_left = (now - self.started) / self.done * (self.passes - self.done)
+            print(f"parity: pass {self.done}/{self.passes} | {model} | ETA {seconds_left:.0f} s")
+            self.last_line = now

@@ -1,10 +1,10 @@
 """The adapter and the base that a merge reads: folders, or repositories of the Hub in its cache."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
 from sllm import checkpoint, cli
+from sllm.weights.safetensors_io import read_json
 
 HUB_FILES = ["*.json", "*.safetensors", "*.py", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*"]
 
@@ -15,22 +15,15 @@ def require_adapter(args: Namespace) -> tuple[str, Path]:
         checkpoint.require_model(args.model_id)  # refuses what is not a Hub id either
     folder = local(args.model_id, "adapter")
     if checkpoint.is_adapter(folder):
-        _require_json(folder / "adapter_config.json")
+        read_json(folder / "adapter_config.json")
     base, adapter = checkpoint.require_model(str(folder), base_model=args.base_model)
     if adapter is None:
         raise cli.InputError(f"{folder} is a full model, not an adapter: there is nothing to merge")
     return base, folder
 
 
-def _require_json(path: Path) -> None:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise cli.InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
-
-
-def local(model_id: str, what: str) -> Path:
-    """The folder itself, or a Hub repository's files in the cache."""
+def local(model_id: str, role: str) -> Path:
+    """The folder itself, or a Hub repository's files in the cache. `role`: "adapter" or "base"."""
     if Path(model_id).exists():
         return Path(model_id)
     from huggingface_hub import snapshot_download
@@ -39,9 +32,9 @@ def local(model_id: str, what: str) -> Path:
         return Path(snapshot_download(model_id, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        flag = "--base_model" if what == "base" else "--model_id"
+        flag = "--base_model" if role == "base" else "--model_id"
         raise cli.InputError(
-            f"{what} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
+            f"{role} {model_id} is not a folder and cannot be downloaded ({reason}); name it: {flag}"
         ) from None
 
 

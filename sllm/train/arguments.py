@@ -2,14 +2,16 @@
 the trainer that follow from them. No hyperparameters: those stand in the scripts.
 """
 
-import json
 import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from sllm import cli
+import torch
+
+from sllm import cli, hashes
 from sllm.train import flags
+from sllm.train.with_peft import resolve_dtype
 
 
 def resolve(args) -> None:
@@ -34,19 +36,18 @@ def resolve(args) -> None:
         problems.append(f"--val_set_size {args.val_set_size}: a share below 1, or a whole number of rows")
     if getattr(args, "packing", False) and (args.padding_free is False or args.group_by_length):
         problems.append("--packing fills whole sequences: not with --no-padding_free or --group_by_length")
-    fixed = _adapter_settings(args.model_id)
+    adapter_settings = _adapter_settings(args.model_id)
     for name, default in flags.LORA_DEFAULTS.items():
-        given = getattr(args, name)
-        if fixed is None:
-            setattr(args, name, default if given is None else given)
-            continue
-        if given is not None and not _same(given, fixed[name]):
-            problems.append(
-                f"--{name} {given}: the adapter {args.model_id} has {fixed[name]}, which cannot be changed; leave the "
-                "flag out, or start from a full model"
-            )
+        value, fixed = getattr(args, name), adapter_settings.get(name)
+        if not adapter_settings:
+            setattr(args, name, default if value is None else value)
+        elif value is None or _same(value, fixed):
+            setattr(args, name, fixed)
         else:
-            setattr(args, name, fixed[name])
+            problems.append(
+                f"--{name} {value}: the adapter {args.model_id} has {fixed}, which cannot be changed; leave the flag "
+                "out, or start from a full model"
+            )
     if problems:
         raise cli.InputError(problems)
 
@@ -58,13 +59,13 @@ def check_dpo(args) -> None:
         raise cli.InputError("--loss_type exo_pair needs --label_smoothing above 0; its paper takes 0.001")
 
 
-def _adapter_settings(model_id: str) -> dict | None:
-    """The LoRA settings of an adapter folder under their flags' names; None for anything else."""
+def _adapter_settings(model_id: str) -> dict:
+    """The LoRA settings of an adapter folder under their flags' names; none of anything else."""
     path = Path(model_id) / "adapter_config.json"
     if not path.is_file():
-        return None
+        return {}
+    config = hashes.read_json(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         targets = config["target_modules"]
         return {
             "lora_r": config["r"],
@@ -73,27 +74,24 @@ def _adapter_settings(model_id: str) -> dict | None:
             "use_rslora": config.get("use_rslora", False),
             "lora_target_modules": targets if isinstance(targets, str) else sorted(targets),
         }
-    except (ValueError, KeyError) as error:
-        raise cli.InputError(f"{path} is damaged ({type(error).__name__}: {error}); restore the adapter") from None
+    except KeyError as error:
+        raise cli.InputError(f"{path} is damaged (KeyError: {error}); restore the adapter") from None
 
 
-def _same(given: object, fixed: object) -> bool:
-    return set(given) == set(fixed) if isinstance(given, list) and isinstance(fixed, list) else given == fixed
+def _same(value: object, fixed: object) -> bool:
+    return set(value) == set(fixed) if isinstance(value, list) and isinstance(fixed, list) else value == fixed
 
 
 def check_machine(args) -> None:
     """What of the command line this machine cannot do, said before an older run is cleared away. Imports neither
     transformers nor unsloth, which take a minute to say it."""
-    import torch
-
     problems = []
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         problems.append(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: training in several processes is not supported; start it with "
             "python, not with torchrun or accelerate launch (one GPU trains)"
         )
-    needs = [word for word in ("8bit", "paged", "lion") if word in optimizer(args)]
-    if needs and find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None and any(kind in optimizer(args) for kind in ("8bit", "paged", "lion")):
         problems.append(f"--optim {args.optim} needs bitsandbytes (pip install bitsandbytes); or use adamw_torch")
     if len(args.report_to) > 1 and "none" in args.report_to:
         problems.append("--report_to none goes alone")
@@ -128,11 +126,8 @@ def resolve_quantization(args, choice) -> None:
         raise cli.InputError(
             "--bits 8: not with unsloth, which loads 4 or 16 bits here; use --backend peft, or --bits 4"
         )
-    if args.bits < 16 and choice.name == "peft":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise cli.InputError(f"--bits {args.bits} needs a CUDA GPU; leave it out (16) on this machine")
+    if args.bits < 16 and choice.name == "peft" and not torch.cuda.is_available():
+        raise cli.InputError(f"--bits {args.bits} needs a CUDA GPU; leave it out (16) on this machine")
 
 
 def validation_path(args) -> Path | None:
@@ -144,20 +139,12 @@ def validation_path(args) -> Path | None:
     return beside if not args.val_set_size and beside.is_file() and beside.stat().st_size else None
 
 
-def save_interval(args, sequences: int) -> int:
-    """Steps between checkpoints: --save_steps, at most an epoch, so that every epoch is evaluated."""
-    epoch = math.ceil(sequences / (args.batch_size * args.gradient_accum_steps))
-    return max(1, min(args.save_steps, epoch))
-
-
 def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
     """(rows, accumulation) of a forward pass whose product is --batch_size × --gradient_accum_steps.
 
     On a CPU short rows laid flat are taken several batches at a time, up to about 2,048 tokens: the optimizer steps
     are the same, in fewer and fuller passes. On a GPU --batch_size is a promise about memory and is kept.
     """
-    import torch
-
     rows, accumulation = args.batch_size, args.gradient_accum_steps
     if not flat or torch.cuda.is_available() or getattr(args, "packing", False):
         return rows, accumulation
@@ -168,18 +155,17 @@ def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
 
 def run_settings(args, out: Path, sequences: int, *, evaluate: bool) -> dict:
     """The trainer's arguments that are not hyperparameters: what it logs, saves and evaluates, and how often."""
-    import torch
-
-    every = save_interval(args, sequences)
+    epoch = math.ceil(sequences / (args.batch_size * args.gradient_accum_steps))
+    interval = max(1, min(args.save_steps, epoch))  # in steps; at most an epoch, so that every epoch is evaluated
     return {
         "output_dir": str(out),
         "logging_steps": args.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,  # it would show a loss that is not finite as 0
-        "save_steps": every,
+        "save_steps": interval,
         "save_total_limit": max(args.save_total_limit, 2),  # a kill while one is written leaves the other
         "eval_strategy": "steps" if evaluate else "no",
-        "eval_steps": every if evaluate else None,
+        "eval_steps": interval if evaluate else None,
         "load_best_model_at_end": evaluate,
         "metric_for_best_model": "eval_loss" if evaluate else None,
         "report_to": args.report_to,
@@ -189,18 +175,12 @@ def run_settings(args, out: Path, sequences: int, *, evaluate: bool) -> dict:
 
 
 def gradient_checkpointing(args) -> bool:
-    if args.gradient_checkpointing is not None:
-        return args.gradient_checkpointing
-    import torch
-
-    return torch.cuda.is_available()
+    return torch.cuda.is_available() if args.gradient_checkpointing is None else args.gradient_checkpointing
 
 
 def optimizer(args) -> str:
     if args.optim != "auto":
         return args.optim
-    import torch
-
     return "adamw_8bit" if torch.cuda.is_available() and find_spec("bitsandbytes") else "adamw_torch"
 
 
@@ -212,9 +192,5 @@ def warmup(args) -> float:
 
 def precision(args) -> dict[str, bool]:
     """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell."""
-    import torch
-
-    from sllm.train.with_peft import resolve_dtype
-
-    chosen = resolve_dtype(args.dtype)
-    return {"bf16": chosen == torch.bfloat16, "fp16": chosen == torch.float16}
+    dtype = resolve_dtype(args.dtype)
+    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from sllm.cli import InputError
 from sllm.train import arguments
 
@@ -45,20 +47,17 @@ def choose(name: str) -> Choice:
     """
     if name == "peft":
         return Choice("peft", "requested")
-    unusable = unusable_gpu()
-    if unusable:
+    if unusable := unusable_gpu():
         raise InputError(f"{unusable}; or train with --backend peft, on the CPU where the GPU cannot be used")
     missing = _why_not_unsloth()
-    if name == "unsloth":
-        if missing:
-            raise InputError(f"--backend unsloth: {missing}; use --backend peft")
-        return Choice("unsloth", "requested")
-    return Choice("peft", missing) if missing else Choice("unsloth", "there is a CUDA GPU")
+    if missing and name == "unsloth":
+        raise InputError(f"--backend unsloth: {missing}; use --backend peft")
+    if missing:
+        return Choice("peft", missing)
+    return Choice("unsloth", "requested" if name == "unsloth" else "there is a CUDA GPU")
 
 
 def _why_not_unsloth() -> str | None:
-    import torch
-
     if not torch.cuda.is_available():
         return "no CUDA GPU found"
     if importlib.util.find_spec("unsloth") is None:
@@ -69,10 +68,8 @@ def _why_not_unsloth() -> str | None:
 def unusable_gpu() -> str | None:
     """An NVIDIA GPU or driver that this torch cannot compute with: what is there, and what fixes it. None where there
     is none, where it works, or where CUDA_VISIBLE_DEVICES hides it on purpose."""
-    import torch
-
     if torch.cuda.is_available():
-        return _too_old_a_card(torch)
+        return _too_old_gpu()
     driver = nvidia_driver()
     if driver is None or os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return None
@@ -103,7 +100,7 @@ def nvidia_driver() -> str | None:
     return "unknown version" if DEVICE.exists() else None
 
 
-def _too_old_a_card(torch) -> str | None:
+def _too_old_gpu() -> str | None:
     """torch has compiled kernels for some architectures only: its builds for CUDA 13 begin with Turing (7.5)."""
     capability = torch.cuda.get_device_capability(0)
     compiled = [int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if "sm_" in name]
@@ -142,13 +139,6 @@ def _merge_by_unsloth(adapter: Path, base: Path, out: Path, dtype: str) -> None:
     from sllm import chat
     from sllm.train import with_unsloth
 
-    model = with_unsloth.load_model(
-        str(base),
-        adapter=str(adapter),
-        dtype=dtype,
-        bits=16,
-        max_seq_length=2048,
-        train=False,
-        gradient_checkpointing=False,
-    )
+    settings = {"dtype": dtype, "bits": 16, "max_seq_length": 2048, "train": False, "gradient_checkpointing": False}
+    model = with_unsloth.load_model(str(base), adapter=str(adapter), **settings)
     with_unsloth.save_merged(model, str(out), chat.load_tokenizer(str(adapter)))

@@ -16,12 +16,14 @@ from transformers import EarlyStoppingCallback, GenerationConfig, TrainerCallbac
 
 from sllm import chat, checkpoint
 from sllm.cli import CheckFailed, json_safe
-from sllm.train import resume
 from sllm.train.checkpoints import latest_checkpoint, mark_complete
-from sllm.train.metrics import METRICS_FILE, read_metrics, read_steps
+from sllm.train.metrics import METRICS_FILE, read_steps
+from sllm.train.resume import Fingerprint
 
 PROBE = "eval_probe"  # prefix of the metrics of `trainers.probe`, which are not an evaluation of the run
 SKIPPED_STEPS = 25  # in a row, that fp16's loss scaling may need to find its scale; it starts at 2^16 and halves
+SAMPLES_FILE = "samples.jsonl"
+SAMPLE_TOKENS = 64  # of a sample answer, at most
 # Logged numbers that stand in the progress line, in this order, where there are such.
 FIELDS = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
 
@@ -30,7 +32,7 @@ def build(args, folder: Path, samples: Callable) -> list[TrainerCallback]:
     """The callbacks of a run that writes to `folder`. `samples`: see there."""
     patience = args.early_stopping_patience
     early_stopping = [EarlyStoppingCallback(patience)] if patience else []
-    return [*early_stopping, Progress(folder, samples, resume.resume_fingerprint(args)), StopOnSignal()]
+    return [*early_stopping, Progress(folder, samples, Fingerprint.of(args)), StopOnSignal()]
 
 
 class Progress(TrainerCallback):
@@ -39,23 +41,22 @@ class Progress(TrainerCallback):
     Args:
         folder: of the run.
         samples: called at each evaluation; returns (prompt, answer) texts to show. None: no samples.
-        arguments: what the run was started with; kept in each checkpoint.
+        fingerprint: what a resumed run is compared with; kept in each checkpoint.
     """
 
-    def __init__(self, folder: Path, samples: Callable | None = None, arguments: dict | None = None):
-        self.folder, self.samples, self.arguments = folder, samples, arguments or {}
+    def __init__(self, folder: Path, samples: Callable | None = None, fingerprint: Fingerprint | None = None):
+        self.folder, self.samples, self.fingerprint = folder, samples, fingerprint or Fingerprint({})
         self.last_sampled_step = -1
         self.skipped_steps = 0  # in a row, whose gradient was not finite
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / METRICS_FILE
-        kept = [row for row in read_metrics(self.folder) if row["step"] <= state.global_step] if path.exists() else []
-        checkpoint.write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._trim_samples(state.global_step)
-        self.first_step, self.started = state.global_step, time.monotonic()
-        self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in kept), default=0)
-        self.last_time = self.started
+        (self.folder / METRICS_FILE).touch()
+        rows = self._drop_later_rows(METRICS_FILE, state.global_step)
+        self._drop_later_rows(SAMPLES_FILE, state.global_step)
+        self.first_step = state.global_step
+        self.started = self.last_time = time.monotonic()
+        self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in rows), default=0)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of training alone, and not of the checks before it
         self.counting = model.register_forward_pre_hook(self._count, with_kwargs=True)
@@ -69,12 +70,16 @@ class Progress(TrainerCallback):
             mask = batch.get("attention_mask")
             self.tokens = self.tokens + (batch["input_ids"].numel() if mask is None else mask.sum())
 
-    def _trim_samples(self, step: int) -> None:
-        """A resumed run has answered at the start once more, and may answer at later steps again."""
-        path = self.folder / "samples.jsonl"
-        if path.exists():
-            kept = [json.dumps(row, ensure_ascii=False) for row in read_steps(path) if row["step"] <= step]
-            checkpoint.write_atomically(path, "".join(row + "\n" for row in dict.fromkeys(kept)))
+    def _drop_later_rows(self, name: str, step: int) -> list[dict]:
+        """Leave the rows up to `step` in a file, and return them. A resumed run comes by the later steps again, and has
+        answered at the start once more."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        rows = [row for row in read_steps(path) if row["step"] <= step]
+        lines = dict.fromkeys(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        checkpoint.write_atomically(path, "".join(lines))
+        return rows
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "train_runtime" in logs or any(key.startswith(PROBE) for key in logs):
@@ -104,23 +109,22 @@ class Progress(TrainerCallback):
         if self.samples and self.last_sampled_step != state.global_step:
             self.last_sampled_step = state.global_step
             answers = self.samples()
-            with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+            with (self.folder / SAMPLES_FILE).open("a", encoding="utf-8") as file:
                 for prompt, answer in answers:
                     row = {"step": state.global_step, "prompt": prompt, "answer": answer}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            for prompt, answer in answers:
-                print(f"  ▸ {_one_line(prompt, 56)}\n    → {_one_line(answer, 100)}")
+                    print(f"  ▸ {_one_line(prompt, 56)}\n    → {_one_line(answer, 100)}")
 
     def on_save(self, args, state, control, **kwargs):
-        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.arguments)
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.fingerprint.arguments)
 
     def _rates(self, state) -> dict:
         tokens, now = int(self.tokens), time.monotonic()
-        done = max(state.global_step - self.first_step, 1)
+        steps = max(state.global_step - self.first_step, 1)
         rates = {
             "num_tokens": tokens,
             "tokens_per_second": round((tokens - self.last_tokens) / max(now - self.last_time, 1e-9)),
-            "eta_seconds": round((now - self.started) / done * (state.max_steps - state.global_step), 1),
+            "eta_seconds": round((now - self.started) / steps * (state.max_steps - state.global_step), 1),
         }
         if torch.cuda.is_available():
             rates["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
@@ -129,17 +133,14 @@ class Progress(TrainerCallback):
 
     def _line(self, state, row) -> str:
         parts = [f"step {row['step']:>4}/{state.max_steps}", f"epoch {row['epoch']:.2f}"]
+        for name in FIELDS if "loss" in row else [f"eval_{name}" for name in FIELDS]:
+            if name in row:
+                parts.append(f"{name.replace('rewards/', '').replace('logps/', 'logp ')} {row[name]:.4g}")
         if "loss" in row:
-            parts += [f"{_short(name)} {row[name]:.4g}" for name in FIELDS if name in row]
             parts += [f"grad {row['grad_norm']:.3g}"] if "grad_norm" in row else []
-            parts += [f"lr {row.get('learning_rate', 0):.2e}"]
-            parts += [f"{row['tokens_per_second']:,} tok/s"]
-            if "peak_memory_bytes" in row:
-                parts += [f"peak {checkpoint.gib(row['peak_memory_bytes'])}"]
+            parts += [f"lr {row.get('learning_rate', 0):.2e}", f"{row['tokens_per_second']:,} tok/s"]
+            parts += [f"peak {checkpoint.gib(row['peak_memory_bytes'])}"] if "peak_memory_bytes" in row else []
             parts += [f"ETA {format_duration(row['eta_seconds'])}"]
-        else:
-            names = [f"eval_{name}" for name in FIELDS]
-            parts += [f"{_short(name)} {row[name]:.4g}" for name in names if name in row]
         return " | ".join(parts)
 
 
@@ -167,19 +168,19 @@ class StopOnSignal(TrainerCallback):
             signal.signal(name, handler)
 
 
-def _diverged(args, state, what: str) -> CheckFailed:
+def _diverged(args, state, reason: str) -> CheckFailed:
     """The error that ends the run. Nothing is saved; earlier checkpoints are kept."""
     last, _ = latest_checkpoint(args.output_dir)
-    kept = f"{last} is the last checkpoint before it" if last else "there is no checkpoint yet"
+    checkpoints = f"{last} is the last checkpoint before it" if last else "there is no checkpoint yet"
     return CheckFailed(
-        f"training diverged in step {state.global_step + 1}: {what}; the step was not taken and no adapter is saved "
-        f"({kept}). Start over with --overwrite and a lower --learning_rate (it was {args.learning_rate:g}), a longer "
-        "--warmup_ratio or a smaller --max_grad_norm; where it happens in the first step, the base model or the dtype "
-        "is the cause (--dtype bfloat16 or float32 instead of float16)"
+        f"training diverged in step {state.global_step + 1}: {reason}; the step was not taken and no adapter is saved "
+        f"({checkpoints}). Start over with --overwrite and a lower --learning_rate (it was {args.learning_rate:g}), a "
+        "longer --warmup_ratio or a smaller --max_grad_norm; where it happens in the first step, the base model or the "
+        "dtype is the cause (--dtype bfloat16 or float32 instead of float16)"
     )
 
 
-def samples(library, model, tokenizer, rows: list[dict], *, max_new_tokens: int = 64) -> Callable:
+def samples(library, model, tokenizer, rows: list[dict]) -> Callable:
     """A function that answers up to three of the rows' prompts greedily, with the model as it is when it is called.
 
     Args:
@@ -195,9 +196,7 @@ def samples(library, model, tokenizer, rows: list[dict], *, max_new_tokens: int 
         was_training = model.training
         library.for_inference(model)
         try:
-            return [
-                (messages[-1]["content"], _answer(model, tokenizer, messages, max_new_tokens)) for messages in prompts
-            ]
+            return [(messages[-1]["content"], _answer(model, tokenizer, messages)) for messages in prompts]
         finally:
             library.for_training(model)  # inside an evaluation too: unsloth puts gradient checkpointing back
             model.train(was_training)
@@ -205,13 +204,9 @@ def samples(library, model, tokenizer, rows: list[dict], *, max_new_tokens: int 
     return answers
 
 
-def _answer(model, tokenizer, messages: list[dict], max_new_tokens: int) -> str:
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=chat.end_of_turn(tokenizer)[1],
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def _answer(model, tokenizer, messages: list[dict]) -> str:
+    end, pad = chat.end_of_turn(tokenizer)[1], tokenizer.pad_token_id
+    config = GenerationConfig(max_new_tokens=SAMPLE_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=pad)
     ids = torch.tensor([chat.prompt_ids(tokenizer, messages)], device=model.device)  # (1, prompt)
     model.eval()
     with torch.no_grad():
@@ -222,10 +217,6 @@ def _answer(model, tokenizer, messages: list[dict], max_new_tokens: int) -> str:
 def _one_line(text: str, limit: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _short(name: str) -> str:
-    return name.replace("rewards/", "").replace("logps/", "logp ")
 
 
 def format_duration(seconds: float) -> str:

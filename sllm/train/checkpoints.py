@@ -1,5 +1,5 @@
-"""Checkpoints of a training run that are known to be whole: each `checkpoint-N` gets a marker, written last, with the
-hash of every file."""
+"""Checkpoints of a training run that are known to be complete: each `checkpoint-N` gets a marker, written last, with
+the hash of every file."""
 
 import json
 from pathlib import Path
@@ -20,16 +20,17 @@ def read_marker(folder: Path) -> dict:
     """{"files", "arguments"} of a checkpoint; ValueError with the reason where it cannot be resumed from."""
     try:
         marker = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        hashes, _ = marker["files"], marker["arguments"]
+        recorded, _ = marker["files"], marker["arguments"]
     except FileNotFoundError:
         raise ValueError("it was not written to its end") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"its {COMPLETE} file is damaged") from None
     present = {str(path.relative_to(folder)) for path in _files(folder)}
-    missing = sorted(hashes.keys() - present)
-    changed = [name for name in sorted(hashes.keys() & present) if checkpoint.file_hash(folder / name) != hashes[name]]
-    if missing or changed:
-        faults = [f"{name} is missing" for name in missing] + [f"{name} has changed" for name in changed]
+    faults = [f"{name} is missing" for name in sorted(recorded.keys() - present)]
+    for name in sorted(recorded.keys() & present):
+        if checkpoint.file_hash(folder / name) != recorded[name]:
+            faults.append(f"{name} has changed")
+    if faults:
         raise ValueError("; ".join(faults))
     return marker
 

@@ -16,11 +16,8 @@ ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16:
 
 
 def packing_isolation_or_padding(args, trainer, columns: dict) -> dict:
-    """Check guarantee 6 where rows share a sequence; returns what run.json says of it.
-
-    Where padding-free batches are only the default, a model whose attention mixes the rows is trained on padded batches
-    instead.
-    """
+    """Check guarantee 6 where rows share a sequence; returns what run.json says of it. Where padding-free batches are
+    only the default, a model whose attention mixes the rows is trained on padded batches instead."""
     if not (trainer.args.padding_free or args.packing):
         return {}
     shortest = sorted(range(len(columns["input_ids"])), key=lambda i: len(columns["input_ids"][i]))[:3]
@@ -49,28 +46,27 @@ def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
         InputError: rows see each other; training flattened would mix them.
     """
     model = trainer.model
-    shared = [{
-        "input_ids": sum((row["input_ids"] for row in rows), []),
-        "labels": sum((row["labels"] for row in rows), []),
-        "seq_lengths": [len(row["input_ids"]) for row in rows],
-    }]  # fmt: skip
-    inputs = trainer.data_collator(shared if packed else rows)
+    lengths = [len(row["input_ids"]) for row in rows]
+    if packed:
+        joined = {name: sum((row[name] for row in rows), []) for name in ("input_ids", "labels")}
+        inputs = trainer.data_collator([{**joined, "seq_lengths": lengths}])
+    else:
+        inputs = trainer.data_collator(rows)
     inputs.pop("labels")
     batch = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in inputs.items()}
     was_training = model.training
     model.eval()
-    worst, scale, start = 0.0, 1e-6, 0
+    largest, scale = 0.0, 1e-6
     with torch.no_grad():
         # No attention mask and no cache: with either, position_ids no longer keep the rows separate.
         together = model(**batch, use_cache=False).logits[0].float()  # (sum of lengths, vocabulary)
-        for row in rows:
+        for row, flattened in zip(rows, together[: sum(lengths)].split(lengths), strict=True):
             ids = torch.tensor([row["input_ids"]], device=model.device)
             alone = model(input_ids=ids, use_cache=False).logits[0].float()
-            worst = max(worst, (together[start : start + ids.shape[1]] - alone).abs().max().item())
+            largest = max(largest, (flattened - alone).abs().max().item())
             scale = max(scale, alone.abs().max().item())
-            start += ids.shape[1]
     model.train(was_training)
-    difference = worst / scale
+    difference = largest / scale
     if not difference <= ISOLATION_TOLERANCE.get(model.dtype, 6e-2):
         raise InputError(
             f"rows that share a sequence see each other (logits differ by {difference:.1%}): this model's attention "
@@ -141,14 +137,14 @@ def _stored_differences(trainer) -> tuple[torch.Tensor, torch.Tensor] | None:
     padding gives others in 16 bits.
     """
     sums, lengths = [], []
-    for size, batch in _batches(trainer):
+    for tokens, batch in _batches(trainer):
         if "ref_chosen_logps" not in batch:
             return None
         with torch.no_grad():
             now = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch)).float()
         sums.append(torch.cat([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]).float() - now)
         lengths.append(batch["completion_mask"][:, 1:].sum(1))
-        if size >= STORED_TOKENS:
+        if tokens >= STORED_TOKENS:
             break
     return torch.cat(sums), torch.cat(lengths)
 
@@ -156,9 +152,9 @@ def _stored_differences(trainer) -> tuple[torch.Tensor, torch.Tensor] | None:
 def _batches(trainer):
     """(completion tokens so far, batch on the model's device): the batches that TRL computes references for."""
     size = trainer.args.precompute_ref_batch_size or trainer.args.per_device_train_batch_size
-    tokens = 0
-    for start in range(0, len(trainer.train_dataset), size):
-        rows = [trainer.train_dataset[i] for i in range(start, min(start + size, len(trainer.train_dataset)))]
+    dataset, tokens = trainer.train_dataset, 0
+    for start in range(0, len(dataset), size):
+        rows = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
         batch = {name: value.to(trainer.model.device) for name, value in trainer.data_collator(rows).items()}
         tokens += int(batch["completion_mask"].sum())
         yield tokens, batch

@@ -7,9 +7,13 @@ libraries' source, or measured where that is said.
 
 from dataclasses import dataclass
 
+import psutil
+import torch
+
 from sllm import checkpoint
 from sllm.cli import InputError, table
 from sllm.train import arguments, targets
+from sllm.train.with_peft import resolve_dtype
 
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)  # an 8-bit scale for 64 weights, and a 32-bit one for 256 such scales
 # Bytes of optimizer state for each trained weight; AdamW in fp32 otherwise.
@@ -54,10 +58,7 @@ def estimate(
     Raises:
         InputError: the config cannot be read, or a target module is not in the model.
     """
-    import torch
     from transformers import AutoModelForCausalLM
-
-    from sllm.train.with_peft import resolve_dtype
 
     config = model_config(base)
     with torch.device("meta"):
@@ -68,11 +69,12 @@ def estimate(
     width, text = resolve_dtype(args.dtype).itemsize, config.get_text_config()
     # a linear layer's weight is (out, in), or (in, out): A is (rank, in) and B (out, rank)
     trained = args.lora_r * sum(sum(modules[path].weight.shape) for path in adapted)
-    state = _optimizer_bytes(arguments.optimizer(args))
+    optimizer = arguments.optimizer(args)
+    state = next((size for kind, size in OPTIMIZER_BYTES.items() if kind in optimizer), 8)
     weights = weight_bytes(model, args.bits, width, backend)
     # weights and gradients in fp32; a reference has no gradient
     adapter_bytes = trained * (8 + state + 4 * (num_adapters - 1))
-    available = _available_memory(torch)
+    available = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
     room = available - weights - adapter_bytes
     return MemoryEstimate(
         parameters=sum(weight.numel() for weight in model.parameters()),
@@ -102,15 +104,13 @@ def weight_bytes(model, bits: int, width: int, backend: str) -> int:
     In 4 and 8 bits only linear layers but the head are quantised; the rest keeps `width` bytes with unsloth, and 4 with
     peft, whose prepare_model_for_kbit_training casts it to fp32.
     """
-    import torch
-
     total = sum(weight.numel() for weight in model.parameters())
     if bits == 16:
         return total * width
     head = model.get_output_embeddings()
-    kept = {id(weight) for module in (head, model.get_input_embeddings()) if module for weight in module.parameters()}
-    linear = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)}
-    quantised = sum(count for weight, count in linear.items() if weight not in kept)
+    outer = {weight for module in (head, model.get_input_embeddings()) if module for weight in module.parameters()}
+    linear = {module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    quantised = sum(weight.numel() for weight in linear - outer)
     rest = (total - quantised) * (4 if backend == "peft" else width)
     return round(quantised * (NF4_BITS if bits == 4 else 8) / 8) + rest
 
@@ -126,10 +126,6 @@ def logits_bytes(tokens: int, vocabulary: int, backend: str, *, num_adapters: in
     if backend == "unsloth":
         return min(tokens * vocabulary * FUSED_BYTES, FUSED_LIMIT, max(room // 2, 0))
     return min(tokens, SFT_CHUNK) * vocabulary * SFT_BYTES
-
-
-def _optimizer_bytes(name: str) -> int:
-    return next((size for kind, size in OPTIMIZER_BYTES.items() if kind in name), 8)
 
 
 def _activation_numbers(text, checkpointing: bool) -> int:
@@ -163,29 +159,18 @@ def model_config(base: str):
 
 def format_table(estimate: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
     """What will be trained, then what it needs, as a table."""
+    gib = checkpoint.gib
     fits = "fits" if estimate.memory <= estimate.available else "exceeds available memory"
-    return table(
-        ["plan", ""],
-        [
-            *rows,
-            (
-                "model",
-                f"{estimate.parameters / 1e6:,.1f} M parameters, adapter {estimate.adapter_parameters / 1e6:,.2f} M",
-            ),
-            ("adapter on", targets.summary(estimate.adapted)),
-            ("memory (estimate)", f"{checkpoint.gib(estimate.memory)} of {checkpoint.gib(estimate.available)}: {fits}"),
-            ("  weights", checkpoint.gib(estimate.weights)),
-            ("  adapter + optimizer", checkpoint.gib(estimate.adapter)),
-            ("  activations", checkpoint.gib(estimate.activations)),
-            ("  logits", checkpoint.gib(estimate.logits)),
-            ("disk", checkpoint.gib(estimate.disk)),
-        ],
-    )
-
-
-def _available_memory(torch) -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+    adapter = f"adapter {estimate.adapter_parameters / 1e6:,.2f} M"
+    rows = [
+        *rows,
+        ("model", f"{estimate.parameters / 1e6:,.1f} M parameters, {adapter}"),
+        ("adapter on", targets.summary(estimate.adapted)),
+        ("memory (estimate)", f"{gib(estimate.memory)} of {gib(estimate.available)}: {fits}"),
+        ("  weights", gib(estimate.weights)),
+        ("  adapter + optimizer", gib(estimate.adapter)),
+        ("  activations", gib(estimate.activations)),
+        ("  logits", gib(estimate.logits)),
+        ("disk", gib(estimate.disk)),
+    ]
+    return table(["plan", ""], rows)

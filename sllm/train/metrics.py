@@ -24,8 +24,8 @@ def read_steps(path: Path) -> list[dict]:
     return rows
 
 
-def plot(folder: str | Path, panels: dict[str, tuple[str, ...]], filename: str = "loss.png") -> None:
-    """Draw `metrics.jsonl`: one panel for each entry, title → metric names; evaluations as dots."""
+def plot(folder: str | Path, panels: dict[str, tuple[str, ...]]) -> None:
+    """Draw `metrics.jsonl` as `loss.png`: one panel for each entry, title → metric names; evaluations as dots."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -50,7 +50,7 @@ def plot(folder: str | Path, panels: dict[str, tuple[str, ...]], filename: str =
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
     figure.tight_layout()
-    figure.savefig(Path(folder) / filename, dpi=130)
+    figure.savefig(Path(folder) / "loss.png", dpi=130)
     pyplot.close(figure)
 
 

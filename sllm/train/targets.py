@@ -1,4 +1,4 @@
-"""Which layers get an adapter: `--lora_target_modules` against the model that is really there.
+"""Which layers get an adapter: `--lora_target_modules` against the layers of the model.
 
 The default is every linear layer of the language model but the output layer, whatever the architecture calls them.
 What stands beside the language model (a vision tower, the projection of images) gets one only where it is named with a
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from sllm import hashes
 from sllm.cli import InputError
 
 ALL = "all-linear"
@@ -33,32 +34,29 @@ def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
     from transformers.pytorch_utils import Conv1D
 
     linear = {path: m for path, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
-    language = _language_model(model)
-    inside = {path: m for path, m in linear.items() if path.startswith(language)}
     if isinstance(names, str) and names != ALL:
         paths = [path for path in linear if re.fullmatch(names, path)]
         if not paths:
             raise InputError(f"no linear layer's path matches the regular expression {names}")
         return _short(paths, linear), paths
-    names = [names] if isinstance(names, str) else names
+    prefix, output = _language_model(model), model.get_output_embeddings()
+    language = {path: m for path, m in linear.items() if path.startswith(prefix)}
+    paths = []
     if ALL in names:
-        output = model.get_output_embeddings()
-        paths = [p for p, m in inside.items() if m is not output and p.rpartition(".")[2] not in _ROUTERS]
-        names = [name for name in names if name != ALL]
-    else:
-        paths = []
+        paths = [p for p, m in language.items() if m is not output and p.rpartition(".")[2] not in _ROUTERS]
+        names = [] if names == ALL else [name for name in names if name != ALL]
     embeddings = {path: m for path, m in model.named_modules() if isinstance(m, torch.nn.Embedding)}
     everything = linear | embeddings
-    head = {path: m for path, m in everything.items() if m is model.get_output_embeddings()}
+    undotted = [path for path, m in everything.items() if path.startswith(prefix) or m is output]
     missing = []
     for name in names:
-        among = everything if "." in name else inside | head | _within(embeddings, language)
-        matches = [path for path in among if path == name or path.endswith(f".{name}")]
+        candidates = everything if "." in name else undotted
+        matches = [path for path in candidates if path == name or path.endswith(f".{name}")]
         if not matches:
             missing.append(name)
         paths += [path for path in matches if path not in paths]
     if missing:
-        present = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in inside))
+        present = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in language))
         raise InputError(f"--lora_target_modules: no layer is named {', '.join(missing)}; this model has {present}")
     if not paths:
         raise InputError("--lora_target_modules: this model has no linear layer that could get an adapter")
@@ -68,13 +66,11 @@ def resolve(model, names: list[str] | str) -> tuple[list[str], list[str]]:
 def of_adapter(folder: str | Path, model) -> list[str]:
     """The layers of `model` that an adapter on disk changes: what its files hold, whatever its config's rules say
     (`layers_to_transform` and others leave layers out). Empty where the adapter is not in safetensors."""
-    from safetensors import safe_open
-
     file = Path(folder) / "adapter_model.safetensors"
     if not file.is_file():
         return []
-    with safe_open(file, "pt") as tensors:
-        modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in tensors.keys()}  # noqa: SIM118
+    _, header = hashes.safetensors_header(file)
+    modules = {key.removeprefix("base_model.model.").partition(".lora_")[0] for key in header}
     return [path for path, _ in model.named_modules() if path in modules]
 
 
@@ -109,12 +105,8 @@ def _language_model(model) -> str:
     return f"{path}." if path else ""
 
 
-def _within(modules: dict, prefix: str) -> dict:
-    return {path: module for path, module in modules.items() if path.startswith(prefix)}
-
-
 def _short(paths: list[str], everything: dict) -> list[str]:
     """The last names of the layers where these mean no others; else whole paths."""
     leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
-    meant = [path for path in everything if path.rpartition(".")[2] in leaves]
-    return leaves if set(meant) == set(paths) else paths
+    matched = {path for path in everything if path.rpartition(".")[2] in leaves}
+    return leaves if matched == set(paths) else paths

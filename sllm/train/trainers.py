@@ -68,11 +68,10 @@ class DPOTrainer(_Trainer, trl.DPOTrainer):
         self.model.set_adapter("default")
 
 
-def mark_truncated(dataset, max_length: int):
+def mark_truncated(dataset, max_length: int) -> None:
     """Tell unsloth that no row of `dataset` is longer than `max_length`: it pads rows that it does not know to be cut,
     padding-free or not. Needs no unsloth."""
     dataset._unsloth_truncated_to = max_length
-    return dataset
 
 
 @contextmanager
@@ -82,10 +81,9 @@ def adapter_in_float32(model):
     TRL (1.14, `SFTTrainer.__init__` and `DPOTrainer.__init__`) casts those of a quantised model to bfloat16, where the
     small steps of AdamW round to nothing: at DPO's learning rate of 5e-7 nearly no weight ever moves.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = [parameter.detach().float().clone() for parameter in trained]
+    weights = {p: p.detach().float().clone() for p in model.parameters() if p.requires_grad}
     yield
-    for parameter, weight in zip(trained, weights, strict=True):
+    for parameter, weight in weights.items():
         parameter.data = weight
     wrong = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
     if wrong:
@@ -109,16 +107,11 @@ def run(trainer, resume_from: str | None) -> float:
     except KeyboardInterrupt:  # the second one, before the step of the first had ended
         last, _ = latest_checkpoint(trainer.args.output_dir)
         raise (cli.Interrupted(hint) if last else KeyboardInterrupt()) from None
-    if was_stopped(trainer):
+    callbacks = trainer.callback_handler.callbacks
+    stopped = any(isinstance(callback, StopOnSignal) and callback.stop_requested for callback in callbacks)
+    if stopped and trainer.state.global_step < trainer.state.max_steps:
         raise cli.Interrupted(hint)
     return seconds
-
-
-def was_stopped(trainer) -> bool:
-    """Did a signal end the run before its last step?"""
-    callbacks = trainer.callback_handler.callbacks
-    requested = any(isinstance(callback, StopOnSignal) and callback.stop_requested for callback in callbacks)
-    return requested and trainer.state.global_step < trainer.state.max_steps
 
 
 def probe(trainer, count: int = 128) -> dict[str, float]:

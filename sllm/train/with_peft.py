@@ -7,15 +7,9 @@ import torch
 
 
 def load_model(
-    base: str,
-    *,
-    adapter: str | None,
-    dtype: str,
-    bits: int,
-    max_seq_length: int,
-    train: bool,
+    base: str, *, adapter: str | None, dtype: str, bits: int, max_seq_length: int, train: bool,
     gradient_checkpointing: bool,
-):
+):  # fmt: skip
     """The base model, with `adapter` on it where one is given.
 
     Args:
@@ -26,16 +20,16 @@ def load_model(
     import peft
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    chosen = resolve_dtype(dtype)
+    compute_dtype = resolve_dtype(dtype)
     quantization = None
     if bits == 4:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=chosen
-        )
+        nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute_dtype}
+        quantization = BitsAndBytesConfig(load_in_4bit=True, **nf4)
     elif bits == 8:
         quantization = BitsAndBytesConfig(load_in_8bit=True)
+    device_map = {"": 0} if torch.cuda.is_available() else None
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=chosen, quantization_config=quantization, device_map={"": 0} if torch.cuda.is_available() else None
+        base, dtype=compute_dtype, quantization_config=quantization, device_map=device_map
     )
     if train and bits < 16:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)

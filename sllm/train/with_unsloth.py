@@ -16,6 +16,8 @@ from unsloth import FastLanguageModel  # noqa: I001
 
 import torch
 
+from sllm import hashes
+
 
 def load_arguments(
     model_name: str, *, dtype: str, bits: int, max_seq_length: int, gradient_checkpointing: bool
@@ -54,26 +56,14 @@ def merge_arguments(folder: str, tokenizer) -> dict:
 
 
 def load_model(
-    base: str,
-    *,
-    adapter: str | None,
-    dtype: str,
-    bits: int,
-    max_seq_length: int,
-    train: bool,
+    base: str, *, adapter: str | None, dtype: str, bits: int, max_seq_length: int, train: bool,
     gradient_checkpointing: bool,
-):
+):  # fmt: skip
     """The base model, with `adapter` on it where one is given (trainable, as unsloth loads it)."""
+    settings = {"max_seq_length": max_seq_length, "gradient_checkpointing": gradient_checkpointing}
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = FastLanguageModel.from_pretrained(
-            **load_arguments(
-                _link_adapter_to_base(adapter, base, folder) if adapter else base,
-                dtype=dtype,
-                bits=bits,
-                max_seq_length=max_seq_length,
-                gradient_checkpointing=gradient_checkpointing,
-            )
-        )
+        name = _link_adapter_to_base(adapter, base, folder) if adapter else base
+        model, _ = FastLanguageModel.from_pretrained(**load_arguments(name, dtype=dtype, bits=bits, **settings))
     return model
 
 
@@ -82,19 +72,16 @@ def _link_adapter_to_base(adapter: str, base: str, folder: str) -> str:
     for path in Path(adapter).resolve().iterdir():
         if path.is_file() and path.name != "adapter_config.json":
             (Path(folder) / path.name).symlink_to(path)
-    config = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
-    named = str(Path(base).resolve()) if Path(base).exists() else base
-    config["base_model_name_or_path"] = named
+    config = hashes.read_json(Path(adapter) / "adapter_config.json")
+    config["base_model_name_or_path"] = str(Path(base).resolve()) if Path(base).exists() else base
     (Path(folder) / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
 def add_lora(model, config, *, seed: int, max_seq_length: int, gradient_checkpointing: bool):
     """A fresh adapter. `config`: peft.LoraConfig."""
-    arguments = lora_arguments(
-        config, seed=seed, max_seq_length=max_seq_length, gradient_checkpointing=gradient_checkpointing
-    )
-    return FastLanguageModel.get_peft_model(model, **arguments)
+    settings = {"max_seq_length": max_seq_length, "gradient_checkpointing": gradient_checkpointing}
+    return FastLanguageModel.get_peft_model(model, **lora_arguments(config, seed=seed, **settings))
 
 
 def for_inference(model):

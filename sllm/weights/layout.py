@@ -8,7 +8,9 @@ memory, apart on disk). A change of such a parameter has to be written to those 
 import re
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,30 +19,27 @@ from sllm import cli
 from sllm.cli import InputError
 from sllm.weights.safetensors_io import read_json, tensors_of
 
-# transformers' table and arithmetic of conversions; peft builds on the same functions (utils/
-# transformers_weight_conversion.py), so they do not change without notice.
 
-
+@dataclass(eq=False)
 class Group:
-    """Parameters that transformers makes out of other tensors, as `names` on disk; `converter` is its recipe."""
+    """Parameters that transformers makes out of other tensors; `converter` is its recipe.
 
-    def __init__(self, converter):
-        self.converter = converter
-        self.names: list[tuple[str, str]] = []  # (tensor on disk, pattern of the converter that it matched)
-        self.first = ""  # the parameter that transformers files the group under
-        self.parameters: dict[str, tuple[int, ...]] = {}  # parameter → shape
+    That is transformers' own arithmetic of conversions; peft builds on the same functions (utils/
+    transformers_weight_conversion.py), so they do not change without notice.
+    """
 
-    @property
-    def sources(self) -> list[str]:
-        return [name for name, _ in self.names]
+    converter: Any
+    key: str  # the parameter that transformers files the group under
+    sources: dict[str, str] = field(default_factory=dict)  # tensor on disk → pattern of the converter that it matched
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)  # parameter → shape
 
     def parameters_of(self, model: nn.Module, read: Callable[[str], torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters, computed from the tensors that `read` returns by their names on disk."""
         recipe = deepcopy(self.converter)
-        for name, pattern in self.names:
-            recipe.add_tensor(self.first, name, pattern, read(name))
-        made = recipe.convert(self.first, model=model, config=model.config)
-        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+        for name, pattern in self.sources.items():
+            recipe.add_tensor(self.key, name, pattern, read(name))
+        parameters = recipe.convert(self.key, model=model, config=model.config)
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in parameters.items()}
 
 
 class Layout:
@@ -63,23 +62,23 @@ class Layout:
         self.groups: dict[str, Group] = {}
         unknown = self._match()
         self._require_complete(unknown)
-        ends = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-        self.embedding, self.head = (_path(self.model, module) for module in ends)
-        self.tied = None not in ends and ends[0].weight is ends[1].weight
-        if (
-            self.tied and self.head in self.tensor_names and self.embedding in self.tensor_names
-        ):  # each has a tensor of its own
-            ends[1].weight = nn.Parameter(torch.empty_like(ends[0].weight), requires_grad=False)
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        self.embedding, self.head = _weight_name(self.model, embedding), _weight_name(self.model, head)
+        self.tied = None not in (embedding, head) and embedding.weight is head.weight
+        if self.tied and {self.head, self.embedding} <= self.tensor_names.keys():  # each has a tensor of its own
+            head.weight = nn.Parameter(torch.empty_like(embedding.weight), requires_grad=False)
             self.tied = False
 
     def name_on_disk(self, parameter: str) -> str:
         """What transformers would call a parameter's tensor on disk; for one that is not there yet."""
-        (name,) = self._reverted({parameter: torch.empty(1, device="meta")})
+        (name,) = self.tensors_on_disk({parameter: torch.empty(1, device="meta")})
         return name
 
-    def tensors_on_disk(self, group: Group, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A group's tensors as they stand on disk, computed back from its parameters."""
-        return self._reverted({name: parameters[name] for name in group.parameters})
+    def tensors_on_disk(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors as they stand on disk, computed back from the parameters that are made of them."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return revert_weight_conversion(self.model, dict(parameters))
 
     def why_not_changeable(self, parameter: str) -> str | None:
         """The reason why a change of `parameter` could not be written to the base's tensors; None: it can."""
@@ -90,10 +89,10 @@ class Layout:
             return f"base {self.folder} does not have it"
         empty = {name: torch.empty(shape, device="meta") for name, shape in group.parameters.items()}
         try:
-            back = {name: tuple(tensor.shape) for name, tensor in self.tensors_on_disk(group, empty).items()}
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors_on_disk(empty).items()}
         except Exception as error:  # any of transformers' operations, most of which are made for loading only
-            return f"transformers cannot convert it back to {group.sources[0]} ({_line(error)})"
-        if back != {name: self.stored[name].shape for name in group.sources}:
+            return f"transformers cannot convert it back to {next(iter(group.sources))} ({_line(error)})"
+        if shapes != {name: self.stored[name].shape for name in group.sources}:
             return f"transformers would save it under other names or shapes than those of base {self.folder}"
         return None
 
@@ -106,52 +105,51 @@ class Layout:
         converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
         by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-        places = self.model.state_dict()
-        prefix = self.model.base_model_prefix
+        state = self.model.state_dict()
         unknown, groups = set(), {}
         for name in sorted(self.stored, key=dot_natural_key):
-            parameter, pattern = rename_source_key(name, renamings, converters, prefix, places)
-            if parameter not in places and name in places:
+            parameter, pattern = rename_source_key(name, renamings, converters, self.model.base_model_prefix, state)
+            if parameter not in state and name in state:
                 parameter, pattern = name, None
-            if parameter not in places:
+            if parameter not in state:
                 unknown.add(name)
             elif pattern is None:
                 self.tensor_names[parameter] = name
             else:
-                group = groups.setdefault(parameter, Group(by_pattern[pattern]))
-                group.first = parameter
-                group.names.append((name, pattern))
+                groups.setdefault(parameter, Group(by_pattern[pattern], parameter)).sources[name] = pattern
         # what to revert when a changed parameter is written; transformers keeps the same for its save_pretrained
         self.model._weight_conversions = [rule for rule in rules if rule.was_used()]
         for group in groups.values():
-            self._make(group)
+            self._add(group)
         return unknown
 
-    def _make(self, group: Group) -> None:
+    def _add(self, group: Group) -> None:
         try:
-            made = group.parameters_of(self.model, lambda name: torch.empty(self.stored[name].shape, device="meta"))
+            empty = group.parameters_of(self.model, lambda name: torch.empty(self.stored[name].shape, device="meta"))
         except Exception as error:  # shapes that do not go together raise whatever torch raises
             raise InputError(
-                f"{self.folder}: {group.first} cannot be made of {group.sources[0]} and its like ({_line(error)})"
+                f"{self.folder}: {group.key} cannot be made of {next(iter(group.sources))} and its like "
+                f"({_line(error)})"
             ) from None
-        group.parameters = {name: tuple(tensor.shape) for name, tensor in made.items()}
-        self.groups |= dict.fromkeys(made, group)
+        group.parameters = {name: tuple(tensor.shape) for name, tensor in empty.items()}
+        self.groups |= dict.fromkeys(empty, group)
 
     def _require_complete(self, unknown: set[str]) -> None:
-        shapes = {name: self.stored[home].shape for name, home in self.tensor_names.items()}
-        shapes |= {name: shape for group in self.groups.values() for name, shape in group.parameters.items()}
+        shapes = {name: self.stored[tensor].shape for name, tensor in self.tensor_names.items()}
+        for group in self.groups.values():
+            shapes |= group.parameters
         aliases: dict[nn.Parameter, list[str]] = {}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             aliases.setdefault(parameter, []).append(name)
         problems = []
         for parameter, names in aliases.items():
-            there = [name for name in names if name in shapes]
-            if not there:
+            stored = [name for name in names if name in shapes]
+            if not stored:
                 problems.append(f"{self.folder} has no tensor {names[0]}, which config.json asks for")
             problems += [
                 f"{self.folder}: {self.tensor_names.get(name, name)} is {list(shapes[name])} on disk and "
                 f"{list(parameter.shape)} by its config.json"
-                for name in there
+                for name in stored
                 if shapes[name] != tuple(parameter.shape)
             ]
         ignored = [*(self.model._keys_to_ignore_on_load_unexpected or []), "inv_freq$"]  # buffers of old versions
@@ -162,11 +160,6 @@ class Layout:
         ]
         if problems:
             raise InputError(cli.shorten(sorted(problems)))
-
-    def _reverted(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        from transformers.core_model_loading import revert_weight_conversion
-
-        return revert_weight_conversion(self.model, dict(parameters))
 
 
 def require_mergeable(base: str | Path, layers: Iterable[str]) -> None:
@@ -215,7 +208,7 @@ def _build(folder: Path) -> nn.Module:
     return model
 
 
-def _path(model: nn.Module, module: nn.Module | None) -> str:
+def _weight_name(model: nn.Module, module: nn.Module | None) -> str:
     """Name of a module's weight in the model; empty for none."""
     return next((f"{name}.weight" for name, other in model.named_modules() if other is module), "")
 

@@ -8,11 +8,12 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from sllm import cli
+from sllm import cli, hashes
 from sllm.cli import InputError
 
 BLOCK = 2**24  # elements of one block of rows: 64 MiB in fp32
@@ -20,6 +21,7 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 _DTYPES |= {"BOOL": torch.bool}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+read_json = partial(hashes.read_json, fault="cannot be read as JSON", fix="copy or download it again")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class TensorRef:
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def row(self) -> int:
@@ -65,14 +72,14 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
     """
     folder = Path(folder)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    listed = read_json(index).get("weight_map") if index.is_file() else {}
-    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+    weight_map = read_json(index).get("weight_map") if index.is_file() else {}
+    if not hashes.is_weight_map(weight_map):
         raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
-    if not listed and not single.is_file():
+    if not weight_map and not single.is_file():
         raise InputError(f"{folder} has no {single.name}; weights in another format are rewritten by save_pretrained")
     references: dict[str, TensorRef] = {}
     problems = []
-    for path in [folder / name for name in sorted(set(listed.values()))] or [single]:
+    for path in [folder / name for name in sorted(set(weight_map.values()))] or [single]:
         try:
             tensors = _header(path)
         except InputError as error:
@@ -81,49 +88,33 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
         problems += [f"{path}: {name} is in {references[name].path.name} too" for name in tensors if name in references]
         references |= tensors
     if not problems:
-        problems = [f"{index}: {name} is in no shard" for name in listed if name not in references]
+        problems = [f"{index}: {name} is in no shard" for name in weight_map if name not in references]
     if problems:
         raise InputError(cli.shorten(problems))
     return references
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; InputError where it holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is one too
-        raise InputError(f"{path} cannot be read as JSON ({error}); copy or download it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a JSON object; copy or download it again")
-    return content
-
-
 def _header(path: Path) -> dict[str, TensorRef]:
     if not path.is_file():
         raise InputError(f"{path} is missing")
+    references, sound = {}, True
+    try:
+        data_start, header = hashes.safetensors_header(path)
+        unsupported = sorted({entry["dtype"] for entry in header.values()} - _DTYPES.keys())
+        if unsupported:
+            names = ", ".join(unsupported)
+            raise InputError(f"{path} holds {names}: quantised weights; name the 16-bit base: --base_model")
+        for name, entry in header.items():
+            first, last = map(int, entry["data_offsets"])
+            shape = tuple(map(int, entry["shape"]))
+            references[name] = TensorRef(path, _DTYPES[entry["dtype"]], shape, data_start + first)
+            sound = sound and references[name].size == last - first
+    except (ValueError, TypeError, KeyError):  # no JSON, or not of a safetensors file
+        sound = False
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length)) if 8 + length <= size else {}
-            header.pop("__metadata__", None)
-            strange = sorted({tensor["dtype"] for tensor in header.values()} - _DTYPES.keys())
-            tensors = {
-                name: (_DTYPES.get(t["dtype"], torch.uint8), tuple(map(int, t["shape"])), *map(int, t["data_offsets"]))
-                for name, t in header.items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not of a safetensors file
-            strange, tensors = [], None
-    if strange:
-        raise InputError(f"{path} holds {', '.join(strange)}: quantised weights; name the 16-bit base: --base_model")
-    sound = tensors is not None and all(
-        last - first == math.prod(shape) * kind.itemsize for kind, shape, first, last in tensors.values()
-    )
-    if not sound or 8 + length + max((last for *_, last in tensors.values()), default=0) != size:
+    if not sound or max((tensor.start + tensor.size for tensor in references.values()), default=data_start) != size:
         raise InputError(f"{path} is damaged or cut off ({size:,} bytes); copy or download it again")
-    return {name: TensorRef(path, kind, shape, 8 + length + first) for name, (kind, shape, first, _) in tensors.items()}
+    return references
 
 
 def write_file(path: Path, tensors: list[tuple[str, torch.dtype, tuple[int, ...], Iterator[torch.Tensor]]]) -> None:
