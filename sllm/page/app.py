@@ -18,13 +18,13 @@ from sllm.page.logins import Logins
 from sllm.page.translations import texts_for
 
 
-def create(page: Page, conversations: Conversations, *, host: str, users_file: str | None) -> security.Security:
+def create(page: Page, *, host: str, users_file: str | None) -> security.Security:
     """
     Args:
         host: that the page listens on. users_file: of the users who may log in; None: no login is needed.
     """
     logins = Logins(users_file, page) if users_file else None
-    _install_callbacks(page, conversations, logins)
+    _install_callbacks(page, Conversations(page), logins)
     security.close_routes(chainlit.app)
     files.install_upload(chainlit.app, page.max_file_bytes)
     # A message may be as long as a file; a longer one is refused with a reason, not by closing the connection.

@@ -89,10 +89,15 @@ class History(BaseDataLayer):
 
     async def _nothing(self, *args, **kwargs) -> None: ...
 
-    create_element = get_element = delete_element = create_step = update_step = delete_step = close = _nothing
+    create_element = get_element = delete_element = create_step = update_step = delete_step = _nothing
 
     async def get_favorite_steps(self, user_id: str) -> list:
         return []
 
     async def build_debug_url(self) -> str:
         return ""
+
+    async def close(self) -> None:
+        """Called when the page stops, after uvicorn has closed every connection; Chainlit then ends the process."""
+        await self.conversations.close()
+        await self.page.write(self.page.store.close)
