@@ -10,8 +10,9 @@ from sllm.page.arena import take_vote
 from sllm.page.chat_session import current_request, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
-from sllm.page.forms import answer_again, open_form, send_form
+from sllm.page.forms import open_form, send_form
 from sllm.page.messages import Message
+from sllm.page.respond import answer_again
 
 
 class Buttons:

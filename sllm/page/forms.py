@@ -1,12 +1,11 @@
 """Tasks: the form for a task's fields, and the task once it is sent."""
 
-from sllm import tasks
-from sllm.page.answers import answer, find_model, report_problem, respond
-from sllm.page.api_client import ARENA, Problem, storable
-from sllm.page.arena import compare
+from sllm.page.answers import report_problem
+from sllm.page.api_client import Problem, storable
 from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.messages import Message
+from sllm.page.respond import respond
 from sllm.page.view import AUTHOR
 
 
@@ -87,7 +86,7 @@ async def send_form(conversation: Conversation, request: RequestContext, form_id
     await conversation.add(question)
     title = {"interaction": thread.name, "thread_id": thread.id}
     await conversation.emit("first_interaction", title)  # reloads the list of conversations
-    conversation.run(run_task(conversation, request, question), text=text)
+    conversation.run(respond(conversation, request, question), text=text)
     return "sent"
 
 
@@ -95,51 +94,3 @@ def _field(value) -> str | list[str] | None:
     if isinstance(value, list):
         return [storable(str(entry)) for entry in value]
     return storable(value) if isinstance(value, str) else None
-
-
-async def run_task(conversation: Conversation, request: RequestContext, question: Message) -> None:
-    """Answer one of the server's tasks."""
-    task, fields = question.metadata["task"], question.metadata["fields"]
-    try:
-        model = await find_model(conversation.page.server, None if request.profile == ARENA else request.profile)
-    except Problem as problem:
-        return await report_problem(conversation, problem, question, request.text)
-    try:
-        messages = tasks.build_messages(task, fields)
-    except ValueError:
-        messages = None  # the server will report what is wrong
-    if request.profile == ARENA and messages:
-        return await compare(conversation, request, question, messages)
-    body = request.sampling() | {"model": model.id} | fields
-    await answer(conversation, request, question, f"tasks/{task}", body, model, messages)
-
-
-async def answer_again(
-    conversation: Conversation, request: RequestContext, question: Message, *, problem: Message | None = None
-) -> None:
-    """Another answer to a question or a task, as a branch beside those that it has. If none arrives, what was shown
-    before is shown again.
-
-    Args:
-        problem: what is being retried; it is removed.
-    """
-    before = conversation.thread.leaf
-    if problem and before == problem.id:
-        before = problem.parent
-        await conversation.drop(problem)
-    answered = any(m.parent == question.id and m.role == "answer" for m in conversation.messages.values())
-    if conversation.thread.leaf != question.id:
-        conversation.thread.leaf = question.id
-        await conversation.show()
-    try:
-        await (run_task if question.role == "task" else respond)(conversation, request, question)
-    finally:
-        last = conversation.messages.get(conversation.thread.leaf or "")
-        if answered and last and not conversation.deleted and (last is question or last.parent == question.id):
-            if last.role == "problem":
-                await conversation.toast(last.content.replace("**", "").removeprefix("⚠️ "))
-                await conversation.drop(last)
-            if last.role != "answer":
-                conversation.thread.leaf = before
-                await conversation.show()
-                await conversation.save()

@@ -24,15 +24,15 @@ from chainlit.server import sio
 from chainlit.session import WebsocketSession
 from chainlit.user_session import user_sessions
 
-from sllm.page.answers import respond
 from sllm.page.api_client import Problem, storable
 from sllm.page.chat_session import RequestContext, current_request, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations
-from sllm.page.forms import answer_again, open_form
+from sllm.page.forms import open_form
 from sllm.page.history import is_thread_id
 from sllm.page.logins import Logins
 from sllm.page.messages import Message, ThreadMissing
+from sllm.page.respond import answer_again, respond
 
 TITLE_LENGTH = 80
 
