@@ -206,4 +206,4 @@ def verdict(conformance: dict, text: dict) -> dict:
         for rule in conformance.get("rules", [])
     ]
     summary = text["verdict_ok" if conformance.get("ok") else "verdict_broken"]
-    return {"ok": bool(conformance.get("ok")), "word": summary, "rules": rules}
+    return {"ok": bool(conformance.get("ok")), "summary": summary, "rules": rules}

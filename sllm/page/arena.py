@@ -170,7 +170,7 @@ def arena_props(id: str, answers: list[StreamingAnswer], state: str, text: dict)
             text[f"arena_cut_{answer.finish_reason}"] if answer.finish_reason in INCOMPLETE_REASONS else ""
             for answer in answers
         ],
-        "words": {name: text[name] for name in ARENA_TEXTS},
+        "texts": {name: text[name] for name in ARENA_TEXTS},
     }
 
 

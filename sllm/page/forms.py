@@ -22,10 +22,7 @@ async def open_form(conversation: Conversation, text: dict, *, task: str = "", v
         {
             "id": entry["id"],
             "name": entry[text["task_name"]],
-            "fields": [
-                {"name": field["name"], "required": field["required"], "about": field["description"]}
-                for field in entry["fields"]
-            ],
+            "fields": [{"name": field["name"], "required": field["required"]} for field in entry["fields"]],
             "question": entry.get("question") or "",
             "example": entry.get("example") or {},
         }
@@ -35,7 +32,7 @@ async def open_form(conversation: Conversation, text: dict, *, task: str = "", v
         "tasks": entries,
         "task": task,
         "values": {name: value for name, value in (values or {}).items() if value},
-        "words": {name: value for name, value in text.items() if name.startswith(("task_", "field_", "optional"))},
+        "texts": {name: value for name, value in text.items() if name.startswith(("task_", "field_", "optional"))},
         "sent": False,
     }
     form = Message("note", text["task_intro"], after, author=AUTHOR)

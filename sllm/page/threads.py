@@ -185,7 +185,10 @@ def _message(step: sa.RowMapping, previous: str | None) -> Message:
 
 
 def _add_element(message: Message, id: str, name: str, props: dict) -> None:
-    """Fills in what older versions did not store with an element, or lost."""
+    """Fills in what older versions did not store with an element, named differently, or lost."""
+    for old, new in (("words", "texts"), ("word", "summary")):
+        if old in props:
+            props[new] = props.pop(old)
     if name == "TaskForm":
         props.setdefault("form", message.id)
     elif name == "Arena" and message.role == "note":  # an insert had overtaken its update

@@ -67,7 +67,7 @@ def elements(conversation: Conversation, message: Message) -> list[dict]:
     branches = conversation.thread.branches(message)
     if len(branches) > 1:
         texts = {name: conversation.text[name] for name in BRANCH_TEXTS}
-        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": texts}
+        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "texts": texts}
         elements[f"{message.id}-branches"] = ("Branches", props)
     if message.role == "task":  # unlike a question, it cannot be edited in place
         fields = message.metadata.get("fields") or {}
