@@ -14,7 +14,6 @@ from sllm.chatstore import ChatStore
 from sllm.page.accounts import AccountStore
 from sllm.page.api_client import ApiClient
 from sllm.page.threads import ThreadStore
-from sllm.page.thumbs import ThumbStore
 from sllm.page.translations import texts_for
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ class Page:
     def __post_init__(self) -> None:
         self.accounts = AccountStore(self.store)
         self.threads = ThreadStore(self.store)
-        self.thumbs = ThumbStore(self.store)
 
     async def write(self, job: Callable[..., Result], *args: object) -> Result:
         """Returns when the job is done. Cancelling the caller does not cancel the job."""

@@ -70,12 +70,12 @@ class Conversations:
         await self.page.write(self.page.threads.delete, id)
 
     async def set_thumb(self, user: str, answer: str, value: int, comment: str | None) -> str:
-        id = await self.page.write(self.page.thumbs.set, user, answer, value, comment)
+        id = await self.page.write(self.page.threads.set_thumb, user, answer, value, comment)
         self._show_thumb(answer, {"id": id, "forId": answer, "value": value, "comment": comment})
         return id
 
     async def remove_thumb(self, user: str, id: str) -> None:
-        if answer := await self.page.write(self.page.thumbs.remove, user, id):
+        if answer := await self.page.write(self.page.threads.remove_thumb, user, id):
             self._show_thumb(answer, None)
 
     def _show_thumb(self, answer: str, thumb: dict | None) -> None:

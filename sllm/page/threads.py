@@ -1,4 +1,4 @@
-"""Conversations in the database. Functions block; the page calls them in threads.
+"""Conversations and thumbs in the database. Functions block; the page calls them in threads.
 
 What Chainlit has no column for is in `steps.metadata`: a message's role, and the message that it follows (`parent`).
 Messages that follow the same one are branches; `threads.metadata.leaf` is the last message of the branch that is shown.
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sllm.chatstore import ChatStore, NotStored, StoredAnswer
-from sllm.page.messages import Message, Thread, ThreadMissing
+from sllm.page.messages import Message, Thread, ThreadMissing, new_id
 from sllm.page.schema import elements, feedbacks, steps, threads, users
 
 
@@ -22,12 +22,10 @@ class ThreadStore:
         self.store, self.engine = store, store.engine
 
     def owner(self, thread: str) -> str | None:
-        with self.engine.connect() as connection:
-            return connection.execute(sa.select(threads.c.userIdentifier).where(threads.c.id == thread)).scalar()
+        return self._value(threads.c.userIdentifier, threads.c.id == thread)
 
     def has_message(self, id: str) -> bool:
-        with self.engine.connect() as connection:
-            return connection.execute(sa.select(steps.c.id).where(steps.c.id == id)).first() is not None
+        return self._value(steps.c.id, steps.c.id == id) is not None
 
     def load(self, id: str) -> Thread | None:
         with self.engine.connect() as connection:
@@ -135,6 +133,42 @@ class ThreadStore:
             rows = connection.execute(query).all()
         return [Thread(row.id, user, row.name or "", row.createdAt or "") for row in rows[:first]], len(rows) > first
 
+    def set_thumb(self, user: str, answer_id: str, value: int, comment: str | None) -> str:
+        """Store a thumb twice: in the chat store, and as Chainlit's page shows it. Returns its id.
+
+        Raises:
+            NotStored: the answer does not exist. PermissionError: another user asked for it."""
+        answer = self.store.answer(answer_id)
+        if answer is None:
+            raise NotStored("this answer does not exist")
+        _check_user(user, answer.user_id)
+        row = {"id": new_id(), "forId": answer_id, "threadId": answer.conversation, "value": value, "comment": comment}
+        with self.store.transaction() as session:
+            self.store.set_thumb(answer_id, value, comment, session)
+            session.execute(feedbacks.delete().where(feedbacks.c.forId == answer_id))
+            session.execute(feedbacks.insert().values(row))
+        return row["id"]
+
+    def remove_thumb(self, user: str, id: str) -> str | None:
+        """Returns the id of the answer that the thumb was for; None: the thumb does not exist.
+
+        Raises:
+            PermissionError: another user asked for the answer."""
+        answer_id = self._value(feedbacks.c.forId, feedbacks.c.id == id)
+        answer = answer_id and self.store.answer(answer_id)
+        if answer:
+            _check_user(user, answer.user_id)
+        with self.store.transaction() as session:
+            if answer:
+                self.store.set_thumb(answer_id, None, session=session)
+            session.execute(feedbacks.delete().where(feedbacks.c.id == id))
+        return answer_id
+
+    def _value(self, column: sa.Column, condition: sa.ColumnElement[bool]):
+        """Of the row for which `condition` holds; None if there is no such row."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(column).where(condition)).scalar()
+
     def _contains(self, search: str) -> sa.ColumnElement[bool]:
         pattern = re.sub(r"([\\%_])", r"\\\1", search.lower())
         pattern = f"%{pattern}%"
@@ -146,6 +180,11 @@ class ThreadStore:
         messages = sa.select(steps.c.threadId).where(like(steps.c.output) | (is_task & like(steps.c.metadata)))
         answers = self.store.conversations_like(pattern)
         return like(threads.c.name) | threads.c.id.in_(messages) | threads.c.id.in_(answers)
+
+
+def _check_user(user: str, owner: str) -> None:
+    if user != owner:
+        raise PermissionError("only the user who asked can rate an answer")
 
 
 def _put(session: Session, table: sa.Table, row: dict, thread: str) -> None:
