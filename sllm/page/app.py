@@ -12,8 +12,7 @@ from sllm.page import files, security, sockets
 from sllm.page.api_client import ARENA, KINDS, ApiClient, ModelInfo, Problem
 from sllm.page.buttons import Buttons
 from sllm.page.chat_session import Page, is_integer, toast, translations
-from sllm.page.conversations import Conversations
-from sllm.page.history import History, is_thread_id
+from sllm.page.conversations import Conversations, is_thread_id
 from sllm.page.logins import Logins
 from sllm.page.translations import texts_for
 
@@ -54,8 +53,7 @@ def _patch_site(server: ApiClient, auth: str) -> None:
 
 
 def _install_callbacks(page: Page, conversations: Conversations, logins: Logins | None) -> None:
-    history = History(page, conversations)
-    cl.data_layer(lambda: history)
+    cl.data_layer(lambda: conversations)
     _install_logins(logins)
     _install_welcome(page)
     Buttons(conversations).install()
@@ -72,7 +70,7 @@ def _install_callbacks(page: Page, conversations: Conversations, logins: Logins 
             await toast(translations()["seed_wrong"].format(seed=seed[:40]))
         else:
             await toast(translations()["settings_kept"], "success")
-        async with sockets.opened(conversations, cl.context.session) as conversation:
+        async with conversations.opened(cl.context.session) as conversation:
             if conversation:
                 conversation.thread.settings = dict(cl.context.session.chat_settings)
                 await conversation.save()

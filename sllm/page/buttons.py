@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 
 import chainlit as cl
 
-from sllm.page import sockets
 from sllm.page.arena import take_vote
 from sllm.page.chat_session import current_request, toast, translations
 from sllm.page.conversation import Conversation
@@ -28,7 +27,7 @@ class Buttons:
     @contextlib.asynccontextmanager
     async def _pressed(self, action: cl.Action) -> AsyncIterator[tuple[Conversation | None, Message | None]]:
         """The conversation of the tab in which a button was pressed, and the message that it belongs to."""
-        async with sockets.opened(self.conversations, cl.context.session) as conversation:
+        async with self.conversations.opened(cl.context.session) as conversation:
             if conversation is None:
                 await toast(translations()["conversation_deleted"], "info")
             yield conversation, conversation and conversation.messages.get(action.payload.get("message"))

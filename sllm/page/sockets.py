@@ -14,9 +14,7 @@ Buttons and forms come as HTTP requests to Chainlit's `/project/action`; `button
 """
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator
 
 from chainlit.config import config
 from chainlit.context import init_ws_context
@@ -27,9 +25,8 @@ from chainlit.user_session import user_sessions
 from sllm.page.api_client import Problem, storable
 from sllm.page.chat_session import RequestContext, current_request, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
-from sllm.page.conversations import Conversations
+from sllm.page.conversations import Conversations, is_thread_id
 from sllm.page.forms import open_form
-from sllm.page.history import is_thread_id
 from sllm.page.logins import Logins
 from sllm.page.messages import Message, ThreadMissing
 from sllm.page.respond import answer_again, respond
@@ -78,7 +75,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
     @sio.on("edit_message")
     async def edit(sid: str, payload: dict) -> None:
         if session := await session_of(sid):
-            async with opened(conversations, session) as conversation:
+            async with conversations.opened(session) as conversation:
                 if conversation:
                     await _edit(conversation, payload["message"], sid)
                 else:
@@ -87,7 +84,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
     @sio.on("stop")
     async def stop(sid: str) -> None:
         if session := await session_of(sid):
-            async with opened(conversations, session) as conversation:
+            async with conversations.opened(session) as conversation:
                 if conversation:
                     conversation.stop()
 
@@ -98,7 +95,7 @@ async def _show_tab(conversations: Conversations, session: WebsocketSession) -> 
     emitter = init_ws_context(session).emitter
     session.has_first_interaction = True  # else Chainlit would name conversations after buttons
     await emitter.task_end()
-    async with opened(conversations, session) as conversation:
+    async with conversations.opened(session) as conversation:
         if conversation:
             if page.server.lists(conversation.thread.profile):
                 session.chat_profile = conversation.thread.profile
@@ -124,26 +121,12 @@ async def _end_session(session: WebsocketSession, sid: str) -> None:
         await session.delete()
 
 
-@contextlib.asynccontextmanager
-async def opened(conversations: Conversations, session: WebsocketSession) -> AsyncIterator[Conversation | None]:
-    """The conversation that a tab has open, kept in memory meanwhile; None: it is new, was deleted, or belongs to
-    another user."""
-    init_ws_context(session)
-    id = session.thread_id
-    conversation = await conversations.get(id, translations()) if is_thread_id(id) else None
-    if conversation is None or conversation.thread.owner != session.user.identifier:
-        yield None
-        return
-    with conversation.hold():
-        yield conversation
-
-
 async def _accept_message(conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
     """Store a message and answer it. False: it was refused."""
     page, sent, references = conversations.page, payload["message"], payload.get("fileReferences") or []
     if uuid.UUID(sent["id"]).version != 4:
         raise ValueError("the id of a message has to be a random UUID")
-    async with opened(conversations, session) as conversation:
+    async with conversations.opened(session) as conversation:
         if conversation and sent["id"] in conversation.messages:  # after a network failure a browser sends again
             return True
         if await page.read(page.threads.has_message, sent["id"]):
