@@ -22,13 +22,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class StreamingAnswer:
-    """An answer while it is written. `text`: as the model wrote it; `rendered`: as the page shows it."""
+class StreamingAnswer(Chunk):
+    """The chunks of an answer so far. `text`: as the model wrote it; `rendered`: as the page shows it."""
 
-    text: str = ""
-    finish_reason: str | None = None
-    conformance: dict | None = None
-    messages: list[dict] | None = None
     problem: Problem | None = None
     waiting: str = ""
     markdown: Markdown = field(default_factory=Markdown)

@@ -3,6 +3,8 @@
 Importing this imports Chainlit, which reads its settings at once: `launch` prepares them first.
 """
 
+import re
+
 import chainlit as cl
 from chainlit import server as chainlit
 from chainlit.config import config
@@ -42,7 +44,9 @@ def _patch_site(server: ApiClient, auth: str) -> None:
     get_html, get_help = chainlit.get_html_template, chainlit.get_markdown_str
 
     def html(root_path: str) -> str:
-        return security.strip_external_links(get_html(root_path)).replace("<body>", f'<body data-auth="{auth}">')
+        """Without the fonts and style sheets that Chainlit's page loads from other hosts."""
+        page = re.sub(r"<link[^>]*https://[^>]*>", "", get_html(root_path))
+        return page.replace("<body>", f'<body data-auth="{auth}">')
 
     def help_text(root: str, language: str) -> str:
         """The browser requests it again after choosing a model: by then the models are known."""
@@ -109,7 +113,7 @@ def _install_welcome(page: Page) -> None:
         choose = text["task_starter"]
         return [
             Starter(label=choose, message=choose, command=text["task"], icon="/public/task.svg"),
-            *(Starter(label=asked, message=asked, icon="/public/ask.svg") for asked in text["starters"]),
+            *(Starter(label=question, message=question, icon="/public/ask.svg") for question in text["starters"]),
         ]
 
 
@@ -118,12 +122,7 @@ def _profiles(models: list[ModelInfo], text: dict) -> list[ChatProfile]:
     profiles = []
     for model in models:
         about = text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(id=model.id)
-        profiles.append(
-            ChatProfile(
-                name=model.id, markdown_description=about, icon="/public/model.svg", default=model.id == best.id
-            )
-        )
+        profiles.append(ChatProfile(model.id, about, icon="/public/model.svg", default=model.id == best.id))
     if len(models) > 1:
-        arena = {"display_name": text["arena"], "markdown_description": text["arena_about"]}
-        profiles.append(ChatProfile(name=ARENA, icon="/public/arena.svg", **arena))
+        profiles.append(ChatProfile(ARENA, text["arena_about"], display_name=text["arena"], icon="/public/arena.svg"))
     return profiles

@@ -101,13 +101,9 @@ class Logins:
         """The login of a request, unless it has ended: by logging out, a new password, a removed name, or time."""
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         bearer = token if scheme.lower() == "bearer" else None
-        return self._of(get_token_from_cookies(connection.cookies) or bearer)
+        return self.of_token(get_token_from_cookies(connection.cookies) or bearer)
 
-    def allows(self, token: str | None) -> bool:
-        """Whether the login of an open tab is still valid."""
-        return self._of(token) is not None
-
-    def _of(self, token: str | None) -> Login | None:
+    def of_token(self, token: str | None) -> Login | None:
         login = self._active.get(_login_id(token)) if token else None
         if login is None or login.expires < datetime.now(UTC):
             return None

@@ -43,7 +43,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
         """The session of a tab; None if its login has ended: then the tab is reloaded, and asks for a login."""
         session = WebsocketSession.require(sid)
         emitter = init_ws_context(session).emitter
-        if logins and not logins.allows(session.token):
+        if logins and not logins.of_token(session.token):
             await emitter.emit("reload", {})
             await asyncio.sleep(1)  # it usually disconnects by itself
             await sio.disconnect(sid)

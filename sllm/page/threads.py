@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sllm.chatstore import ChatStore, NotStored, StoredAnswer
+from sllm.page import view
 from sllm.page.messages import Message, Thread, ThreadMissing, new_id
 from sllm.page.schema import elements, feedbacks, steps, threads, users
 
@@ -85,11 +86,10 @@ class ThreadStore:
             if not session.execute(threads.update().where(threads.c.id == thread.id).values(changed)).rowcount:
                 raise ThreadMissing(thread.id)
             for message in messages:
-                _put(session, steps, _step_row(thread.id, message), thread.id)
+                metadata = message.metadata | {"role": message.role, "parent": message.parent}
+                _put(session, steps, view.step(thread, message) | {"name": message.author, "metadata": metadata})
                 for id, (name, props) in message.elements.items():
-                    row = {"id": id, "threadId": thread.id, "type": "custom", "name": name, "display": "inline",
-                           "forId": message.id, "mime": "application/json", "props": props}  # fmt: skip
-                    _put(session, elements, row, thread.id)
+                    _put(session, elements, view.element(thread, message, id, name, props))
             if answer:
                 self.store.put_answer(answer, session)
             if comparison:
@@ -187,12 +187,12 @@ def _check_user(user: str, owner: str) -> None:
         raise PermissionError("only the user who asked can rate an answer")
 
 
-def _put(session: Session, table: sa.Table, row: dict, thread: str) -> None:
+def _put(session: Session, table: sa.Table, row: dict) -> None:
     """Insert or replace a row of a conversation; NotStored if the id is another conversation's."""
     owner = session.execute(sa.select(table.c.threadId).where(table.c.id == row["id"])).scalar()
     if owner is None:
         session.execute(table.insert().values(row))
-    elif owner != thread:
+    elif owner != row["threadId"]:
         raise NotStored("this id belongs to another conversation")
     else:
         session.execute(table.update().where(table.c.id == row["id"]).values(row))
@@ -200,16 +200,6 @@ def _put(session: Session, table: sa.Table, row: dict, thread: str) -> None:
 
 def _metadata(thread: Thread) -> dict:
     return {"chat_profile": thread.profile, "chat_settings": thread.settings, "leaf": thread.leaf}
-
-
-def _step_row(thread: str, message: Message) -> dict:
-    return {
-        "id": message.id, "threadId": thread, "name": message.author, "type": message.type, "parentId": message.run,
-        "output": message.content, "createdAt": message.created_at, "start": message.created_at,
-        "end": message.created_at, "streaming": message.streaming, "isError": message.role == "problem",
-        "command": message.metadata.get("command"),
-        "metadata": message.metadata | {"role": message.role, "parent": message.parent},
-    }  # fmt: skip
 
 
 def _message(step: sa.RowMapping, previous: str | None) -> Message:

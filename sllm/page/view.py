@@ -73,11 +73,14 @@ def elements(conversation: Conversation, message: Message) -> list[dict]:
         fields = message.metadata.get("fields") or {}
         labelled = [[conversation.text.get(f"field_{name}", name), value] for name, value in fields.items()]
         elements[f"{message.id}-task"] = ("Task", {"fields": labelled})
-    return [
-        {"id": id, "threadId": conversation.thread.id, "type": "custom", "name": name, "display": "inline",
-         "forId": message.id, "mime": "application/json", "props": props}
-        for id, (name, props) in elements.items()
-    ]  # fmt: skip
+    return [element(conversation.thread, message, id, name, props) for id, (name, props) in elements.items()]
+
+
+def element(thread: Thread, message: Message, id: str, name: str, props: dict) -> dict:
+    return {
+        "id": id, "threadId": thread.id, "type": "custom", "name": name, "display": "inline", "forId": message.id,
+        "mime": "application/json", "props": props,
+    }  # fmt: skip
 
 
 def actions(conversation: Conversation, message: Message, question: Message | None) -> list[dict]:
