@@ -28,15 +28,12 @@ class Conversation:
         idle: called when nothing runs in it.
     """
 
-    def __init__(
-        self, page: Page, thread: Thread, text: dict, *, stored: bool,
-        idle: Callable[["Conversation"], None] = lambda conversation: None,
-    ):  # fmt: skip
+    def __init__(self, page: Page, thread: Thread, text: dict, *, stored: bool, idle: "Callable[[Conversation], None]"):
         self.page, self.thread, self.text = page, thread, text
         self.messages = thread.messages
         self.tabs: set[str] = set()  # socket ids
         self.tasks: set[asyncio.Task] = set()
-        self.holds = 0  # handlers that are using it
+        self.handlers = 0  # how many are using it
         self.deleted = self.closing = False
         self.idle = idle
         self._stored = stored
@@ -91,11 +88,9 @@ class Conversation:
             await self.save(*children)
 
     async def save(
-        self,
-        *messages: Message,
-        answer: StoredAnswer | None = None,
+        self, *messages: Message, answer: StoredAnswer | None = None,
         comparison: tuple[str, StoredAnswer, StoredAnswer] | None = None,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """Store messages as they are now; returns when they are on the disk. What the database refuses is reported, and
         stored with the next message.
 
@@ -206,13 +201,13 @@ class Conversation:
     # ── running ──
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def keep_open(self) -> Iterator[None]:
         """Keep it in memory while a handler uses it, whether a tab has it open or not."""
-        self.holds += 1
+        self.handlers += 1
         try:
             yield
         finally:
-            self.holds -= 1
+            self.handlers -= 1
             self.idle(self)
 
     def run(self, work: Coroutine, *, text: dict, alone: bool = False) -> bool:

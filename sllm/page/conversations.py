@@ -45,7 +45,7 @@ class Conversations(BaseDataLayer):
         self._started = now()
 
     async def get(self, id: str, text: dict | None = None) -> Conversation | None:
-        """`text`: in the language of a user who opens it, and holds it at once; without, it is only read."""
+        """`text`: in the language of a user who opens it, and keeps it open at once; without, it is only read."""
         if conversation := self.open.get(id):
             return conversation
         async with self._loading:
@@ -57,11 +57,11 @@ class Conversations(BaseDataLayer):
             conversation = Conversation(self.page, thread, text or KO, stored=True, idle=self.close_idle)
             if text:
                 self.open[id] = conversation
-                conversation.holds += 1  # until the caller holds it
+                conversation.handlers += 1  # until the caller keeps it open
                 try:
                     await self._repair(conversation)
                 finally:
-                    conversation.holds -= 1
+                    conversation.handlers -= 1
             return conversation
 
     @contextlib.asynccontextmanager
@@ -74,7 +74,7 @@ class Conversations(BaseDataLayer):
         if conversation is None or conversation.thread.owner != session.user.identifier:
             yield None
             return
-        with conversation.hold():
+        with conversation.keep_open():
             yield conversation
 
     async def new(self, id: str, owner: str, text: dict) -> Conversation:
@@ -90,7 +90,7 @@ class Conversations(BaseDataLayer):
                 self.close_idle(conversation)
 
     def close_idle(self, conversation: Conversation) -> None:
-        in_use = conversation.tabs or conversation.running or conversation.holds
+        in_use = conversation.tabs or conversation.running or conversation.handlers
         if not in_use and self.open.get(conversation.thread.id) is conversation:
             del self.open[conversation.thread.id]
 

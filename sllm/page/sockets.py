@@ -137,7 +137,7 @@ async def _accept_message(conversations: Conversations, session: WebsocketSessio
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
     conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
-    with conversation.hold():
+    with conversation.keep_open():
         return await _add_message(conversation, session, sent, references)
 
 
