@@ -23,10 +23,10 @@ from chainlit.session import WebsocketSession
 from chainlit.user_session import user_sessions
 
 from sllm.page.api_client import Problem, storable
+from sllm.page.buttons import open_form
 from sllm.page.chat_session import RequestContext, current_request, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
 from sllm.page.conversations import Conversations, is_thread_id
-from sllm.page.forms import open_form
 from sllm.page.logins import Logins
 from sllm.page.messages import Message, ThreadMissing
 from sllm.page.respond import answer_again, respond
