@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from sllm.chatstore import StoredAnswer
 from sllm.page import view
@@ -108,7 +109,6 @@ class Reply:
     def __post_init__(self) -> None:
         self.message = Message("answer", parent=self.question.id, author=AUTHOR, run=new_id(), streaming=True)
         self.answer = StreamingAnswer()
-        self.started = False
 
     async def run(self) -> None:
         """Stream the answer into a message, and store it as it comes."""
@@ -118,14 +118,15 @@ class Reply:
     async def write(self) -> bool:
         """Stream the answer; returns whether it was stopped."""
         conversation, answer, text = self.conversation, self.answer, self.request.text
+        show = partial(conversation.stream, self.message)
         saved: float | None = None
         try:
             await conversation.start_answer(self.message)
-            async with aclosing(stream(conversation.page.server, self.path, self.body, text, self._show)) as chunks:
+            async with aclosing(stream(conversation.page.server, self.path, self.body, text, show)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
                     if answer.rendered:
-                        await self._show(answer.rendered)
+                        await show(answer.rendered)
                     if answer.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
                         saved = time.monotonic()
                         await conversation.save(self.message, answer=self._stored("broken"))  # until it has ended
@@ -163,17 +164,6 @@ class Reply:
             await report_problem(conversation, answer.problem, after, text)
         elif answer.finish_reason == "length":
             await conversation.toast(text["cut"], "info")
-
-    async def _show(self, text: str) -> None:
-        """The text so far; only the new part is sent if it continues what was shown."""
-        message = self.message
-        if not self.started:
-            self.started, message.content = True, text
-            await self.conversation.start_stream(message)
-        elif text.startswith(message.content):
-            await self.conversation.stream(message, text[len(message.content) :])
-        else:
-            await self.conversation.stream(message, text, replace=True)
 
     def _stored(self, finish_reason: str | None) -> StoredAnswer | None:
         """The answer for the chat store; None if its prompt is not known. Updates the message's metadata too."""

@@ -146,11 +146,16 @@ class Conversation:
     async def toast(self, message: str, kind: str = "error") -> None:
         await self.emit("toast", {"message": message, "type": kind})
 
-    async def stream(self, message: Message, text: str, *, replace: bool = False) -> None:
-        """More of a message, or all of it again. Nothing is awaited between the change and its sending: a tab that
-        opens meanwhile gets it either from `show` or from here."""
-        message.content = text if replace else message.content + text
-        token = {"id": message.id, "token": text, "isSequence": replace, "isInput": False}
+    async def stream(self, message: Message, text: str) -> None:
+        """Show the text of a message so far; only the new part is sent if it continues what was shown. Nothing is
+        awaited between the change and its sending: a tab that opens meanwhile gets it either from `show` or from here.
+        """
+        before, message.content = message.content, text
+        if not before:
+            return await self.emit("stream_start", view.step(self.thread, message))
+        continues = text.startswith(before)
+        new = text[len(before) :] if continues else text
+        token = {"id": message.id, "token": new, "isSequence": not continues, "isInput": False}
         await self.emit("stream_token", token)
 
     async def show(self, tab: str | None = None) -> None:
@@ -165,9 +170,6 @@ class Conversation:
         """Show that an answer is coming, before its first token."""
         self.place(message)
         await self.emit("new_message", view.run_step(self.thread, message))
-
-    async def start_stream(self, message: Message) -> None:
-        await self.emit("stream_start", view.step(self.thread, message))
 
     async def _show_around(self, message: Message) -> None:
         for element in view.elements(self, message):
