@@ -116,21 +116,18 @@ async def toast(message: str, kind: str = "error") -> None:
 async def offer_settings(page: Page, saved: dict) -> None:
     """The settings and the task button of the input. `saved`: the settings of this conversation so far."""
     text = translations()
+
+    def texts_of(name: str) -> dict:
+        return {"id": name, "label": text[name], "description": text[f"{name}_about"]}
+
+    system_prompt = str(saved.get("system_prompt", page.system_prompt) or "")
     sliders = [
-        Slider(id=name, label=text[name], initial=_clamp(saved.get(name), name), min=low, max=high, step=step,
-               description=text[f"{name}_about"])
+        Slider(**texts_of(name), initial=_clamp(saved.get(name), name), min=low, max=high, step=step)
         for name, (low, high, step, _) in SETTINGS.items()
-    ]  # fmt: skip
-    await cl.ChatSettings(
-        [
-            TextInput(id="system_prompt", label=text["system_prompt"], multiline=True,
-                      initial=str(saved.get("system_prompt", page.system_prompt) or ""),
-                      description=text["system_prompt_about"]),
-            *sliders,
-            TextInput(id="seed", label=text["seed"], initial=str(saved.get("seed") or ""),
-                      description=text["seed_about"]),
-        ]
-    ).send()  # fmt: skip
+    ]
+    prompt_input = TextInput(**texts_of("system_prompt"), initial=system_prompt, multiline=True)
+    seed_input = TextInput(**texts_of("seed"), initial=str(saved.get("seed") or ""))
+    await cl.ChatSettings([prompt_input, *sliders, seed_input]).send()
     await cl.context.emitter.set_commands(
         [{"id": text["task"], "icon": "list-checks", "description": text["task_about"], "button": True}]
     )

@@ -23,11 +23,11 @@ class Tables:
         while (start := _START.search(text)) and (end := _END.search(text, start.start())):
             output += text[: start.start()] + markdown_table(text[start.start() : end.end()])
             text = text[end.end() :]
-        shown = start.start() if start else len(text) - _maybe_start(text)
-        if start and len(text) - shown > MAX_LENGTH:
-            shown = len(text)
-        self._pending = text[shown:]
-        return output + text[:shown]
+        stop = start.start() if start else len(text) - _maybe_start(text)
+        if start and len(text) - stop > MAX_LENGTH:
+            stop = len(text)
+        self._pending = text[stop:]
+        return output + text[:stop]
 
     def close(self) -> str:
         rest, self._pending = self._pending, ""

@@ -46,7 +46,7 @@ class Markdown:
     def _settle(self) -> None:
         """Convert for good what later text cannot change."""
         end = self._open.rfind("\n\n") + 2
-        while end > 1 and not _is_whole(self._open[:end]):
+        while end > 1 and not _is_complete(self._open[:end]):
             end = self._open.rfind("\n\n", 0, end - 2) + 2
         if end > 1:
             self._settled += with_formulas(self._open[:end])
@@ -75,7 +75,7 @@ def render(text: str) -> str:
     return Markdown.of(text).rendered
 
 
-def _is_whole(text: str) -> bool:
+def _is_complete(text: str) -> bool:
     """No code block or formula continues after it."""
     return not (
         any(text.count(fence) % 2 for fence in FENCES) or text.count("$$") % 2 or text.count("\\[") > text.count("\\]")

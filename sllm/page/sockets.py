@@ -123,7 +123,8 @@ async def _end_session(session: WebsocketSession, sid: str) -> None:
 
 async def _accept_message(conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
     """Store a message and answer it. False: it was refused."""
-    page, sent, references = conversations.page, payload["message"], payload.get("fileReferences") or []
+    page, sent = conversations.page, payload["message"]
+    file_ids = [file["id"] for file in payload.get("fileReferences") or []]
     if uuid.UUID(sent["id"]).version != 4:
         raise ValueError("the id of a message has to be a random UUID")
     async with conversations.opened(session) as conversation:
@@ -133,20 +134,17 @@ async def _accept_message(conversations: Conversations, session: WebsocketSessio
             await toast(translations()["message_refused"])
             return False
         if conversation:
-            return await _add_message(conversation, session, sent, references)
+            return await _add_message(conversation, session, sent, file_ids)
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
     conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
     with conversation.keep_open():
-        return await _add_message(conversation, session, sent, references)
+        return await _add_message(conversation, session, sent, file_ids)
 
 
-async def _add_message(
-    conversation: Conversation, session: WebsocketSession, sent: dict, references: list[dict]
-) -> bool:
+async def _add_message(conversation: Conversation, session: WebsocketSession, sent: dict, file_ids: list[str]) -> bool:
     text, content = translations(), storable(str(sent.get("output") or ""))
-    ids = [file["id"] for file in references]
-    files = [session.files[id] for id in ids if id in session.files]
+    files = [session.files[id] for id in file_ids if id in session.files]
     file_text = "\n\n".join(storable(file["text"]) for file in files)
     if not (content.strip() or sent.get("command") or file_text):
         return True
@@ -157,7 +155,7 @@ async def _add_message(
         if not first:
             await conversation.show(session.socket_id)
         return False
-    for id in ids:
+    for id in file_ids:
         session.files.pop(id, None)
     command = bool(sent.get("command")) or not content.strip()  # a file alone is the text of a task
     message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=request.user)
