@@ -14,12 +14,12 @@ from sllm.page.translations import texts_for
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 # Chainlit's routes that the page does not use. They would let a user overwrite other users' elements, share
-# conversations or run commands (MCP), and describe the API to anyone.
+# conversations, run commands (MCP) or upload any file (`files` has its own route), and describe the API to anyone.
 CLOSED_ROUTES = (
     "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/mcp", "/copilot/{filename:path}",
-    "/project/element", "/project/share/{thread_id}", "/project/thread/share", "/project/file/{file_id}",
-    "/project/thread/{thread_id}/element/{element_id}", "/auth/jwt", "/auth/oauth/{provider_id}",
-    "/auth/oauth/{provider_id}/callback", "/auth/oauth/azure-ad-hybrid/callback",
+    "/project/element", "/project/share/{thread_id}", "/project/thread/share", "/project/file",
+    "/project/file/{file_id}", "/project/thread/{thread_id}/element/{element_id}", "/auth/jwt",
+    "/auth/oauth/{provider_id}", "/auth/oauth/{provider_id}/callback", "/auth/oauth/azure-ad-hybrid/callback",
 )  # fmt: skip
 
 
