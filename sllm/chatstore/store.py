@@ -177,11 +177,6 @@ class ChatStore:
             finally:
                 driver.text_factory = str
 
-    @staticmethod
-    def conversations_like(pattern: str) -> sa.Select:
-        """The ids of the conversations with an answer like `pattern` (in lower case, escaped by a backslash)."""
-        return sa.select(StoredAnswer.conversation).where(sa.func.lower(StoredAnswer.text).like(pattern, escape="\\"))
-
     def _changed_votes(self, session: Session) -> dict[str, str]:
         if not self._has_changed_votes:
             return {}

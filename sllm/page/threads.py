@@ -138,10 +138,9 @@ class ThreadStore:
 
         Raises:
             NotStored: the answer does not exist. PermissionError: another user asked for it."""
-        answer = self.store.answer(answer_id)
+        answer = self._answer_of(user, answer_id)
         if answer is None:
             raise NotStored("this answer does not exist")
-        _check_user(user, answer.user_id)
         row = {"id": new_id(), "forId": answer_id, "threadId": answer.conversation, "value": value, "comment": comment}
         with self.store.transaction() as session:
             self.store.set_thumb(answer_id, value, comment, session)
@@ -155,21 +154,26 @@ class ThreadStore:
         Raises:
             PermissionError: another user asked for the answer."""
         answer_id = self._value(feedbacks.c.forId, feedbacks.c.id == id)
-        answer = answer_id and self.store.answer(answer_id)
-        if answer:
-            _check_user(user, answer.user_id)
+        answer = answer_id and self._answer_of(user, answer_id)
         with self.store.transaction() as session:
             if answer:
                 self.store.set_thumb(answer_id, None, session=session)
             session.execute(feedbacks.delete().where(feedbacks.c.id == id))
         return answer_id
 
+    def _answer_of(self, user: str, id: str) -> StoredAnswer | None:
+        answer = self.store.answer(id)
+        if answer and answer.user_id != user:
+            raise PermissionError("only the user who asked can rate an answer")
+        return answer
+
     def _value(self, column: sa.Column, condition: sa.ColumnElement[bool]):
         """Of the row for which `condition` holds; None if there is no such row."""
         with self.engine.connect() as connection:
             return connection.execute(sa.select(column).where(condition)).scalar()
 
-    def _contains(self, search: str) -> sa.ColumnElement[bool]:
+    @staticmethod
+    def _contains(search: str) -> sa.ColumnElement[bool]:
         pattern = re.sub(r"([\\%_])", r"\\\1", search.lower())
         pattern = f"%{pattern}%"
 
@@ -178,13 +182,8 @@ class ThreadStore:
 
         is_task = sa.type_coerce(steps.c.metadata, sa.Text).like('%"role": "task"%')  # its fields are in the metadata
         messages = sa.select(steps.c.threadId).where(like(steps.c.output) | (is_task & like(steps.c.metadata)))
-        answers = self.store.conversations_like(pattern)
+        answers = sa.select(StoredAnswer.conversation).where(like(StoredAnswer.text))
         return like(threads.c.name) | threads.c.id.in_(messages) | threads.c.id.in_(answers)
-
-
-def _check_user(user: str, owner: str) -> None:
-    if user != owner:
-        raise PermissionError("only the user who asked can rate an answer")
 
 
 def _put(session: Session, table: sa.Table, row: dict) -> None:
