@@ -12,7 +12,7 @@ from functools import partial
 from sllm.chatstore import StoredAnswer
 from sllm.page import view
 from sllm.page.api_client import MAX_RETRIES, ApiClient, Chunk, ModelInfo, Problem
-from sllm.page.chat_session import SETTINGS, RequestContext
+from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, render
 from sllm.page.messages import Message, ThreadMissing, new_id
@@ -175,8 +175,7 @@ class Reply:
         return StoredAnswer(
             id=self.message.run, conversation=self.conversation.thread.id, user_id=self.request.user,
             model=self.model.id, prompt=prompt, text=answer.text, finish_reason=finish_reason,
-            template_hash=self.model.template_hash, task=task,
-            sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},
+            sampling=self.request.sampling(), template_hash=self.model.template_hash, task=task,
         )  # fmt: skip
 
 

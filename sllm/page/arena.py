@@ -8,7 +8,7 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from sllm.chatstore import INCOMPLETE_REASONS, Comparison, NotStored, StoredAnswer
+from sllm.chatstore import Comparison, NotStored, StoredAnswer
 from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import RequestContext
@@ -144,8 +144,8 @@ class ArenaComparison:
             StoredAnswer(
                 id=f"{self.id}-{side}", conversation=self.conversation.thread.id, user_id=self.request.user,
                 model=model.id, prompt=self.messages, text=answer.text, finish_reason=answer.finish_reason,
-                sampling={name: value for name, value in self.body.items() if name != "messages"},
-                template_hash=model.template_hash, task=self.question.metadata.get("task"),
+                sampling=self.request.sampling(), template_hash=model.template_hash,
+                task=self.question.metadata.get("task"),
             )
             for side, answer, model in zip(SIDES, self.answers, self.pair, strict=True)
         ]  # fmt: skip
@@ -166,10 +166,7 @@ def arena_props(id: str, answers: list[StreamingAnswer], state: str, text: dict)
         "left": answers[0].rendered,
         "right": answers[1].rendered,
         "waiting": [answer.waiting for answer in answers],
-        "cut": [
-            text[f"arena_cut_{answer.finish_reason}"] if answer.finish_reason in INCOMPLETE_REASONS else ""
-            for answer in answers
-        ],
+        "cut": [text.get(f"arena_cut_{answer.finish_reason}", "") for answer in answers],
         "texts": {name: text[name] for name in ARENA_TEXTS},
     }
 
