@@ -87,8 +87,8 @@ def main(args) -> dict:
     data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
     checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
     show(report, fitted)
-    results = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
-    return {"stage": "data", "output_dir": str(out), **results}
+    counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
+    return {"stage": "data", "output_dir": str(out), **counts}
 
 
 def read_chat(args):

@@ -40,9 +40,8 @@ class Buttons:
             if not question:
                 return
             problem = message if message.role == "problem" else None
-            request = current_request(conversation)
-            work = answer_again(conversation, request, question, problem=problem)
-            if not conversation.run(work, text=translations(), alone=True):
+            work = answer_again(conversation, current_request(conversation), question, problem=problem)
+            if not conversation.run(work, alone=True):
                 await toast(translations()["busy"], "info")
 
     retry = again
@@ -61,8 +60,7 @@ class Buttons:
             question = message and conversation.thread.question_of(message)
             if question and question.role == "task":
                 task, fields = question.metadata["task"], question.metadata.get("fields")
-                work = open_form(conversation, translations(), task=task, values=fields)
-                conversation.run(work, text=translations(), alone=True)
+                conversation.run(open_form(conversation, translations(), task=task, values=fields), alone=True)
 
     async def task_run(self, action: cl.Action) -> dict:
         async with self._pressed(action) as (conversation, _):
@@ -159,7 +157,7 @@ async def send_form(conversation: Conversation, request: RequestContext, form_id
     await conversation.add(question)
     title = {"interaction": thread.name, "thread_id": thread.id}
     await conversation.emit("first_interaction", title)  # reloads the list of conversations
-    conversation.run(respond(conversation, request, question), text=text)
+    conversation.run(respond(conversation, request, question))
     return "sent"
 
 

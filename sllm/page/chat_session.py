@@ -45,6 +45,7 @@ class Page:
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "database-read"))
 
     def __post_init__(self) -> None:
+        self.max_file_bytes = int(self.max_file_mb * 2**20)
         self.accounts = AccountStore(self.store)
         self.threads = ThreadStore(self.store)
 
@@ -58,10 +59,6 @@ class Page:
     def too_long(self, *texts: str) -> bool:
         """Whether a message is longer than the largest file."""
         return sum(len(text.encode()) for text in texts) > self.max_file_bytes
-
-    @property
-    def max_file_bytes(self) -> int:
-        return int(self.max_file_mb * 2**20)
 
 
 @dataclass(frozen=True)

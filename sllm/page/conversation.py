@@ -14,7 +14,7 @@ from chainlit.server import sio
 
 from sllm.chatstore import NotStored, StoredAnswer
 from sllm.page import view
-from sllm.page.chat_session import Page
+from sllm.page.chat_session import Page, translations
 from sllm.page.messages import Message, Thread, ThreadMissing
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ class Conversation:
     Args:
         text: the interface texts, in the language of the user who opened it.
         stored: whether the database has it; a new one is stored with its first message.
-        idle: called when nothing runs in it.
+        idle: called when nothing runs in it, or nothing uses it any more.
     """
 
     def __init__(self, page: Page, thread: Thread, text: dict, *, stored: bool, idle: "Callable[[Conversation], None]"):
         self.page, self.thread, self.text = page, thread, text
-        self.messages = thread.messages
+        self.messages, self.room = thread.messages, f"conversation-{thread.id}"
         self.tabs: set[str] = set()  # socket ids
         self.tasks: set[asyncio.Task] = set()
         self.handlers = 0  # how many are using it
@@ -40,10 +40,6 @@ class Conversation:
         self._unsaved: list[dict] = []  # what the database refused, to be stored with the next message
         self._ending: asyncio.Task | None = None
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def room(self) -> str:
-        return f"conversation-{self.thread.id}"
 
     @property
     def running(self) -> bool:
@@ -212,12 +208,13 @@ class Conversation:
             self.handlers -= 1
             self.idle(self)
 
-    def run(self, work: Coroutine, *, text: dict, alone: bool = False) -> bool:
+    def run(self, work: Coroutine, *, alone: bool = False) -> bool:
         """Run `work` after what is running already; every tab can stop it. False: it was to run alone, and something is
         running."""
         if alone and self.running:
             work.close()
             return False
+        text = self.text = translations()
 
         async def job() -> None:
             await self.emit("task_start", {})
@@ -236,7 +233,6 @@ class Conversation:
             if not self.running:
                 self._ending = asyncio.create_task(self._end())
 
-        self.text = text
         task = asyncio.create_task(job())
         self.tasks.add(task)
         task.add_done_callback(ended)

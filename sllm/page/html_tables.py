@@ -61,10 +61,9 @@ def markdown_table(html: str) -> str:
     if not width:
         return html
     rows = [row + [""] * (width - len(row)) for row in rows]
-    head, *body = rows
-    lines = [head, ["---"] * width, *body]
+    rows.insert(1, ["---"] * width)
     caption = f"**{_escape(reader.caption)}**\n\n" if reader.caption.strip() else ""
-    return "\n\n" + caption + "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n\n"
+    return "\n\n" + caption + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n"
 
 
 class _Reader(HTMLParser):

@@ -1,4 +1,4 @@
-"""The page's site, its secret, and its lifespan. Chainlit is configured through files and environment variables, which
+"""The page's server, its site, and its secret. Chainlit is configured through files and environment variables, which
 it reads when it is imported."""
 
 import asyncio

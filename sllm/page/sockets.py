@@ -177,7 +177,7 @@ async def _add_message(conversation: Conversation, session: WebsocketSession, se
         question = "" if content == text["task_starter"] else content
         await open_form(conversation, text, values={"context": file_text, "question": question})
     else:
-        conversation.run(respond(conversation, request, message), text=text)
+        conversation.run(respond(conversation, request, message))
     return True
 
 
@@ -191,7 +191,7 @@ async def _edit(conversation: Conversation, sent: dict, sid: str) -> None:
         refusal = text["edit_refused"]
     elif page.too_long(content, message.metadata.get("file") or "", request.system_prompt):
         refusal = text["message_too_long"].format(limit=page.max_file_mb)
-    elif not conversation.run(_answer_edited(conversation, request, message, content), text=text, alone=True):
+    elif not conversation.run(_answer_edited(conversation, request, message, content), alone=True):
         refusal = text["busy"]
     if refusal:
         await toast(refusal, "info")

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from sllm.page.conversation import Conversation
 
 AUTHOR = "sLLM"  # of every answer; Chainlit has no picture for names with Korean or a slash
-BRANCH_TEXTS = ("branch", "branch_before", "branch_after")
 
 
 def problem(kind: str, after: Message, text: dict, detail: str = "") -> Message:
@@ -66,7 +65,7 @@ def elements(conversation: Conversation, message: Message) -> list[dict]:
     elements = dict(message.elements)
     branches = conversation.thread.branches(message)
     if len(branches) > 1:
-        texts = {name: conversation.text[name] for name in BRANCH_TEXTS}
+        texts = {name: conversation.text[name] for name in ("branch", "branch_before", "branch_after")}
         props = {"message": message.id, "index": branches.index(message), "count": len(branches), "texts": texts}
         elements[f"{message.id}-branches"] = ("Branches", props)
     if message.role == "task":  # unlike a question, it cannot be edited in place
