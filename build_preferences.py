@@ -57,7 +57,7 @@ def main(args) -> dict:
     judgements = len(collected.pairs) + sum(collected.dropped.values())
     entries = preferences.merge(collected)
     votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]
-    rated = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
+    fitted = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
     kto, kto_dropped = preferences.unpaired(records, keep_truncated=args.keep_truncated) if args.kto else ([], {})
     if not entries and not kto:
         reasons = [f"{count} {reason}" for reason, count in collected.dropped.items()]
@@ -69,9 +69,9 @@ def main(args) -> dict:
     if args.kto:
         write_jsonl(out / "kto.jsonl", kto)
     write_jsonl(out / "rejects.jsonl", map(vars, records.rejects))
-    write_json(out / "ratings.json", asdict(rated))
-    if rated.models:
-        ratings.plot(rated, str(out / "ratings.png"))
+    write_json(out / "ratings.json", asdict(fitted))
+    if fitted.models:
+        ratings.plot(fitted, str(out / "ratings.png"))
     report = {
         "judgements": judgements,
         "rows": len(entries),
@@ -86,29 +86,29 @@ def main(args) -> dict:
     write_json(out / "report.json", report)
     data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
     checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
-    show(report, rated)
-    results = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
-    return {"stage": "data", "output_dir": str(out), **results}
+    show(report, fitted)
+    counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
+    return {"stage": "data", "output_dir": str(out), **counts}
 
 
 def read_chat(args):
     """The records of the database; from here on `args` and the recorded command have its URL without the password."""
     from sllm.chatstore import ChatStore
 
-    given = args.from_chat
-    if not given.removeprefix("sqlite://").strip("/"):
-        raise InputError(f"--from_chat {given!r} does not name a file; chainlit_app.py creates outputs/chat/chat.db")
-    store = ChatStore(given if "://" in given else f"sqlite:///{given}", must_exist=True)
+    source = args.from_chat
+    if not source.removeprefix("sqlite://").strip("/"):
+        raise InputError(f"--from_chat {source!r} does not name a file; chainlit_app.py creates outputs/chat/chat.db")
+    store = ChatStore(source if "://" in source else f"sqlite:///{source}", must_exist=True)
     if args.overwrite:
         checkpoint.require_distinct(args.output_dir, store.url.database)
     args.from_chat = store.url.render_as_string()
-    sys.argv = [args.from_chat if word == given else word for word in sys.argv]
+    sys.argv = [args.from_chat if argument == source else argument for argument in sys.argv]
     records = store.read()
     store.close()
     return records
 
 
-def show(report: dict, rated) -> None:
+def show(report: dict, fitted) -> None:
     dropped = sum(report["dropped"].values())
     print(f"{report['judgements']} judgements → {report['rows']} rows, {dropped} dropped or merged")
     for reason, count in report["dropped"].items():
@@ -121,17 +121,18 @@ def show(report: dict, rated) -> None:
     for entry in report["contradictions"]:
         question = entry["prompt"][-1]["content"][:40]
         print(f"  both ways: “{question}” {', '.join(entry['for'])} against {', '.join(entry['against'])}")
-    if len({model.group for model in rated.models}) > 1:
+    if len({model.group for model in fitted.models}) > 1:
         print("  ratings compare inside a group only: some models never met, directly or through others")
-    if rated.models:
+    if fitted.models:
         table = [
-            [m.model, f"{m.rating:.0f}", interval(m, "{:.0f}"), m.votes, m.wins, m.losses, m.ties] for m in rated.models
+            [m.model, f"{m.rating:.0f}", interval(m, "{:.0f}"), m.votes, m.wins, m.losses, m.ties]
+            for m in fitted.models
         ]
         print("\n" + cli.table(["model", "rating", "95 %", "votes", "won", "lost", "neither"], table))
         table = [
             [f"{p.a} over {p.b}", f"{p.a_rate:.0%}", interval(p, "{:.0%}"), p.votes, p.a_wins, p.b_wins, p.ties,
              p.both_bad]
-            for p in rated.pairs
+            for p in fitted.pairs
         ]  # fmt: skip
         print("\n" + cli.table(["pair", "win rate", "95 %", "votes", "won", "lost", "ties", "both bad"], table))
 

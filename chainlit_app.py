@@ -37,9 +37,10 @@ def build_parser():
     group.add_argument("--auth", choices=("none", "password"), default="none", help="none: this machine only")
     group.add_argument("--users_file", metavar="FILE", help="name:hash lines, for --auth password")
     group.add_argument("--add_user", metavar="NAME", help="add a user to --users_file (reads a password), and exit")
-    for action in p._actions:  # a flag overrides its variable
-        if action.dest not in ("help", "add_user"):
-            p.set_defaults(**{action.dest: os.environ.get(f"SLLM_{action.dest.upper()}", action.default)})
+    defaults = vars(p.parse_args([]))
+    del defaults["add_user"]
+    # a flag overrides its variable
+    p.set_defaults(**{name: os.environ.get(f"SLLM_{name.upper()}", default) for name, default in defaults.items()})
     return p
 
 
@@ -49,15 +50,9 @@ def main(args) -> dict | None:
     cli.collect_errors(lambda: check_flags(args), lambda: check_users(args))
     sock = network.bind(args.host, args.port)
     address = network.url(args.host, sock)
-
-    def started(database: str) -> None:
-        cli.say("server", args.api_base_url)
-        cli.say("database", database)
-        cli.say("page", address)
-
     from sllm.page import launch
 
-    launch.serve(args, sock, started)
+    launch.serve(args, sock, address)
     return {"stage": "chat", "address": address}
 
 

@@ -1,12 +1,13 @@
 """Reading everything, checked row by row: another program, a full disk or a person may have damaged some of it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from sllm.chatstore.tables import CHOICES, Base, ChangedVote, Comparison, StoredAnswer, Thumb
+from sllm.chatstore.tables import CHOICES, Base, Comparison, StoredAnswer, Thumb
 
 
 @dataclass(frozen=True)
@@ -34,33 +35,22 @@ def read_records(session: Session, changed: dict[str, str]) -> Records:
     Args:
         changed: comparison id → the vote after the names were shown.
     """
-    records = Records()
-    for answer in _rows(session, StoredAnswer):
-        if not _reject(records, answer, answer.id, answer_problem(answer)):
-            records.answers[answer.id] = answer
-    for comparison in _rows(session, Comparison):
+    rejects: list[Reject] = []
+
+    def usable(kind: type[Base], problem: Callable[..., str | None], *args: object) -> list:
+        rows = []
+        for row in session.scalars(sa.select(kind).order_by(kind.time, *sa.inspect(kind).primary_key)).all():
+            if reason := problem(row, *args):
+                rejects.append(Reject(kind.__tablename__, str(sa.inspect(row).identity[0]), reason))
+            else:
+                rows.append(row)
+        return rows
+
+    answers = {answer.id: answer for answer in usable(StoredAnswer, answer_problem)}
+    comparisons = usable(Comparison, _comparison_problem, answers)
+    for comparison in comparisons:
         comparison.changed = changed.get(comparison.id)
-        if not _reject(records, comparison, comparison.id, _comparison_problem(comparison, records.answers)):
-            records.comparisons.append(comparison)
-    for thumb in _rows(session, Thumb):
-        if not _reject(records, thumb, thumb.answer_id, _thumb_problem(thumb, records.answers)):
-            records.thumbs.append(thumb)
-    return records
-
-
-def changed_votes(session: Session) -> dict[str, str]:
-    votes = session.scalars(sa.select(ChangedVote).where(ChangedVote.choice.in_(CHOICES)))
-    return {vote.comparison_id: vote.choice for vote in votes}
-
-
-def _rows(session: Session, kind: type[Base]) -> list:
-    return session.scalars(sa.select(kind).order_by(kind.time, *sa.inspect(kind).primary_key)).all()
-
-
-def _reject(records: Records, row: Base, id: object, reason: str | None) -> bool:
-    if reason:
-        records.rejects.append(Reject(row.__tablename__, str(id), reason))
-    return bool(reason)
+    return Records(answers, comparisons, usable(Thumb, _thumb_problem, answers), rejects)
 
 
 def answer_problem(answer: StoredAnswer) -> str | None:

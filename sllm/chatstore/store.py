@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from sllm.chatstore.records import Records, answer_problem, changed_votes, read_records
+from sllm.chatstore.records import Records, answer_problem, read_records
 from sllm.chatstore.tables import CHOICES, REQUIRED_TABLES, Base, ChangedVote, Comparison, StoredAnswer, Thumb, now
 from sllm.cli import InputError
 
@@ -177,13 +177,11 @@ class ChatStore:
             finally:
                 driver.text_factory = str
 
-    @staticmethod
-    def conversations_like(pattern: str) -> sa.Select:
-        """The ids of the conversations with an answer like `pattern` (in lower case, escaped by a backslash)."""
-        return sa.select(StoredAnswer.conversation).where(sa.func.lower(StoredAnswer.text).like(pattern, escape="\\"))
-
     def _changed_votes(self, session: Session) -> dict[str, str]:
-        return changed_votes(session) if self._has_changed_votes else {}
+        if not self._has_changed_votes:
+            return {}
+        votes = session.scalars(sa.select(ChangedVote).where(ChangedVote.choice.in_(CHOICES)))
+        return {vote.comparison_id: vote.choice for vote in votes}
 
 
 def _add(session: Session, *rows: Base) -> None:

@@ -1,5 +1,6 @@
 """Users and logins in the database. Functions block; the page calls them in threads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,14 +26,13 @@ class AccountStore:
         self.store, self.engine = store, store.engine
         schema.metadata.create_all(self.engine)
 
-    def user(self, identifier: str) -> dict | None:
+    def user(self, identifier: str) -> Mapping | None:
         columns = (schema.users.c[name] for name in ("id", "identifier", "createdAt"))
         with self.engine.connect() as connection:
-            rows = connection.execute(sa.select(*columns).where(schema.users.c.identifier == identifier))
-            row = rows.mappings().first()
-        return row and dict(row)
+            query = sa.select(*columns).where(schema.users.c.identifier == identifier)
+            return connection.execute(query).mappings().first()
 
-    def add_user(self, identifier: str) -> dict:
+    def add_user(self, identifier: str) -> Mapping:
         if user := self.user(identifier):
             return user
         user = {"id": new_id(), "identifier": identifier, "createdAt": now()}

@@ -1,16 +1,18 @@
 """Answers: requested, streamed, stored piece by piece, and the message when they fail."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from sllm.chatstore import StoredAnswer
 from sllm.page import view
-from sllm.page.api_client import ARENA, MAX_RETRIES, ApiClient, Chunk, ModelInfo, Problem
-from sllm.page.chat_session import SETTINGS, RequestContext
+from sllm.page.api_client import MAX_RETRIES, ApiClient, Chunk, ModelInfo, Problem
+from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown, render
 from sllm.page.messages import Message, ThreadMissing, new_id
@@ -21,13 +23,9 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class StreamingAnswer:
-    """An answer while it is written. `text`: as the model wrote it; `rendered`: as the page shows it."""
+class StreamingAnswer(Chunk):
+    """The chunks of an answer so far. `text`: as the model wrote it; `rendered`: as the page shows it."""
 
-    text: str = ""
-    finish_reason: str | None = None
-    conformance: dict | None = None
-    messages: list[dict] | None = None
     problem: Problem | None = None
     waiting: str = ""
     markdown: Markdown = field(default_factory=Markdown)
@@ -50,110 +48,85 @@ class StreamingAnswer:
         self.problem, self.finish_reason = error, "broken"
 
 
-Waiting = Callable[[Problem, float, int], Awaitable[None]]  # problem, seconds, retry
+async def stream(
+    server: ApiClient, path: str, body: dict, text: dict, show_waiting: Callable[[str], Awaitable[None]]
+) -> AsyncIterator[Chunk]:
+    """The server's chunks; temporary problems before the first text are retried.
 
-
-async def stream(server: ApiClient, path: str, body: dict, waiting: Waiting) -> AsyncIterator[Chunk]:
-    """The server's chunks; temporary problems before the first text are retried. `waiting`: called before each wait."""
-    retries = 0
-    while True:
-        begun = False
+    Args:
+        text: of the interface. show_waiting: called with a message before each wait.
+    """
+    for retries in itertools.count():
+        has_text = False
         try:
             async with aclosing(server.answer(path, body)) as chunks:
                 async for chunk in chunks:
-                    begun = begun or bool(chunk.text)
+                    has_text = has_text or bool(chunk.text)
                     yield chunk
             return
         except Problem as problem:
-            if begun:
+            if has_text:
                 problem.kind = "broken"
                 raise
             seconds = problem.wait(retries)
             if seconds is None:
                 raise
-            retries += 1
-            await waiting(problem, seconds, retries)
+            reason, retry = text[problem.kind], retries + 1
+            await show_waiting(
+                text["waiting"].format(reason=reason, seconds=round(seconds), retry=retry, max_retries=MAX_RETRIES)
+            )
             await asyncio.sleep(seconds)
-
-
-def waiting_text(problem: Problem, seconds: float, retry: int, text: dict) -> str:
-    return text["waiting"].format(
-        reason=text[problem.kind], seconds=round(seconds), retry=retry, max_retries=MAX_RETRIES
-    )
 
 
 async def find_model(server: ApiClient, profile: str | None) -> ModelInfo:
     """The profile's model. A server that is down or loading may be ready for the request itself, which is retried."""
-    named = profile not in (None, "-")
+    is_chosen = profile not in (None, "-")
     try:
         models = await server.models(patient=True)
     except Problem as problem:
-        if not named or problem.wait(0) is None:
+        if not is_chosen or problem.wait(0) is None:
             raise
         models = []
-    known = {model.id: model for model in models}
-    return known.get(profile) or (ModelInfo(profile) if named else models[0])
+    by_id = {model.id: model for model in models}
+    return by_id.get(profile) or (ModelInfo(profile) if is_chosen else models[0])
 
 
-async def respond(conversation: Conversation, request: RequestContext, question: Message) -> None:
-    """Answer a question, with the model of its conversation."""
-    from sllm.page.arena import compare
-
-    messages = conversation.thread.prompt(question, request.system_prompt)
-    if request.profile == ARENA:
-        return await compare(conversation, request, question, messages)
-    try:
-        model = await find_model(conversation.page.server, request.profile)
-    except Problem as problem:
-        return await report_problem(conversation, problem, question, request.text)
-    body = request.sampling() | {"model": model.id, "messages": messages}
-    await answer(conversation, request, question, "chat/completions", body, model, messages)
-
-
-async def answer(
-    conversation: Conversation, request: RequestContext, question: Message, path: str, body: dict, model: ModelInfo,
-    messages: list[dict] | None,
-) -> None:  # fmt: skip
-    """Stream one answer into a message and store it as it comes.
-
-    Args:
-        question: or the task. messages: the prompt, if it is known before the server answers.
-    """
-    reply = Reply(conversation, request, question, path, body, model, messages)
-    stopped = await reply.write()
-    await asyncio.shield(reply.finish(stopped))  # a late Stop does not leave it unfinished
-
-
+@dataclass
 class Reply:
-    """One answer, from its question to its last token. Arguments: as of `answer`."""
+    """One answer to a question or a task, from the request to the last token.
 
-    def __init__(
-        self,
-        conversation: Conversation,
-        request: RequestContext,
-        question: Message,
-        path: str,
-        body: dict,
-        model: ModelInfo,
-        messages: list[dict] | None,
-    ):
-        self.conversation, self.request, self.question = conversation, request, question
-        self.path, self.body, self.model, self.messages = path, body, model, messages
-        self.message = Message("answer", parent=question.id, author=AUTHOR, run=new_id(), streaming=True)
+    `path`, `body`: of the request. `messages`: the prompt, if it is known before the server answers.
+    """
+
+    conversation: Conversation
+    request: RequestContext
+    question: Message
+    path: str
+    body: dict
+    model: ModelInfo
+    messages: list[dict] | None
+
+    def __post_init__(self) -> None:
+        self.message = Message("answer", parent=self.question.id, author=AUTHOR, run=new_id(), streaming=True)
         self.answer = StreamingAnswer()
-        self.started = False
+
+    async def run(self) -> None:
+        """Stream the answer into a message, and store it as it comes."""
+        stopped = await self.write()
+        await asyncio.shield(self.finish(stopped))  # a late Stop does not leave it unfinished
 
     async def write(self) -> bool:
         """Stream the answer; returns whether it was stopped."""
-        conversation, answer = self.conversation, self.answer
+        conversation, answer, text = self.conversation, self.answer, self.request.text
+        show = partial(conversation.stream, self.message)
         saved: float | None = None
         try:
             await conversation.start_answer(self.message)
-            async with aclosing(stream(conversation.page.server, self.path, self.body, self._show_waiting)) as chunks:
+            async with aclosing(stream(conversation.page.server, self.path, self.body, text, show)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
                     if answer.rendered:
-                        await self._show(answer.rendered)
+                        await show(answer.rendered)
                     if answer.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
                         saved = time.monotonic()
                         await conversation.save(self.message, answer=self._stored("broken"))  # until it has ended
@@ -192,20 +165,6 @@ class Reply:
         elif answer.finish_reason == "length":
             await conversation.toast(text["cut"], "info")
 
-    async def _show_waiting(self, problem: Problem, seconds: float, retry: int) -> None:
-        await self._show(waiting_text(problem, seconds, retry, self.request.text))
-
-    async def _show(self, text: str) -> None:
-        """The text so far; only the new part is sent if it continues what was shown."""
-        message = self.message
-        if not self.started:
-            self.started, message.content = True, text
-            await self.conversation.start_stream(message)
-        elif text.startswith(message.content):
-            await self.conversation.stream(message, text[len(message.content) :])
-        else:
-            await self.conversation.stream(message, text, replace=True)
-
     def _stored(self, finish_reason: str | None) -> StoredAnswer | None:
         """The answer for the chat store; None if its prompt is not known. Updates the message's metadata too."""
         answer, task = self.answer, self.question.metadata.get("task")
@@ -216,8 +175,7 @@ class Reply:
         return StoredAnswer(
             id=self.message.run, conversation=self.conversation.thread.id, user_id=self.request.user,
             model=self.model.id, prompt=prompt, text=answer.text, finish_reason=finish_reason,
-            template_hash=self.model.template_hash, task=task,
-            sampling={name: value for name, value in self.body.items() if name in (*SETTINGS, "seed")},
+            sampling=self.request.sampling(), template_hash=self.model.template_hash, task=task,
         )  # fmt: skip
 
 
@@ -233,4 +191,4 @@ def verdict(conformance: dict, text: dict) -> dict:
         for rule in conformance.get("rules", [])
     ]
     summary = text["verdict_ok" if conformance.get("ok") else "verdict_broken"]
-    return {"ok": bool(conformance.get("ok")), "word": summary, "rules": rules}
+    return {"ok": bool(conformance.get("ok")), "summary": summary, "rules": rules}

@@ -70,11 +70,9 @@ class ApiClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=False,
         )
-        self._models: tuple[float, list[ModelInfo]] = (0.0, [])
+        self.last_models: list[ModelInfo] = []  # as the server last listed them; empty before the first request
+        self._listed_at = 0.0
         self._tasks: list[dict] = []
-
-    async def close(self) -> None:
-        await self.client.aclose()
 
     async def models(self, *, patient: bool = False) -> list[ModelInfo]:
         """As the server lists them, cached for a few seconds.
@@ -84,28 +82,21 @@ class ApiClient:
         Raises:
             Problem: the server cannot be reached.
         """
-        fetched, models = self._models
-        if time.monotonic() - fetched > MODEL_CACHE_SECONDS or not models:
-            try:
-                data = (await self._get("models"))["data"]
-                models = [
-                    ModelInfo(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data
-                ]
-            except Problem as problem:
-                if patient and models and problem.wait(0) is not None:
-                    return models
-                raise
-            except (KeyError, TypeError, AttributeError):
-                raise Problem("bug", "/v1/models is not a list of models") from None
-            if not models:
-                raise Problem("missing", "/v1/models is an empty list")
-            self._models = (time.monotonic(), models)
+        if self.last_models and time.monotonic() - self._listed_at <= MODEL_CACHE_SECONDS:
+            return self.last_models
+        try:
+            data = (await self._get("models"))["data"]
+            models = [ModelInfo(entry["id"], entry.get("kind"), entry.get("chat_template_sha256")) for entry in data]
+        except Problem as problem:
+            if patient and self.last_models and problem.wait(0) is not None:
+                return self.last_models
+            raise
+        except (KeyError, TypeError, AttributeError):
+            raise Problem("bug", "/v1/models is not a list of models") from None
+        if not models:
+            raise Problem("missing", "/v1/models is an empty list")
+        self.last_models, self._listed_at = models, time.monotonic()
         return models
-
-    @property
-    def last_models(self) -> list[ModelInfo]:
-        """As the server last listed them; empty before the first request."""
-        return self._models[1]
 
     def lists(self, name: str | None) -> bool:
         """Whether the server last listed this model; for the arena, whether it listed two."""
@@ -196,9 +187,9 @@ def _refusal(status: int, body: bytes, headers: httpx.Headers) -> Problem:
         detail, code = str(error["message"])[:500], error.get("code")
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    after = headers.get("retry-after", "")
-    after = float(after) if after.isdigit() else None
     if code == "context_length_exceeded":
         return Problem("too_long", detail)
+    retry_after = headers.get("retry-after", "")
     kind = {401: "key", 403: "key", 404: "missing", 408: "slow", 429: "full", 503: "loading", 504: "slow"}.get(status)
-    return Problem(kind or ("bug" if status >= 500 else "refused"), detail, after)
+    kind = kind or ("bug" if status >= 500 else "refused")
+    return Problem(kind, detail, float(retry_after) if retry_after.isdigit() else None)

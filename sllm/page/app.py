@@ -3,6 +3,8 @@
 Importing this imports Chainlit, which reads its settings at once: `launch` prepares them first.
 """
 
+import re
+
 import chainlit as cl
 from chainlit import server as chainlit
 from chainlit.config import config
@@ -12,19 +14,18 @@ from sllm.page import files, security, sockets
 from sllm.page.api_client import ARENA, KINDS, ApiClient, ModelInfo, Problem
 from sllm.page.buttons import Buttons
 from sllm.page.chat_session import Page, is_integer, toast, translations
-from sllm.page.conversations import Conversations
-from sllm.page.history import History, is_thread_id
+from sllm.page.conversations import Conversations, is_thread_id
 from sllm.page.logins import Logins
 from sllm.page.translations import texts_for
 
 
-def create(page: Page, conversations: Conversations, *, host: str, users_file: str | None) -> security.Security:
+def create(page: Page, *, host: str, users_file: str | None) -> security.Security:
     """
     Args:
         host: that the page listens on. users_file: of the users who may log in; None: no login is needed.
     """
     logins = Logins(users_file, page) if users_file else None
-    _install_callbacks(page, conversations, logins)
+    _install_callbacks(page, Conversations(page), logins)
     security.close_routes(chainlit.app)
     files.install_upload(chainlit.app, page.max_file_bytes)
     # A message may be as long as a file; a longer one is refused with a reason, not by closing the connection.
@@ -43,7 +44,9 @@ def _patch_site(server: ApiClient, auth: str) -> None:
     get_html, get_help = chainlit.get_html_template, chainlit.get_markdown_str
 
     def html(root_path: str) -> str:
-        return security.strip_external_links(get_html(root_path)).replace("<body>", f'<body data-auth="{auth}">')
+        """Without the fonts and style sheets that Chainlit's page loads from other hosts."""
+        page = re.sub(r"<link[^>]*https://[^>]*>", "", get_html(root_path))
+        return page.replace("<body>", f'<body data-auth="{auth}">')
 
     def help_text(root: str, language: str) -> str:
         """The browser requests it again after choosing a model: by then the models are known."""
@@ -54,8 +57,7 @@ def _patch_site(server: ApiClient, auth: str) -> None:
 
 
 def _install_callbacks(page: Page, conversations: Conversations, logins: Logins | None) -> None:
-    history = History(page, conversations)
-    cl.data_layer(lambda: history)
+    cl.data_layer(lambda: conversations)
     _install_logins(logins)
     _install_welcome(page)
     Buttons(conversations).install()
@@ -72,7 +74,7 @@ def _install_callbacks(page: Page, conversations: Conversations, logins: Logins 
             await toast(translations()["seed_wrong"].format(seed=seed[:40]))
         else:
             await toast(translations()["settings_kept"], "success")
-        async with sockets.opened(conversations, cl.context.session) as conversation:
+        async with conversations.opened(cl.context.session) as conversation:
             if conversation:
                 conversation.thread.settings = dict(cl.context.session.chat_settings)
                 await conversation.save()
@@ -111,7 +113,7 @@ def _install_welcome(page: Page) -> None:
         choose = text["task_starter"]
         return [
             Starter(label=choose, message=choose, command=text["task"], icon="/public/task.svg"),
-            *(Starter(label=asked, message=asked, icon="/public/ask.svg") for asked in text["starters"]),
+            *(Starter(label=question, message=question, icon="/public/ask.svg") for question in text["starters"]),
         ]
 
 
@@ -120,12 +122,7 @@ def _profiles(models: list[ModelInfo], text: dict) -> list[ChatProfile]:
     profiles = []
     for model in models:
         about = text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(id=model.id)
-        profiles.append(
-            ChatProfile(
-                name=model.id, markdown_description=about, icon="/public/model.svg", default=model.id == best.id
-            )
-        )
+        profiles.append(ChatProfile(model.id, about, icon="/public/model.svg", default=model.id == best.id))
     if len(models) > 1:
-        arena = {"display_name": text["arena"], "markdown_description": text["arena_about"]}
-        profiles.append(ChatProfile(name=ARENA, icon="/public/arena.svg", **arena))
+        profiles.append(ChatProfile(ARENA, text["arena_about"], display_name=text["arena"], icon="/public/arena.svg"))
     return profiles

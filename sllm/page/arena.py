@@ -4,22 +4,25 @@ import asyncio
 import os.path
 import random
 import re
-import secrets
 import time
-import uuid
 from contextlib import aclosing
+from dataclasses import dataclass
 
-from sllm.chatstore import INCOMPLETE_REASONS, Comparison, NotStored, StoredAnswer
-from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream, waiting_text
+from sllm.chatstore import Comparison, NotStored, StoredAnswer
+from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
 from sllm.page.markdown import Markdown
-from sllm.page.messages import Message
+from sllm.page.messages import Message, new_id
 from sllm.page.view import AUTHOR
 
 SHOW_SECONDS = 0.1  # between two updates of a comparison that is being written
 SIDES = ("left", "right")
+ARENA_TEXTS = (
+    "arena_ask", "arena_same", "arena_writing", "arena_left", "arena_right",
+    "vote_left", "vote_right", "vote_tie", "vote_both_bad",
+)  # fmt: skip
 
 
 async def compare(conversation: Conversation, request: RequestContext, question: Message, messages: list[dict]) -> None:
@@ -37,26 +40,23 @@ async def compare(conversation: Conversation, request: RequestContext, question:
     await asyncio.shield(comparison.finish(stopped))  # a late Stop does not leave it unfinished
 
 
+@dataclass
 class ArenaComparison:
-    """One comparison, from its question to its vote. `pair`: the two models, drawn at random."""
+    """One comparison, from its question to its vote. `pair`: two of the server's models, drawn at random."""
 
-    def __init__(
-        self,
-        conversation: Conversation,
-        request: RequestContext,
-        question: Message,
-        messages: list[dict],
-        models: list[ModelInfo],
-    ):
-        self.conversation, self.request, self.question = conversation, request, question
-        self.messages, self.models = messages, models
-        self.pair = random.SystemRandom().sample(models, 2)
+    conversation: Conversation
+    request: RequestContext
+    question: Message
+    messages: list[dict]
+    models: list[ModelInfo]
+
+    def __post_init__(self) -> None:
+        self.pair = random.SystemRandom().sample(self.models, 2)
         self.answers = [StreamingAnswer(), StreamingAnswer()]
-        self.id = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
-        self.body = request.sampling() | {"messages": messages}
-        self.message = Message(
-            "answer", parent=question.id, author=AUTHOR, streaming=True, metadata={"comparison": self.id}
-        )
+        self.id = new_id()
+        self.body = self.request.sampling() | {"messages": self.messages}
+        metadata = {"comparison": self.id}
+        self.message = Message("answer", parent=self.question.id, author=AUTHOR, streaming=True, metadata=metadata)
         self.set_state("writing")
 
     def set_state(self, state: str) -> None:
@@ -83,13 +83,12 @@ class ArenaComparison:
         return stopped
 
     async def _write_side(self, answer: StreamingAnswer, model: ModelInfo) -> None:
-        async def waiting(problem: Problem, seconds: float, retry: int) -> None:
-            answer.waiting = waiting_text(problem, seconds, retry, self.request.text)
+        async def show_waiting(message: str) -> None:
+            answer.waiting = message
 
+        server, text, body = self.conversation.page.server, self.request.text, self.body | {"model": model.id}
         try:
-            body = self.body | {"model": model.id}
-            server = self.conversation.page.server
-            async with aclosing(stream(server, "chat/completions", body, waiting)) as chunks:
+            async with aclosing(stream(server, "chat/completions", body, text, show_waiting)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
                     answer.waiting = "" if answer.text else answer.waiting
@@ -145,8 +144,8 @@ class ArenaComparison:
             StoredAnswer(
                 id=f"{self.id}-{side}", conversation=self.conversation.thread.id, user_id=self.request.user,
                 model=model.id, prompt=self.messages, text=answer.text, finish_reason=answer.finish_reason,
-                sampling={name: value for name, value in self.body.items() if name != "messages"},
-                template_hash=model.template_hash, task=self.question.metadata.get("task"),
+                sampling=self.request.sampling(), template_hash=model.template_hash,
+                task=self.question.metadata.get("task"),
             )
             for side, answer, model in zip(SIDES, self.answers, self.pair, strict=True)
         ]  # fmt: skip
@@ -159,7 +158,7 @@ def _without_names(detail: str, models: list[ModelInfo]) -> str:
     return detail
 
 
-def arena_props(id: str, answers: list[StreamingAnswer], state: str, text: dict, voted: dict | None = None) -> dict:
+def arena_props(id: str, answers: list[StreamingAnswer], state: str, text: dict) -> dict:
     """What the browser may know: before the vote no model names, but whether an answer was cut off."""
     return {
         "comparison": id,
@@ -167,16 +166,9 @@ def arena_props(id: str, answers: list[StreamingAnswer], state: str, text: dict,
         "left": answers[0].rendered,
         "right": answers[1].rendered,
         "waiting": [answer.waiting for answer in answers],
-        "cut": [
-            text[f"arena_cut_{answer.finish_reason}"] if answer.finish_reason in INCOMPLETE_REASONS else ""
-            for answer in answers
-        ],
-        "words": {
-            name: text[name]
-            for name in ("arena_ask", "arena_same", "arena_writing", "arena_left", "arena_right",
-                         "vote_left", "vote_right", "vote_tie", "vote_both_bad")
-        },
-    } | (voted or {})  # fmt: skip
+        "cut": [text.get(f"arena_cut_{answer.finish_reason}", "") for answer in answers],
+        "texts": {name: text[name] for name in ARENA_TEXTS},
+    }
 
 
 def comparison_props(comparison: Comparison, text: dict) -> dict:
@@ -186,12 +178,12 @@ def comparison_props(comparison: Comparison, text: dict) -> dict:
     if choice is None:
         state = "same" if comparison.left.text == comparison.right.text else "vote"
         return arena_props(comparison.id, answers, state, text)
-    names = {"left": comparison.left.model, "right": comparison.right.model}
-    voted = text["arena_voted"].format(choice=text.get(f"vote_{choice}", choice), **names)
+    left, right = comparison.left.model, comparison.right.model
+    voted = text["arena_voted"].format(choice=text.get(f"vote_{choice}", choice), left=left, right=right)
     if changed and changed != choice:
         voted += " " + text["arena_changed"].format(choice=text.get(f"vote_{changed}", changed))
-    props = {"choice": choice, "changed": changed, "names": list(names.values()), "voted": voted}
-    return arena_props(comparison.id, answers, "voted", text, props)
+    vote = {"choice": choice, "changed": changed, "names": [left, right], "voted": voted}
+    return arena_props(comparison.id, answers, "voted", text) | vote
 
 
 async def take_vote(conversation: Conversation, request: RequestContext, id: str, choice: str) -> bool:

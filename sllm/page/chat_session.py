@@ -14,7 +14,6 @@ from sllm.chatstore import ChatStore
 from sllm.page.accounts import AccountStore
 from sllm.page.api_client import ApiClient
 from sllm.page.threads import ThreadStore
-from sllm.page.thumbs import ThumbStore
 from sllm.page.translations import texts_for
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ class Page:
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "database-read"))
 
     def __post_init__(self) -> None:
+        self.max_file_bytes = int(self.max_file_mb * 2**20)
         self.accounts = AccountStore(self.store)
         self.threads = ThreadStore(self.store)
-        self.thumbs = ThumbStore(self.store)
 
     async def write(self, job: Callable[..., Result], *args: object) -> Result:
         """Returns when the job is done. Cancelling the caller does not cancel the job."""
@@ -60,10 +59,6 @@ class Page:
     def too_long(self, *texts: str) -> bool:
         """Whether a message is longer than the largest file."""
         return sum(len(text.encode()) for text in texts) > self.max_file_bytes
-
-    @property
-    def max_file_bytes(self) -> int:
-        return int(self.max_file_mb * 2**20)
 
 
 @dataclass(frozen=True)
@@ -118,21 +113,18 @@ async def toast(message: str, kind: str = "error") -> None:
 async def offer_settings(page: Page, saved: dict) -> None:
     """The settings and the task button of the input. `saved`: the settings of this conversation so far."""
     text = translations()
+
+    def texts_of(name: str) -> dict:
+        return {"id": name, "label": text[name], "description": text[f"{name}_about"]}
+
+    system_prompt = str(saved.get("system_prompt", page.system_prompt) or "")
     sliders = [
-        Slider(id=name, label=text[name], initial=_clamp(saved.get(name), name), min=low, max=high, step=step,
-               description=text[f"{name}_about"])
+        Slider(**texts_of(name), initial=_clamp(saved.get(name), name), min=low, max=high, step=step)
         for name, (low, high, step, _) in SETTINGS.items()
-    ]  # fmt: skip
-    await cl.ChatSettings(
-        [
-            TextInput(id="system_prompt", label=text["system_prompt"], multiline=True,
-                      initial=str(saved.get("system_prompt", page.system_prompt) or ""),
-                      description=text["system_prompt_about"]),
-            *sliders,
-            TextInput(id="seed", label=text["seed"], initial=str(saved.get("seed") or ""),
-                      description=text["seed_about"]),
-        ]
-    ).send()  # fmt: skip
+    ]
+    prompt_input = TextInput(**texts_of("system_prompt"), initial=system_prompt, multiline=True)
+    seed_input = TextInput(**texts_of("seed"), initial=str(saved.get("seed") or ""))
+    await cl.ChatSettings([prompt_input, *sliders, seed_input]).send()
     await cl.context.emitter.set_commands(
         [{"id": text["task"], "icon": "list-checks", "description": text["task_about"], "button": True}]
     )

@@ -14,7 +14,7 @@ from chainlit.server import sio
 
 from sllm.chatstore import NotStored, StoredAnswer
 from sllm.page import view
-from sllm.page.chat_session import Page
+from sllm.page.chat_session import Page, translations
 from sllm.page.messages import Message, Thread, ThreadMissing
 
 log = logging.getLogger(__name__)
@@ -25,28 +25,21 @@ class Conversation:
     Args:
         text: the interface texts, in the language of the user who opened it.
         stored: whether the database has it; a new one is stored with its first message.
-        idle: called when nothing runs in it.
+        idle: called when nothing runs in it, or nothing uses it any more.
     """
 
-    def __init__(
-        self, page: Page, thread: Thread, text: dict, *, stored: bool,
-        idle: Callable[["Conversation"], None] = lambda conversation: None,
-    ):  # fmt: skip
+    def __init__(self, page: Page, thread: Thread, text: dict, *, stored: bool, idle: "Callable[[Conversation], None]"):
         self.page, self.thread, self.text = page, thread, text
-        self.messages = thread.messages
+        self.messages, self.room = thread.messages, f"conversation-{thread.id}"
         self.tabs: set[str] = set()  # socket ids
         self.tasks: set[asyncio.Task] = set()
-        self.holds = 0  # handlers that are using it
+        self.handlers = 0  # how many are using it
         self.deleted = self.closing = False
         self.idle = idle
         self._stored = stored
         self._unsaved: list[dict] = []  # what the database refused, to be stored with the next message
         self._ending: asyncio.Task | None = None
         self._one_at_a_time = asyncio.Lock()
-
-    @property
-    def room(self) -> str:
-        return f"conversation-{self.thread.id}"
 
     @property
     def running(self) -> bool:
@@ -91,11 +84,9 @@ class Conversation:
             await self.save(*children)
 
     async def save(
-        self,
-        *messages: Message,
-        answer: StoredAnswer | None = None,
+        self, *messages: Message, answer: StoredAnswer | None = None,
         comparison: tuple[str, StoredAnswer, StoredAnswer] | None = None,
-    ) -> bool:
+    ) -> bool:  # fmt: skip
         """Store messages as they are now; returns when they are on the disk. What the database refuses is reported, and
         stored with the next message.
 
@@ -151,11 +142,16 @@ class Conversation:
     async def toast(self, message: str, kind: str = "error") -> None:
         await self.emit("toast", {"message": message, "type": kind})
 
-    async def stream(self, message: Message, text: str, *, replace: bool = False) -> None:
-        """More of a message, or all of it again. Nothing is awaited between the change and its sending: a tab that
-        opens meanwhile gets it either from `show` or from here."""
-        message.content = text if replace else message.content + text
-        token = {"id": message.id, "token": text, "isSequence": replace, "isInput": False}
+    async def stream(self, message: Message, text: str) -> None:
+        """Show the text of a message so far; only the new part is sent if it continues what was shown. Nothing is
+        awaited between the change and its sending: a tab that opens meanwhile gets it either from `show` or from here.
+        """
+        before, message.content = message.content, text
+        if not before:
+            return await self.emit("stream_start", view.step(self.thread, message))
+        continues = text.startswith(before)
+        new = text[len(before) :] if continues else text
+        token = {"id": message.id, "token": new, "isSequence": not continues, "isInput": False}
         await self.emit("stream_token", token)
 
     async def show(self, tab: str | None = None) -> None:
@@ -170,9 +166,6 @@ class Conversation:
         """Show that an answer is coming, before its first token."""
         self.place(message)
         await self.emit("new_message", view.run_step(self.thread, message))
-
-    async def start_stream(self, message: Message) -> None:
-        await self.emit("stream_start", view.step(self.thread, message))
 
     async def _show_around(self, message: Message) -> None:
         for element in view.elements(self, message):
@@ -206,21 +199,22 @@ class Conversation:
     # ── running ──
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def keep_open(self) -> Iterator[None]:
         """Keep it in memory while a handler uses it, whether a tab has it open or not."""
-        self.holds += 1
+        self.handlers += 1
         try:
             yield
         finally:
-            self.holds -= 1
+            self.handlers -= 1
             self.idle(self)
 
-    def run(self, work: Coroutine, *, text: dict, alone: bool = False) -> bool:
+    def run(self, work: Coroutine, *, alone: bool = False) -> bool:
         """Run `work` after what is running already; every tab can stop it. False: it was to run alone, and something is
         running."""
         if alone and self.running:
             work.close()
             return False
+        text = self.text = translations()
 
         async def job() -> None:
             await self.emit("task_start", {})
@@ -239,7 +233,6 @@ class Conversation:
             if not self.running:
                 self._ending = asyncio.create_task(self._end())
 
-        self.text = text
         task = asyncio.create_task(job())
         self.tasks.add(task)
         task.add_done_callback(ended)

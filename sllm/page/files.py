@@ -51,7 +51,7 @@ def read(data: bytes, name: str, limit: int) -> str:
 
 
 def install_upload(app: FastAPI, limit: int) -> None:
-    """Replaces Chainlit's upload route, which accepts any file. `limit`: bytes."""
+    """The route for files. Chainlit's, which accepts any file, is one of `security.CLOSED_ROUTES`. `limit`: bytes."""
 
     async def upload(request: Request, session_id: str, user: CurrentUser) -> JSONResponse:
         session = WebsocketSession.get_by_id(session_id)
@@ -76,6 +76,5 @@ def install_upload(app: FastAPI, limit: int) -> None:
             del session.files[oldest]
         return JSONResponse({"id": id})
 
-    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/project/file"]
     app.add_api_route("/project/file", upload, methods=["POST"])
     app.router.routes.insert(0, app.router.routes.pop())  # before Chainlit's route for every path

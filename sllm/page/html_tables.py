@@ -3,6 +3,8 @@
 import re
 from html.parser import HTMLParser
 
+_START = re.compile("<table", re.IGNORECASE)
+_END = re.compile("</table>", re.IGNORECASE)
 _TAG = re.compile(r"</?(t[rdh]|table)\b[^>]*>?", re.IGNORECASE)
 MAX_LENGTH = 200_000  # characters of an open table that are held back; if a model never closes it, its text shows
 
@@ -14,30 +16,21 @@ class Tables:
     """
 
     def __init__(self):
-        self._held = ""
+        self._pending = ""  # from the start of a table on, or of what may become one
 
     def feed(self, text: str) -> str:
-        self._held += text
-        output = ""
-        while self._held:
-            start = self._held.lower().find("<table")
-            if start < 0:
-                keep = _maybe_start(self._held)
-                output, self._held = output + self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-                break
-            end = self._held.lower().find("</table>", start)
-            if end < 0:
-                output, self._held = output + self._held[:start], self._held[start:]
-                if len(self._held) > MAX_LENGTH:
-                    output, self._held = output + self._held, ""
-                break
-            end += len("</table>")
-            output += self._held[:start] + markdown_table(self._held[start:end])
-            self._held = self._held[end:]
-        return output
+        text, output = self._pending + text, ""
+        while (start := _START.search(text)) and (end := _END.search(text, start.start())):
+            output += text[: start.start()] + markdown_table(text[start.start() : end.end()])
+            text = text[end.end() :]
+        stop = start.start() if start else len(text) - _maybe_start(text)
+        if start and len(text) - stop > MAX_LENGTH:
+            stop = len(text)
+        self._pending = text[stop:]
+        return output + text[:stop]
 
     def close(self) -> str:
-        rest, self._held = self._held, ""
+        rest, self._pending = self._pending, ""
         rows = rest.lower().rfind("</tr>") + len("</tr>")
         if not rest.lower().startswith("<table") or rows < len("</tr>"):
             return rest
@@ -53,8 +46,8 @@ def convert(text: str) -> str:
 
 def _maybe_start(text: str) -> int:
     """How many characters at the end may be the start of a table."""
-    lowered = text[-6:].lower()
-    return next((n for n in range(min(6, len(lowered)), 0, -1) if "<table".startswith(lowered[-n:])), 0)
+    end = text[-5:].lower()
+    return next((length for length in range(len(end), 0, -1) if "<table".startswith(end[-length:])), 0)
 
 
 def markdown_table(html: str) -> str:
@@ -68,10 +61,9 @@ def markdown_table(html: str) -> str:
     if not width:
         return html
     rows = [row + [""] * (width - len(row)) for row in rows]
-    head, *body = rows
-    lines = [head, ["---"] * width, *body]
+    rows.insert(1, ["---"] * width)
     caption = f"**{_escape(reader.caption)}**\n\n" if reader.caption.strip() else ""
-    return "\n\n" + caption + "\n".join(f"| {' | '.join(row)} |" for row in lines) + "\n\n"
+    return "\n\n" + caption + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n"
 
 
 class _Reader(HTMLParser):

@@ -1,4 +1,4 @@
-"""The page's site, its secret, and its lifespan. Chainlit is configured through files and environment variables, which
+"""The page's server, its site, and its secret. Chainlit is configured through files and environment variables, which
 it reads when it is imported."""
 
 import asyncio
@@ -10,23 +10,18 @@ import secrets
 import shutil
 import tempfile
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
 
+from sllm import cli
 from sllm.page.translations import CHAINLIT_TEXTS
 
 SITE = Path(__file__).resolve().parent / "site"
 
 
-def serve(args: Namespace, sock: socket, started: Callable[[str], None]) -> None:
-    """Serve the page until it is stopped.
-
-    Args:
-        args: of chainlit_app.py. sock: bound. started: called with the database's URL, without its password, before
-            the first request.
-    """
+def serve(args: Namespace, sock: socket, address: str) -> None:
+    """Serve the page until it is stopped. `args`: of chainlit_app.py; `sock`: bound to `address`, a URL."""
     with tempfile.TemporaryDirectory(prefix="sllm-page-") as root:
         prepare_site(Path(root))
         set_environment(args, root)
@@ -35,52 +30,29 @@ def serve(args: Namespace, sock: socket, started: Callable[[str], None]) -> None
 
         store = ChatStore(args.database_url)  # may fail, and is quicker to import than the rest
 
+        import uvicorn
         from chainlit.config import config
 
         from sllm.page import app
         from sllm.page.api_client import ApiClient
         from sllm.page.chat_session import Page
-        from sllm.page.conversations import Conversations
 
         config.run.host, config.run.port, config.run.headless = args.host, sock.getsockname()[1], True
         server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
         page = Page(server, store, args.system_prompt, args.max_file_mb)
-        conversations = Conversations(page)
         users_file = args.users_file if args.auth == "password" else None
-        guarded = app.create(page, conversations, host=args.host, users_file=users_file)
-
-        async def shut_down() -> None:
-            await conversations.close()
-            await page.write(store.close)
-
-        started(store.url.render_as_string())
-        _run(_at_shutdown(guarded, shut_down), sock, guarded.longest_body)
-
-
-def _run(app, sock: socket, longest_body: int) -> None:
-    import uvicorn
-
-    gc.collect()
-    gc.freeze()  # the loaded modules stay: scanning them again would pause every chat for 150 ms
-    # asyncio accepts up to `backlog` connections before it does anything else
-    settings = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2, backlog=32, ws_max_size=longest_body)
-    # uvicorn's own `run` would switch off asyncio's debug mode, which reports what blocks the page.
-    asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
-
-
-def _at_shutdown(app, shut_down: Callable[[], Awaitable[None]]):
-    """The app, with `shut_down` called after uvicorn has closed every connection; Chainlit then ends the process."""
-
-    async def wrapped(scope, receive, send) -> None:
-        async def watched() -> dict:
-            message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                await shut_down()
-            return message
-
-        await app(scope, watched if scope["type"] == "lifespan" else receive, send)
-
-    return wrapped
+        guarded = app.create(page, host=args.host, users_file=users_file)
+        settings = uvicorn.Config(
+            guarded, log_level="error", timeout_graceful_shutdown=2, ws_max_size=guarded.longest_body,
+            backlog=32,  # asyncio accepts up to this many connections before it does anything else
+        )  # fmt: skip
+        cli.say("server", args.api_base_url)
+        cli.say("database", store.url.render_as_string())
+        cli.say("page", address)
+        gc.collect()
+        gc.freeze()  # the loaded modules stay: scanning them again would pause every chat for 150 ms
+        # uvicorn's own `run` would switch off asyncio's debug mode, which reports what blocks the page.
+        asyncio.run(uvicorn.Server(settings).serve(sockets=[sock]))
 
 
 def prepare_site(root: Path) -> None:

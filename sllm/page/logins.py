@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import os
 import secrets
 import time
 from collections import defaultdict, deque
@@ -66,8 +67,9 @@ class Logins:
     """
 
     def __init__(self, path: str, page: Page):
-        self.page = page
-        self._users = users.UsersFile(path)
+        self.path, self.page = path, page
+        self._users: dict[str, str] = {}
+        self._stamp: tuple | None = ()  # of the file when it was last read
         self._active = {login.id: login for login in page.accounts.logins()}
         self._addresses, self._pairs, self._names = map(Attempts, (PER_ADDRESS, PER_NAME_AND_ADDRESS, PER_NAME))
         # A thread of its own: argon2 is slow on purpose, and conversations must not wait for it.
@@ -84,7 +86,7 @@ class Logins:
         counts = ((self._addresses, address), (self._pairs, f"{address} {name}"), (self._names, name))
         if not all(attempts.take(key) for attempts, key in counts):
             raise HTTPException(429, "tooManyAttempts", headers={"Retry-After": str(int(WINDOW_SECONDS))})
-        hashed = self._known().get(name)
+        hashed = self._hashes().get(name)
         loop = asyncio.get_running_loop()
         if not await loop.run_in_executor(self._pool, users.verify, hashed, password):
             await asyncio.sleep(WRONG_SECONDS)
@@ -101,17 +103,13 @@ class Logins:
         """The login of a request, unless it has ended: by logging out, a new password, a removed name, or time."""
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         bearer = token if scheme.lower() == "bearer" else None
-        return self._of(get_token_from_cookies(connection.cookies) or bearer)
+        return self.of_token(get_token_from_cookies(connection.cookies) or bearer)
 
-    def allows(self, token: str | None) -> bool:
-        """Whether the login of an open tab is still valid."""
-        return self._of(token) is not None
-
-    def _of(self, token: str | None) -> Login | None:
+    def of_token(self, token: str | None) -> Login | None:
         login = self._active.get(_login_id(token)) if token else None
         if login is None or login.expires < datetime.now(UTC):
             return None
-        hashed = self._known().get(login.user)
+        hashed = self._hashes().get(login.user)
         return login if hashed and _credential(hashed) == login.credential else None
 
     async def end(self, login: Login) -> None:
@@ -122,12 +120,20 @@ class Logins:
             if session.token and _login_id(session.token) == login.id:
                 await sio.disconnect(session.socket_id)
 
-    def _known(self) -> dict[str, str]:
+    def _hashes(self) -> dict[str, str]:
+        """{name: hash}: the file, read again when it has changed."""
         try:
-            return self._users.read()
-        except InputError as error:  # logged once for each change of the file
-            log.error("%s; the users read before can still log in", "; ".join(error.problems))
-            return self._users.last
+            status = os.stat(self.path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamp = None
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._users = users.read(self.path)
+            except InputError as error:
+                log.error("%s; the users read before can still log in", "; ".join(error.problems))
+        return self._users
 
 
 def _credential(hashed: str) -> str:

@@ -46,7 +46,7 @@ class Markdown:
     def _settle(self) -> None:
         """Convert for good what later text cannot change."""
         end = self._open.rfind("\n\n") + 2
-        while end > 1 and not _is_whole(self._open[:end]):
+        while end > 1 and not _is_complete(self._open[:end]):
             end = self._open.rfind("\n\n", 0, end - 2) + 2
         if end > 1:
             self._settled += with_formulas(self._open[:end])
@@ -75,7 +75,7 @@ def render(text: str) -> str:
     return Markdown.of(text).rendered
 
 
-def _is_whole(text: str) -> bool:
+def _is_complete(text: str) -> bool:
     """No code block or formula continues after it."""
     return not (
         any(text.count(fence) % 2 for fence in FENCES) or text.count("$$") % 2 or text.count("\\[") > text.count("\\]")
@@ -97,31 +97,23 @@ def with_formulas(text: str) -> str:
         return end
 
     while match := _SPECIAL.search(text, at):
-        mark, start = match.group(), match.start()
-        parts.append(text[at:start])
-        at = match.end()
+        mark, start, stop = match.group(), match.start(), match.end()
+        converted = mark  # an escape, or a formula that does not end
         if mark.startswith(("`", "~")):
-            end = closing(mark, at)
-            stop = end + len(mark) if end >= 0 else (len(text) if mark in FENCES else at)
-            parts.append(text[start:stop])
-            at = stop
+            end = closing(mark, stop)
+            stop = end + len(mark) if end >= 0 else (len(text) if mark in FENCES else stop)
+            converted = text[start:stop]
         elif mark in ("\\[", "\\("):
-            end = closing("\\]" if mark == "\\[" else "\\)", at)
-            if end < 0:
-                parts.append(mark)
-                continue
-            formula = text[at:end].strip()
-            parts.append(f"\n$$\n{formula}\n$$\n" if mark == "\\[" else f"${formula}$")
-            at = end + 2
+            end = closing("\\]" if mark == "\\[" else "\\)", stop)
+            if end >= 0:
+                formula, stop = text[stop:end].strip(), end + 2
+                converted = f"\n$$\n{formula}\n$$\n" if mark == "\\[" else f"${formula}$"
         elif mark == "$$":
-            end = closing("$$", at)
-            parts.append(text[start : end + 2] if end >= 0 else "\\$\\$")
-            at = end + 2 if end >= 0 else at
+            end = closing("$$", stop)
+            converted, stop = (text[start : end + 2], end + 2) if end >= 0 else ("\\$\\$", stop)
         elif mark == "$":
-            formula = _INLINE.match(text, start)
-            parts.append(formula.group() if formula else "\\$")
-            at = formula.end() if formula else at
-        else:  # an escape
-            parts.append(mark)
-    parts.append(text[at:])
-    return "".join(parts)
+            inline = _INLINE.match(text, start)
+            converted, stop = (inline.group(), inline.end()) if inline else ("\\$", stop)
+        parts += text[at:start], converted
+        at = stop
+    return "".join(parts) + text[at:]

@@ -12,15 +12,14 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from sllm.page.logins import Logins, client_address
 from sllm.page.translations import texts_for
 
-_EXTERNAL = re.compile(r"<link[^>]*https://[^>]*>")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 # Chainlit's routes that the page does not use. They would let a user overwrite other users' elements, share
-# conversations or run commands (MCP), and describe the API to anyone.
+# conversations, run commands (MCP) or upload any file (`files` has its own route), and describe the API to anyone.
 CLOSED_ROUTES = (
     "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/mcp", "/copilot/{filename:path}",
-    "/project/element", "/project/share/{thread_id}", "/project/thread/share", "/project/file/{file_id}",
-    "/project/thread/{thread_id}/element/{element_id}", "/auth/jwt", "/auth/oauth/{provider_id}",
-    "/auth/oauth/{provider_id}/callback", "/auth/oauth/azure-ad-hybrid/callback",
+    "/project/element", "/project/share/{thread_id}", "/project/thread/share", "/project/file",
+    "/project/file/{file_id}", "/project/thread/{thread_id}/element/{element_id}", "/auth/jwt",
+    "/auth/oauth/{provider_id}", "/auth/oauth/{provider_id}/callback", "/auth/oauth/azure-ad-hybrid/callback",
 )  # fmt: skip
 
 
@@ -32,11 +31,6 @@ def close_routes(app) -> None:
 def longest_body(max_file_bytes: int) -> int:
     """Bytes of a request or a message: escaped as JSON, a text gets longer."""
     return 4 * max_file_bytes + 2**20
-
-
-def strip_external_links(html: str) -> str:
-    """Chainlit's page without the fonts and style sheets that it loads from other hosts."""
-    return _EXTERNAL.sub("", html)
 
 
 class Security:

@@ -14,9 +14,7 @@ Buttons and forms come as HTTP requests to Chainlit's `/project/action`; `button
 """
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator
 
 from chainlit.config import config
 from chainlit.context import init_ws_context
@@ -24,15 +22,14 @@ from chainlit.server import sio
 from chainlit.session import WebsocketSession
 from chainlit.user_session import user_sessions
 
-from sllm.page.answers import respond
 from sllm.page.api_client import Problem, storable
+from sllm.page.buttons import open_form
 from sllm.page.chat_session import RequestContext, current_request, offer_settings, toast, translations
 from sllm.page.conversation import Conversation
-from sllm.page.conversations import Conversations
-from sllm.page.forms import answer_again, open_form
-from sllm.page.history import is_thread_id
+from sllm.page.conversations import Conversations, is_thread_id
 from sllm.page.logins import Logins
 from sllm.page.messages import Message, ThreadMissing
+from sllm.page.respond import answer_again, respond
 
 TITLE_LENGTH = 80
 
@@ -46,7 +43,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
         """The session of a tab; None if its login has ended: then the tab is reloaded, and asks for a login."""
         session = WebsocketSession.require(sid)
         emitter = init_ws_context(session).emitter
-        if logins and not logins.allows(session.token):
+        if logins and not logins.of_token(session.token):
             await emitter.emit("reload", {})
             await asyncio.sleep(1)  # it usually disconnects by itself
             await sio.disconnect(sid)
@@ -78,7 +75,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
     @sio.on("edit_message")
     async def edit(sid: str, payload: dict) -> None:
         if session := await session_of(sid):
-            async with opened(conversations, session) as conversation:
+            async with conversations.opened(session) as conversation:
                 if conversation:
                     await _edit(conversation, payload["message"], sid)
                 else:
@@ -87,7 +84,7 @@ def install(conversations: Conversations, logins: Logins | None) -> None:
     @sio.on("stop")
     async def stop(sid: str) -> None:
         if session := await session_of(sid):
-            async with opened(conversations, session) as conversation:
+            async with conversations.opened(session) as conversation:
                 if conversation:
                     conversation.stop()
 
@@ -98,7 +95,7 @@ async def _show_tab(conversations: Conversations, session: WebsocketSession) -> 
     emitter = init_ws_context(session).emitter
     session.has_first_interaction = True  # else Chainlit would name conversations after buttons
     await emitter.task_end()
-    async with opened(conversations, session) as conversation:
+    async with conversations.opened(session) as conversation:
         if conversation:
             if page.server.lists(conversation.thread.profile):
                 session.chat_profile = conversation.thread.profile
@@ -124,46 +121,30 @@ async def _end_session(session: WebsocketSession, sid: str) -> None:
         await session.delete()
 
 
-@contextlib.asynccontextmanager
-async def opened(conversations: Conversations, session: WebsocketSession) -> AsyncIterator[Conversation | None]:
-    """The conversation that a tab has open, kept in memory meanwhile; None: it is new, was deleted, or belongs to
-    another user."""
-    init_ws_context(session)
-    id = session.thread_id
-    conversation = await conversations.get(id, translations()) if is_thread_id(id) else None
-    if conversation is None or conversation.thread.owner != session.user.identifier:
-        yield None
-        return
-    with conversation.hold():
-        yield conversation
-
-
 async def _accept_message(conversations: Conversations, session: WebsocketSession, payload: dict) -> bool:
     """Store a message and answer it. False: it was refused."""
-    page, sent, references = conversations.page, payload["message"], payload.get("fileReferences") or []
+    page, sent = conversations.page, payload["message"]
+    file_ids = [file["id"] for file in payload.get("fileReferences") or []]
     if uuid.UUID(sent["id"]).version != 4:
         raise ValueError("the id of a message has to be a random UUID")
-    async with opened(conversations, session) as conversation:
+    async with conversations.opened(session) as conversation:
         if conversation and sent["id"] in conversation.messages:  # after a network failure a browser sends again
             return True
         if await page.read(page.threads.has_message, sent["id"]):
             await toast(translations()["message_refused"])
             return False
         if conversation:
-            return await _add_message(conversation, session, sent, references)
+            return await _add_message(conversation, session, sent, file_ids)
     if not is_thread_id(session.thread_id) or await page.read(page.threads.owner, session.thread_id):
         session.thread_id = str(uuid.uuid4())
     conversation = await conversations.new(session.thread_id, session.user.identifier, translations())
-    with conversation.hold():
-        return await _add_message(conversation, session, sent, references)
+    with conversation.keep_open():
+        return await _add_message(conversation, session, sent, file_ids)
 
 
-async def _add_message(
-    conversation: Conversation, session: WebsocketSession, sent: dict, references: list[dict]
-) -> bool:
+async def _add_message(conversation: Conversation, session: WebsocketSession, sent: dict, file_ids: list[str]) -> bool:
     text, content = translations(), storable(str(sent.get("output") or ""))
-    ids = [file["id"] for file in references]
-    files = [session.files[id] for id in ids if id in session.files]
+    files = [session.files[id] for id in file_ids if id in session.files]
     file_text = "\n\n".join(storable(file["text"]) for file in files)
     if not (content.strip() or sent.get("command") or file_text):
         return True
@@ -174,7 +155,7 @@ async def _add_message(
         if not first:
             await conversation.show(session.socket_id)
         return False
-    for id in ids:
+    for id in file_ids:
         session.files.pop(id, None)
     command = bool(sent.get("command")) or not content.strip()  # a file alone is the text of a task
     message = Message("command" if command else "question", content, thread.leaf, sent["id"], author=request.user)
@@ -196,7 +177,7 @@ async def _add_message(
         question = "" if content == text["task_starter"] else content
         await open_form(conversation, text, values={"context": file_text, "question": question})
     else:
-        conversation.run(respond(conversation, request, message), text=text)
+        conversation.run(respond(conversation, request, message))
     return True
 
 
@@ -210,7 +191,7 @@ async def _edit(conversation: Conversation, sent: dict, sid: str) -> None:
         refusal = text["edit_refused"]
     elif page.too_long(content, message.metadata.get("file") or "", request.system_prompt):
         refusal = text["message_too_long"].format(limit=page.max_file_mb)
-    elif not conversation.run(_answer_edited(conversation, request, message, content), text=text, alone=True):
+    elif not conversation.run(_answer_edited(conversation, request, message, content), alone=True):
         refusal = text["busy"]
     if refusal:
         await toast(refusal, "info")

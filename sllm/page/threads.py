@@ -1,4 +1,4 @@
-"""Conversations in the database. Functions block; the page calls them in threads.
+"""Conversations and thumbs in the database. Functions block; the page calls them in threads.
 
 What Chainlit has no column for is in `steps.metadata`: a message's role, and the message that it follows (`parent`).
 Messages that follow the same one are branches; `threads.metadata.leaf` is the last message of the branch that is shown.
@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from sllm.chatstore import ChatStore, NotStored, StoredAnswer
-from sllm.page.messages import Message, Thread, ThreadMissing
+from sllm.page import view
+from sllm.page.messages import Message, Thread, ThreadMissing, new_id
 from sllm.page.schema import elements, feedbacks, steps, threads, users
 
 
@@ -22,12 +23,10 @@ class ThreadStore:
         self.store, self.engine = store, store.engine
 
     def owner(self, thread: str) -> str | None:
-        with self.engine.connect() as connection:
-            return connection.execute(sa.select(threads.c.userIdentifier).where(threads.c.id == thread)).scalar()
+        return self._value(threads.c.userIdentifier, threads.c.id == thread)
 
     def has_message(self, id: str) -> bool:
-        with self.engine.connect() as connection:
-            return connection.execute(sa.select(steps.c.id).where(steps.c.id == id)).first() is not None
+        return self._value(steps.c.id, steps.c.id == id) is not None
 
     def load(self, id: str) -> Thread | None:
         with self.engine.connect() as connection:
@@ -87,11 +86,10 @@ class ThreadStore:
             if not session.execute(threads.update().where(threads.c.id == thread.id).values(changed)).rowcount:
                 raise ThreadMissing(thread.id)
             for message in messages:
-                _put(session, steps, _step_row(thread.id, message), thread.id)
+                metadata = message.metadata | {"role": message.role, "parent": message.parent}
+                _put(session, steps, view.step(thread, message) | {"name": message.author, "metadata": metadata})
                 for id, (name, props) in message.elements.items():
-                    row = {"id": id, "threadId": thread.id, "type": "custom", "name": name, "display": "inline",
-                           "forId": message.id, "mime": "application/json", "props": props}  # fmt: skip
-                    _put(session, elements, row, thread.id)
+                    _put(session, elements, view.element(thread, message, id, name, props))
             if answer:
                 self.store.put_answer(answer, session)
             if comparison:
@@ -135,7 +133,47 @@ class ThreadStore:
             rows = connection.execute(query).all()
         return [Thread(row.id, user, row.name or "", row.createdAt or "") for row in rows[:first]], len(rows) > first
 
-    def _contains(self, search: str) -> sa.ColumnElement[bool]:
+    def set_thumb(self, user: str, answer_id: str, value: int, comment: str | None) -> str:
+        """Store a thumb twice: in the chat store, and as Chainlit's page shows it. Returns its id.
+
+        Raises:
+            NotStored: the answer does not exist. PermissionError: another user asked for it."""
+        answer = self._answer_of(user, answer_id)
+        if answer is None:
+            raise NotStored("this answer does not exist")
+        row = {"id": new_id(), "forId": answer_id, "threadId": answer.conversation, "value": value, "comment": comment}
+        with self.store.transaction() as session:
+            self.store.set_thumb(answer_id, value, comment, session)
+            session.execute(feedbacks.delete().where(feedbacks.c.forId == answer_id))
+            session.execute(feedbacks.insert().values(row))
+        return row["id"]
+
+    def remove_thumb(self, user: str, id: str) -> str | None:
+        """Returns the id of the answer that the thumb was for; None: the thumb does not exist.
+
+        Raises:
+            PermissionError: another user asked for the answer."""
+        answer_id = self._value(feedbacks.c.forId, feedbacks.c.id == id)
+        answer = answer_id and self._answer_of(user, answer_id)
+        with self.store.transaction() as session:
+            if answer:
+                self.store.set_thumb(answer_id, None, session=session)
+            session.execute(feedbacks.delete().where(feedbacks.c.id == id))
+        return answer_id
+
+    def _answer_of(self, user: str, id: str) -> StoredAnswer | None:
+        answer = self.store.answer(id)
+        if answer and answer.user_id != user:
+            raise PermissionError("only the user who asked can rate an answer")
+        return answer
+
+    def _value(self, column: sa.Column, condition: sa.ColumnElement[bool]):
+        """Of the row for which `condition` holds; None if there is no such row."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(column).where(condition)).scalar()
+
+    @staticmethod
+    def _contains(search: str) -> sa.ColumnElement[bool]:
         pattern = re.sub(r"([\\%_])", r"\\\1", search.lower())
         pattern = f"%{pattern}%"
 
@@ -144,16 +182,16 @@ class ThreadStore:
 
         is_task = sa.type_coerce(steps.c.metadata, sa.Text).like('%"role": "task"%')  # its fields are in the metadata
         messages = sa.select(steps.c.threadId).where(like(steps.c.output) | (is_task & like(steps.c.metadata)))
-        answers = self.store.conversations_like(pattern)
+        answers = sa.select(StoredAnswer.conversation).where(like(StoredAnswer.text))
         return like(threads.c.name) | threads.c.id.in_(messages) | threads.c.id.in_(answers)
 
 
-def _put(session: Session, table: sa.Table, row: dict, thread: str) -> None:
+def _put(session: Session, table: sa.Table, row: dict) -> None:
     """Insert or replace a row of a conversation; NotStored if the id is another conversation's."""
     owner = session.execute(sa.select(table.c.threadId).where(table.c.id == row["id"])).scalar()
     if owner is None:
         session.execute(table.insert().values(row))
-    elif owner != thread:
+    elif owner != row["threadId"]:
         raise NotStored("this id belongs to another conversation")
     else:
         session.execute(table.update().where(table.c.id == row["id"]).values(row))
@@ -161,16 +199,6 @@ def _put(session: Session, table: sa.Table, row: dict, thread: str) -> None:
 
 def _metadata(thread: Thread) -> dict:
     return {"chat_profile": thread.profile, "chat_settings": thread.settings, "leaf": thread.leaf}
-
-
-def _step_row(thread: str, message: Message) -> dict:
-    return {
-        "id": message.id, "threadId": thread, "name": message.author, "type": message.type, "parentId": message.run,
-        "output": message.content, "createdAt": message.created_at, "start": message.created_at,
-        "end": message.created_at, "streaming": message.streaming, "isError": message.role == "problem",
-        "command": message.metadata.get("command"),
-        "metadata": message.metadata | {"role": message.role, "parent": message.parent},
-    }  # fmt: skip
 
 
 def _message(step: sa.RowMapping, previous: str | None) -> Message:
@@ -185,7 +213,10 @@ def _message(step: sa.RowMapping, previous: str | None) -> Message:
 
 
 def _add_element(message: Message, id: str, name: str, props: dict) -> None:
-    """Fills in what older versions did not store with an element, or lost."""
+    """Fills in what older versions did not store with an element, named differently, or lost."""
+    for old, new in (("words", "texts"), ("word", "summary")):
+        if old in props:
+            props[new] = props.pop(old)
     if name == "TaskForm":
         props.setdefault("form", message.id)
     elif name == "Arena" and message.role == "note":  # an insert had overtaken its update

@@ -61,27 +61,3 @@ def verify(hashed: str | None, password: str) -> bool:
         return hasher.verify(hashed, password) if hashed else not hasher.hash(password)
     except VerificationError:
         return False
-
-
-class UsersFile:
-    """The file, read again when it has changed."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.last: dict[str, str] = {}
-        self._stamp: tuple | None = ()
-
-    def read(self) -> dict[str, str]:
-        """
-        Raises:
-            InputError: it is missing or wrong; `last` is its previous content.
-        """
-        try:
-            status = os.stat(self.path)
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            stamp = None
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self.last = read(self.path)
-        return self.last

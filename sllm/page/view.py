@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from sllm.page.conversation import Conversation
 
 AUTHOR = "sLLM"  # of every answer; Chainlit has no picture for names with Korean or a slash
-BRANCH_TEXTS = ("branch", "branch_before", "branch_after")
 
 
 def problem(kind: str, after: Message, text: dict, detail: str = "") -> Message:
@@ -66,18 +65,21 @@ def elements(conversation: Conversation, message: Message) -> list[dict]:
     elements = dict(message.elements)
     branches = conversation.thread.branches(message)
     if len(branches) > 1:
-        texts = {name: conversation.text[name] for name in BRANCH_TEXTS}
-        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "words": texts}
+        texts = {name: conversation.text[name] for name in ("branch", "branch_before", "branch_after")}
+        props = {"message": message.id, "index": branches.index(message), "count": len(branches), "texts": texts}
         elements[f"{message.id}-branches"] = ("Branches", props)
     if message.role == "task":  # unlike a question, it cannot be edited in place
         fields = message.metadata.get("fields") or {}
         labelled = [[conversation.text.get(f"field_{name}", name), value] for name, value in fields.items()]
         elements[f"{message.id}-task"] = ("Task", {"fields": labelled})
-    return [
-        {"id": id, "threadId": conversation.thread.id, "type": "custom", "name": name, "display": "inline",
-         "forId": message.id, "mime": "application/json", "props": props}
-        for id, (name, props) in elements.items()
-    ]  # fmt: skip
+    return [element(conversation.thread, message, id, name, props) for id, (name, props) in elements.items()]
+
+
+def element(thread: Thread, message: Message, id: str, name: str, props: dict) -> dict:
+    return {
+        "id": id, "threadId": thread.id, "type": "custom", "name": name, "display": "inline", "forId": message.id,
+        "mime": "application/json", "props": props,
+    }  # fmt: skip
 
 
 def actions(conversation: Conversation, message: Message, question: Message | None) -> list[dict]:

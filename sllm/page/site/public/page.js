@@ -11,11 +11,11 @@ document.addEventListener('input', ({ target }) => {
   if (target.id === 'chat-input') sessionStorage.setItem(DRAFT, target.value);
 }, true);
 
-let known = null;
+let restoredInput = null;
 const restore = () => {
   const element = input();
-  if (element === known) return;
-  known = element;
+  if (element === restoredInput) return;
+  restoredInput = element;
   const draft = sessionStorage.getItem(DRAFT);
   if (element && draft && !element.value) setInput(element, draft);
 };
@@ -107,9 +107,9 @@ document.addEventListener('click', async ({ target, isTrusted }) => {
 const plainFetch = window.fetch;
 window.fetch = async (...request) => {
   const response = await plainFetch(...request);
-  const words = { 401: 'Unauthorized', 429: 'Too Many Requests' }[response.status];
-  if (!words || response.statusText || !new URL(response.url).pathname.endsWith('/login')) return response;
-  return new Response(response.body, { status: response.status, statusText: words, headers: response.headers });
+  const statusText = { 401: 'Unauthorized', 429: 'Too Many Requests' }[response.status];
+  if (!statusText || response.statusText || !new URL(response.url).pathname.endsWith('/login')) return response;
+  return new Response(response.body, { status: response.status, statusText, headers: response.headers });
 };
 
 // Accessibility: names for buttons that have only an icon, and missing roles.
@@ -149,12 +149,12 @@ const translate = () => {
     if (year) element.textContent = `${year}년 ${month}`;
   });
 };
-const named = new WeakSet(); // by this script: React reuses the element for another button
+const labelled = new WeakSet(); // by this script: React reuses the element for another button
 const describe = () => {
   for (const [selector, ko, en] of LABELS) {
     document.querySelectorAll(selector).forEach((element) => {
-      if (element.hasAttribute('aria-label') && !named.has(element)) return;
-      named.add(element);
+      if (element.hasAttribute('aria-label') && !labelled.has(element)) return;
+      labelled.add(element);
       element.setAttribute('aria-label', korean ? ko : en);
     });
   }

@@ -5,7 +5,7 @@ import { useEffect, useState } from 'react';
 const CHOICES = ['left', 'right', 'tie', 'both_bad'];
 
 export default function Arena() {
-  const { comparison, state, words, choice, changed, names, voted } = props;
+  const { comparison, state, texts, choice, changed, names, voted } = props;
   const [sending, setSending] = useState(false);
   // While the answers are being written, what is new comes as a window message: {arena, left: {at, text, waiting}, …}.
   const [live, setLive] = useState({ left: props.left, right: props.right, waiting: props.waiting });
@@ -20,10 +20,10 @@ export default function Arena() {
       if (origin !== window.location.origin || !data || data.arena !== comparison) return;
       setLive((old) => {
         const next = { ...old, waiting: [...old.waiting] };
-        ['left', 'right'].forEach((place, index) => {
-          const change = data[place];
+        ['left', 'right'].forEach((side, index) => {
+          const change = data[side];
           if (!change) return;
-          next[place] = old[place].slice(0, change.at) + change.text;
+          next[side] = old[side].slice(0, change.at) + change.text;
           next.waiting[index] = change.waiting;
         });
         return next;
@@ -33,29 +33,29 @@ export default function Arena() {
     return () => window.removeEventListener('message', listen);
   }, [comparison]);
 
-  const vote = async (picked) => {
+  const vote = async (newChoice) => {
     setSending(true);
     try {
-      await callAction({ name: 'vote', payload: { comparison, choice: picked } });
+      await callAction({ name: 'vote', payload: { comparison, choice: newChoice } });
     } finally {
       setSending(false);
     }
   };
 
-  const shown = writing ? live : props;
-  const liked = changed || choice;
-  const side = (place, index) => (
-    <div className={`arena-side ${liked === place ? 'liked' : ''}`} data-side={place}>
+  const current = writing ? live : props;
+  const preferred = changed || choice;
+  const renderSide = (side, index) => (
+    <div className={`arena-side ${preferred === side ? 'liked' : ''}`} data-side={side}>
       <div className="arena-name">
-        {words[`arena_${place}`]} {names ? <b>{names[index]}</b> : null}
+        {texts[`arena_${side}`]} {names ? <b>{names[index]}</b> : null}
         {props.cut && props.cut[index] ? <span className="arena-cut">{props.cut[index]}</span> : null}
       </div>
       <div className="arena-text">
-        {shown[place] ? (
-          <Markdown latex renderMarkdown>{shown[place]}</Markdown>
+        {current[side] ? (
+          <Markdown latex renderMarkdown>{current[side]}</Markdown>
         ) : (
           <span className="text-muted-foreground">
-            {writing ? shown.waiting[index] || words.arena_writing : ''}
+            {writing ? current.waiting[index] || texts.arena_writing : ''}
           </span>
         )}
       </div>
@@ -65,24 +65,24 @@ export default function Arena() {
   return (
     <div data-arena={state}>
       <div className="arena">
-        {side('left', 0)}
-        {side('right', 1)}
+        {renderSide('left', 0)}
+        {renderSide('right', 1)}
       </div>
-      {state === 'same' ? <div className="arena-ask" role="status">{words.arena_same}</div> : null}
+      {state === 'same' ? <div className="arena-ask" role="status">{texts.arena_same}</div> : null}
       {state === 'vote' || state === 'voted' ? (
         <div className="arena-votes">
-          <div className="arena-ask" role="status">{state === 'vote' ? words.arena_ask : voted}</div>
+          <div className="arena-ask" role="status">{state === 'vote' ? texts.arena_ask : voted}</div>
           {CHOICES.map((name) => (
             <Button
               key={name}
               size="sm"
-              variant={liked === name ? 'default' : 'outline'}
-              aria-pressed={liked === name}
+              variant={preferred === name ? 'default' : 'outline'}
+              aria-pressed={preferred === name}
               disabled={sending}
               data-vote={name}
               onClick={() => vote(name)}
             >
-              {words[`vote_${name}`]}
+              {texts[`vote_${name}`]}
             </Button>
           ))}
         </div>

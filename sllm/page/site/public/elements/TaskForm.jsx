@@ -5,23 +5,23 @@ import { toast } from 'sonner';
 const asText = (value) => (Array.isArray(value) ? value.join('\n') : value || '');
 
 export default function TaskForm() {
-  const { tasks, words } = props;
-  const holds = (task) => task.fields.some((field) => field.name === 'context');
-  const chosen = tasks.find((task) => task.id === props.task);
-  const first = chosen || (props.values && props.values.context && tasks.find(holds)) || tasks[0];
+  const { tasks, texts } = props;
+  const hasContext = (task) => task.fields.some((field) => field.name === 'context');
+  const selected = tasks.find((task) => task.id === props.task);
+  const first = selected || (props.values && props.values.context && tasks.find(hasContext)) || tasks[0];
   const [id, setId] = useState(first && first.id);
   const [values, setValues] = useState(props.values || {});
   const [missing, setMissing] = useState([]);
   const [sending, setSending] = useState(false);
   const task = tasks.find((entry) => entry.id === id) || first;
 
-  if (props.sent) return <div data-sent className="text-muted-foreground text-sm">{words.task_sent}</div>;
+  if (props.sent) return <div data-sent className="text-muted-foreground text-sm">{texts.task_sent}</div>;
 
   const set = (name, value) => setValues({ ...values, [name]: value });
   const example = () => {
-    const filled = {};
-    Object.entries(task.example).forEach(([name, value]) => { filled[name] = asText(value); });
-    setValues(filled);
+    const fields = {};
+    Object.entries(task.example).forEach(([name, value]) => { fields[name] = asText(value); });
+    setValues(fields);
     setMissing([]);
   };
   const send = async () => {
@@ -47,7 +47,7 @@ export default function TaskForm() {
   return (
     <div className="task-form">
       <div>
-        <label htmlFor="task-picker">{words.task_picker}</label>
+        <label htmlFor="task-picker">{texts.task_picker}</label>
         <select id="task-picker" value={id} onChange={(event) => { setId(event.target.value); setMissing([]); }}>
           {tasks.map((entry) => (
             <option key={entry.id} value={entry.id}>{`${entry.name}  (${entry.id})`}</option>
@@ -57,13 +57,13 @@ export default function TaskForm() {
       {task.fields.map((field) => (
         <div key={field.name}>
           <label htmlFor={`field-${field.name}`}>
-            {words[`field_${field.name}`] || field.name}
+            {texts[`field_${field.name}`] || field.name}
             {field.required ? ' *' : null}
           </label>
           <textarea
             id={`field-${field.name}`}
             rows={['context', 'table', 'text'].includes(field.name) ? 6 : field.name === 'choices' ? 4 : 2}
-            placeholder={field.required ? '' : task.question || words.optional}
+            placeholder={field.required ? '' : task.question || texts.optional}
             value={asText(values[field.name])}
             onChange={(event) => set(field.name, event.target.value)}
           />
@@ -71,13 +71,13 @@ export default function TaskForm() {
       ))}
       <div className="buttons">
         <Button size="sm" id="task-send" disabled={sending} onClick={send}>
-          {sending ? words.task_sending : words.task_send}
+          {sending ? texts.task_sending : texts.task_send}
         </Button>
-        <Button size="sm" id="task-example" variant="outline" onClick={example}>{words.task_example}</Button>
-        <Button size="sm" variant="ghost" onClick={() => setValues({})}>{words.task_clear}</Button>
+        <Button size="sm" id="task-example" variant="outline" onClick={example}>{texts.task_example}</Button>
+        <Button size="sm" variant="ghost" onClick={() => setValues({})}>{texts.task_clear}</Button>
         {missing.length ? (
           <span className="missing" role="alert">
-            {words.task_missing + missing.map((name) => words[`field_${name}`] || name).join(', ')}
+            {texts.task_missing + missing.map((name) => texts[`field_${name}`] || name).join(', ')}
           </span>
         ) : null}
       </div>
