@@ -1,7 +1,7 @@
 """api_server.py under a steady load for ten minutes: does its memory grow, and does anything fail?
 
 Eight clients ask for streams and whole answers, of chats, completions and tasks, one after the other; some leave in the
-middle. Resident memory of the server and its engine is sampled every second; growth is the median of the last minute
+middle. The memory of the server and its engine is sampled every second; growth is the median of the last minute
 over the median of the first one after the warm-up. The KV cache is reserved at the start and becomes resident as it is
 first used; it is kept small here, so that the warm-up fills it and what grows afterwards is a leak.
 
@@ -40,11 +40,12 @@ def build_parser():
 
 
 def resident(pids: list[int]) -> float:
-    """MiB of resident memory, shared pages counted once (PSS)."""
+    """MiB of the processes' own memory, shared memory counted once (Pss_Anon and Pss_Shmem). Libraries and weights that
+    are mapped from files are left out: their share changes with what else runs on the machine."""
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += int(line.split()[1])
     return total / 1024
 

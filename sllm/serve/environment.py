@@ -1,9 +1,7 @@
 """vLLM's switches in the environment, and what the machine has. Nothing here imports torch or vLLM."""
 
-import ctypes
 import os
 import shutil
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +24,6 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
     """
     if server:  # Python's tracker of semaphores writes what it cleans up to the log, between its JSON lines
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-        _use_one_arena()
     if not on_cpu():
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         if not can_compile():
@@ -44,19 +41,6 @@ def set_environment(tensor_parallel_size: int = 1, *, server: bool = False) -> N
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         if server:  # an OpenMP thread too many waits in a loop for the others, and takes the core from this process
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
-
-
-def _use_one_arena() -> None:
-    """glibc gives each thread an arena of its own and keeps what it frees there; one is shared instead."""
-    m_arena_max = -8  # malloc.h
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(m_arena_max, 1)
-
-
-def trim_memory() -> None:
-    """Give freed memory back to the machine."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def can_compile() -> bool:

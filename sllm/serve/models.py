@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sllm import chat, checkpoint
 from sllm.cli import InputError
-from sllm.serve import engine, environment, model_info
+from sllm.serve import engine, model_info
 from sllm.serve.access_log import log
 from sllm.serve.errors import ApiError, engine_dead
 from sllm.serve.served_model import ServedModel, check_adapter, check_vocabulary, read_model
@@ -167,7 +167,6 @@ class Models:
             await self._llm.remove_lora(served.lora.lora_int_id)
             served.client = served.handlers = None
             gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
-            await asyncio.to_thread(environment.trim_memory)
 
         task = asyncio.create_task(when_unused())
         self._retiring.add(task)
