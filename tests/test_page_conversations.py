@@ -690,6 +690,7 @@ def test_conversations_of_an_older_page_open_as_they_were_and_go_on(tmp_path):
                 await person.answered("good의 답: 고친 둘")
                 assert contents(seen(api)[-1]["messages"])[::2] == ["하나", "고친 둘"]
             elif name == "비교":
+                assert "texts" in person.props("Arena")  # stored as "words"
                 await person.vote("right")
                 await person.until(lambda: person.props("Arena").get("changed") == "right")
             else:
