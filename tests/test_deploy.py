@@ -38,7 +38,7 @@ def is_known(variable: str, script: str) -> bool:
         )
     if variable.startswith("SLLM_"):
         module = importlib.import_module("chainlit_app")
-        flags = {action.dest for action in module.build_parser()._actions} - {"help", "add_user"}
+        flags = vars(module.build_parser().parse_args([])).keys() - {"add_user"}
         return script == "chainlit_app.py" and variable.removeprefix("SLLM_").lower() in flags
     return variable in OTHERS_VARIABLES or variable in image()["variables"]
 

@@ -118,7 +118,8 @@ class ChatStore:
                 session.execute(sa.delete(ChangedVote).where(ChangedVote.comparison_id == comparison))
                 _add(session, ChangedVote(comparison, **values))
         stored = self.comparison(comparison)
-        assert stored is not None
+        if stored is None:  # one of its answers is damaged
+            raise KeyError(comparison)
         return stored
 
     def set_thumb(
