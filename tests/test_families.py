@@ -8,6 +8,7 @@ those of base + adapter by peft.
 import functools
 import json
 import os
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -300,3 +301,19 @@ def test_adapters_that_cannot_be_merged_are_refused_before_training(tiny_base, t
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(InputError, match="rewritten by save_pretrained"):
         layout.require_mergeable(base, layers)
+
+
+def test_a_base_whose_weights_are_not_downloaded_yet_is_not_refused(tiny_base, tmp_path, monkeypatch):
+    """The first training from a Hub id: its config and tokenizer come first."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--org--base"
+    folder = repository / "snapshots" / "c0ffee"
+    shutil.copytree(tiny_base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    layout.require_mergeable("org/base", ["model.layers.0.self_attn.q_proj"])
+    shutil.copy(tiny_base / "model.safetensors", folder)
+    with pytest.raises(InputError, match="layers.9.self_attn.q_proj.weight could not be merged"):
+        layout.require_mergeable("org/base", ["model.layers.9.self_attn.q_proj"])

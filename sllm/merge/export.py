@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (
-    "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.model chat_template*".split()
+    "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.model *.tiktoken chat_template*".split()
 )
 # From the base: a model's own code, and the licences that have to travel with its weights.
 BASE_FILES = "*.py LICENSE* NOTICE* USE_POLICY* preprocessor_config.json processor_config.json".split()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sllm import cli
+from sllm import cli, hashes
 from sllm.cli import InputError
 from sllm.weights.safetensors_io import read_json, tensors_of
 
@@ -187,9 +187,10 @@ def _cached(base: str | Path) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(base), local_files_only=True))
+        folder = Path(snapshot_download(str(base), local_files_only=True))
     except (OSError, ValueError):
         return None
+    return folder if hashes.has_all_weights(folder) else None  # the tokenizer comes before the weights
 
 
 def _build(folder: Path) -> nn.Module:

@@ -72,7 +72,8 @@ def tensors_of(folder: str | Path, stem: str = "model") -> dict[str, TensorRef]:
     """
     folder = Path(folder)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    weight_map = read_json(index).get("weight_map") if index.is_file() else {}
+    # of both, loaders take the single file; hashes.weight_files does too
+    weight_map = read_json(index).get("weight_map") if index.is_file() and not single.is_file() else {}
     if not hashes.is_weight_map(weight_map):
         raise InputError(f"{index} has no weight_map of tensors and their files; copy or download it again")
     if not weight_map and not single.is_file():
