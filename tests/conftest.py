@@ -66,9 +66,9 @@ SFT = [
 
 @pytest.fixture(scope="session")
 def few_rows(tmp_path_factory) -> Path:
-    """Every fourth sample row: 23 rows."""
+    """Every fourth of the first 92 sample rows: 23 rows, however many are added."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(SAMPLE_ROWS.read_text(encoding="utf-8").splitlines(keepends=True)[::4]), encoding="utf-8")
+    path.write_text("".join(SAMPLE_ROWS.read_text(encoding="utf-8").splitlines(keepends=True)[:92:4]), encoding="utf-8")
     return path
 
 

@@ -255,7 +255,8 @@ def test_every_key_is_used_or_named_or_refuses_the_row():
         name = formats.format_of(row)
         plain = formats.convert(row, name)
         places = [lambda r: r]
-        places += [lambda r, k=k: r[k][-1] for k, value in row.items() if isinstance(value, list)]
+        lists = [k for k, value in row.items() if isinstance(value, list) and isinstance(value[-1], dict)]
+        places += [lambda r, k=k: r[k][-1] for k in lists]
         for place in places:
             for key in keys:
                 changed = json.loads(json.dumps(row))

@@ -37,6 +37,8 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
     Raises:
         InputError: everything wrong with the file, or that its rows are of another kind.
     """
+    if kind not in ("sft", "preference", "prompts"):
+        raise ValueError(f"unknown kind of rows: {kind!r}")
     skipped = skipped or Skipped()
     if Path(path).is_dir():
         checkpoint.require(path, stage="data")

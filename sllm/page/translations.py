@@ -42,7 +42,7 @@ _TEXTS = {  # name: (Korean, English)
     "task": ("과제", "Task"),
     "task_edit": ("과제 수정해서 다시 보내기", "Edit and send again"),
     "task_sending": ("보내는 중…", "Sending…"),
-    "task_about": ("23가지 과제의 입력 양식을 엽니다", "Open the form of one of the tasks"),
+    "task_about": ("과제의 입력 양식을 엽니다", "Open the form of one of the tasks"),
     "task_starter": ("과제 고르기", "Choose a task"),
     "starters": (["한국의 사계절을 한 문단으로 소개해 주세요.", "회의를 다음 주로 미루자는 정중한 메일을 써 주세요."],
                  ["한국의 사계절을 한 문단으로 소개해 주세요.", "Write a polite mail that moves a meeting to next week."]),

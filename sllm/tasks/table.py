@@ -54,6 +54,10 @@ class Task:
     rules: tuple[str, ...]
     length_ratio: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if sum(FIELDS[name].section == "Context" for name in self.fields) > 1:
+            raise ValueError(f"{self.id}: a user turn has one Context; give the task one field of that section")
+
     @property
     def source(self) -> str | None:
         """The field that fills the `Context` section, if the task has one."""

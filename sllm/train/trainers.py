@@ -55,17 +55,21 @@ class SFTTrainer(_Trainer, trl.SFTTrainer):
         return output
 
 
-class DPOTrainer(_Trainer, trl.DPOTrainer):
-    """TRL's trainer on pairs that are tokenized already: sllm.chat's ids are the ones that are served."""
-
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
+class _ReferenceTrainer(_Trainer):
+    """For methods that train an adapter beside a reference adapter."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """transformers finds the reference's subfolder and loads nothing else: the adapter in training, too."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
         self.model.set_adapter("default")
+
+
+class DPOTrainer(_ReferenceTrainer, trl.DPOTrainer):
+    """TRL's trainer on pairs that are tokenized already: sllm.chat's ids are the ones that are served."""
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset
 
 
 def mark_truncated(dataset, max_length: int) -> None:

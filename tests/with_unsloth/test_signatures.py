@@ -150,7 +150,7 @@ def test_our_load_and_lora_calls_build_these_arguments(monkeypatch, tmp_path):
     assert seen["lora"] == with_unsloth.lora_arguments(CONFIG, **LORA)
 
 
-@pytest.mark.parametrize("script", ["train_LoRA_SFT.py", "train_LoRA_DPO.py"])
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("train_LoRA_*.py")))
 def test_unsloth_is_imported_before_what_it_patches(script):
     text = (ROOT / script).read_text(encoding="utf-8")
     first = text.index("backend.load(choice, args)")
