@@ -173,6 +173,8 @@ def read_json(path: Path, fault: str = "cannot be read", fix: str = "get the fol
     """A JSON object. InputError, which words it as `fault` and `fix`, for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {fix}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} {fault} ({error}); {fix}") from None
     if not isinstance(content, dict):

@@ -103,16 +103,29 @@ def test_models_share_equal_tokenizers_and_only_those(tiny_base, sft_folder, dpo
     """Each tokenizer keeps memory after its end, so a server that loads adapters for weeks must not add to them."""
     from sllm.serve import served_model
 
-    folder = shutil.copytree(sft_folder, tmp_path / "other")
-    (folder / "run.json").unlink()
-    template = folder / "chat_template.jinja"
-    template.write_text(template.read_text(encoding="utf-8").replace("<|im_start|>", "<|im_start|> "), encoding="utf-8")
-    adapters = {"sft": str(sft_folder), "dpo": str(dpo_folder), "other": str(folder)}
+    def changed(name: str, file: str, old: str, new: str):
+        folder = shutil.copytree(sft_folder, tmp_path / name)
+        (folder / "run.json").unlink()
+        text = (folder / file).read_text(encoding="utf-8")
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+        return str(folder)
+
+    truncation = '{"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}'
+    equal = {
+        "sft": str(sft_folder), "dpo": str(dpo_folder),
+        "truncating": changed("truncating", "tokenizer.json", '"truncation": null', f'"truncation": {truncation}'),
+    }  # fmt: skip
+    unequal = {
+        "template": changed("template", "chat_template.jinja", "<|im_start|>", "<|im_start|> "),
+        "split": changed("split", "tokenizer_config.json", "{", '{"split_special_tokens": true,'),
+        "cut": changed("cut", "tokenizer_config.json", "{", '{"truncation_side": "left",'),
+    }
+    adapters = equal | unequal
     served = served_model.read_models(str(tiny_base), str(tiny_base), adapters, name="base", template="auto")
-    base, sft, dpo, other = (model.tokenizer for model in served)
-    assert base is sft is dpo
-    assert other is not base
-    assert other.chat_template != base.chat_template
+    by_name = {model.name: model.tokenizer for model in served}
+    assert {name for name in adapters if by_name[name] is by_name["base"]} == equal.keys()
+    assert len({id(tokenizer) for tokenizer in by_name.values()}) == 1 + len(unequal)
 
 
 def test_versions_change_under_traffic_and_no_request_is_lost(server, sft_folder, dpo_folder):

@@ -197,7 +197,10 @@ async def take_vote(conversation: Conversation, request: RequestContext, id: str
         return False
     try:
         comparison = await page.write(page.store.vote, id, choice)
-    except (NotStored, ValueError, KeyError) as error:
+    except KeyError:  # an answer is damaged
+        await conversation.toast(text["arena_lost"])
+        return False
+    except (NotStored, ValueError) as error:
         await conversation.toast(text["not_stored"].format(reason=error))
         return False
     message.elements = {id: ("Arena", comparison_props(comparison, text))}

@@ -39,7 +39,7 @@ class Models:
         self.started = int(time.time())
         self._llm, self._number = None, 0
         self._lock = asyncio.Lock()
-        self._retiring: set[asyncio.Task] = set()
+        self._retiring: dict[asyncio.Task, ServedModel] = {}
 
     def find(self, name: str | None, missing=None) -> ServedModel:
         """The model of a request; ApiError (404), or `missing`, where there is none."""
@@ -100,7 +100,7 @@ class Models:
             served.lora = engine.lora_request(served.adapter, f"{served.name}@{self._number}", self._number)
             await self._llm.add_lora(served.lora)
         try:
-            await asyncio.to_thread(self._build, served)  # copies tokenizers for a second or two
+            await asyncio.to_thread(self._build, served)  # may copy tokenizers for a second or two
         except Exception:
             if served.lora:
                 await self._llm.remove_lora(served.lora.lora_int_id)
@@ -132,8 +132,7 @@ class Models:
             while len(self._retiring) >= engine.RETIRING_ADAPTERS:  # the engine has room for no more versions
                 await asyncio.wait(self._retiring, return_when=asyncio.FIRST_COMPLETED)
             try:
-                with ThreadPoolExecutor(1) as thread:  # ends, and with it what its tokenizer keeps; see share_tokenizer
-                    served = await asyncio.get_running_loop().run_in_executor(thread, self._read, name, folder)
+                served = await _in_new_thread(self._read, name, folder)
                 await self._connect(served)
             except EngineDeadError:
                 raise engine_dead() from None
@@ -165,12 +164,16 @@ class Models:
             while served.users:
                 await asyncio.sleep(RETIRE_SECONDS)
             await self._llm.remove_lora(served.lora.lora_int_id)
+            renderer = served.client.renderer
             served.client = served.handlers = None
+            others = [*self.by_name.values(), *self._retiring.values()]
+            if not any(other.client and other.client.renderer is renderer for other in others):
+                renderer.shutdown()
             gc.collect()  # its tokenizers refer to each other: they would stay until Python looks at old objects again
 
         task = asyncio.create_task(when_unused())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = served
+        task.add_done_callback(self._retiring.pop)
 
     def _read(self, name: str, folder: str) -> ServedModel:
         checkpoint.require_model(folder, base_model=self.base)
@@ -182,3 +185,12 @@ class Models:
         check_vocabulary(served, base, self.base)
         served.share_tokenizer(self.by_name.values())
         return served
+
+
+async def _in_new_thread(function, *args):
+    """Run it in a thread that ends, and with it what tokenizers keep of what they read; see `share_tokenizer`."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
+    finally:
+        thread.shutdown(wait=False)

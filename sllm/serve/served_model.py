@@ -98,9 +98,16 @@ def check_adapter(folder: str, base: str) -> None:
 
 
 def _contents(tokenizer) -> str:
-    """Hash of what decides the ids that a tokenizer makes of a conversation."""
-    parts = tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    """Hash of what decides which ids a tokenizer makes of a text, and which text of ids. Called while it is new."""
+    tokenizer.backend_tokenizer.no_truncation()  # each call sets its own
+    tokenizer.backend_tokenizer.no_padding()
+    settings = [
+        tokenizer.chat_template, tokenizer.special_tokens_map, tokenizer.split_special_tokens, tokenizer.padding_side,
+        tokenizer.truncation_side, tokenizer.clean_up_tokenization_spaces,
+    ]  # fmt: skip
+    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
 
 
 def check_vocabulary(served: ServedModel, base: ServedModel, path: str) -> None:
