@@ -28,7 +28,7 @@ def build_parser():
         "--served_model_name", metavar="NAME", help="name of --model_id in the API; default: its folder's"
     )
     flags.add_engine_flags(group)
-    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=0, help="random seed of requests without one")
+    group.add_argument("--seed", type=cli.integer(0, MAX_SEED), default=0, help="random seed of requests without one")
     flags.add_parallel_flags(p)
     flags.add_sampling_flags(p.add_argument_group("request defaults"), temperature=1.0)
     group = p.add_argument_group("tools and reasoning")

@@ -28,7 +28,7 @@ def build_parser():
         "--from_chat", required=True, metavar="DB", help="the chat page's database: a SQLite file or a SQLAlchemy URL"
     )
     group.add_argument(
-        "--max_pairs_per_prompt", type=cli.whole(1, 1_000_000), default=10,
+        "--max_pairs_per_prompt", type=cli.integer(1, 1_000_000), default=10,
         help="most pairs of thumbs on one prompt; its answers are used equally often",
     )  # fmt: skip
     group.add_argument(

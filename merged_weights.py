@@ -64,11 +64,11 @@ def main(args) -> dict:
         lambda: export.generation_config(base, tokenizer),
         lambda: merge.plan(base, adapter, dtype, limit),
     )
-    if choice.name == "unsloth" and any(piece.source.dtype != piece.dtype for piece in plan.pieces):
+    if choice.name == "unsloth" and any(tensor.source.dtype != tensor.dtype for tensor in plan.tensors):
         choice = backend.Choice("peft", f"unsloth keeps each weight's own type, which is not {plan.dtype} for all")
     dtype_name = str(plan.dtype).removeprefix("torch.")
-    changed = sum(piece.changed for piece in plan.pieces)
-    cli.say("adapter", f"{adapter}, on {changed} of {len(plan.pieces)} tensors")
+    changed = sum(tensor.changed for tensor in plan.tensors)
+    cli.say("adapter", f"{adapter}, on {changed} of {len(plan.tensors)} tensors")
     cli.say("base", f"{base_id}, {plan.parameters:,} parameters")
     for note in checkpoint.notes(adapter, str(base)):
         cli.say("note", note)

@@ -74,7 +74,7 @@ def check_with_model(args, files: list[InputFile]) -> dict:
     template = chat.set_chat_template(tokenizer, args.chat_template)
     print(f"checking {sum(len(file.rows) for file in files):,} rows as the trainer of {args.model_id} will")
     stats = input_files.encode(files, tokenizer, memory.max_length(args, base))
-    for line in tokenize.truncation_summary(stats, most=memory.context_length(base)):
+    for line in tokenize.truncation_summary(stats, context_length=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}
 

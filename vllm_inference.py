@@ -42,14 +42,14 @@ def build_parser():
     flags.add_sampling_flags(group, temperature=0.0)
     group.add_argument("--stop", nargs="+", metavar="TEXT", help="texts that end an answer, beside the end of turn")
     group.add_argument("--ignore_eos", action="store_true", help="generate --max_tokens tokens, for benchmarks")
-    group.add_argument("--seed", type=cli.whole(0, MAX_SEED), default=42, help="row r uses seed + r, its sample s "
+    group.add_argument("--seed", type=cli.integer(0, MAX_SEED), default=42, help="row r uses seed + r, its sample s "
                        "seed + r + 1000003 s, whatever else is in the batch")  # fmt: skip
-    group.add_argument("--n", type=cli.whole(1, 1024), default=1, help="samples for each row")
-    group.add_argument("--logprobs", type=cli.whole(0, LOGPROBS), metavar="K", help="write the log-probability of each "
-                       "token and of the K most likely ones")  # fmt: skip
+    group.add_argument("--n", type=cli.integer(1, 1024), default=1, help="samples for each row")
+    group.add_argument("--logprobs", type=cli.integer(0, LOGPROBS), metavar="K", help="write the log-probability of "
+                       "each token and of the K most likely ones")  # fmt: skip
     group.add_argument("--json_schema", metavar="FILE", help="answers are JSON (without white space) of this schema")
     group.add_argument("--use_beam_search", action="store_true", help="the best of --num_beams beams; no sampling")
-    group.add_argument("--num_beams", type=cli.whole(1, 128), default=4, help="width of the beam search")
+    group.add_argument("--num_beams", type=cli.integer(1, 128), default=4, help="width of the beam search")
     group.add_argument("--length_penalty", type=cli.between(-10, 10), default=1.0, help="above 1: longer beams; vLLM "
                        "counts the prompt too")  # fmt: skip
     group = p.add_argument_group("output")

@@ -29,9 +29,11 @@ def main(args) -> dict:
     if args.base_model and not hashes.is_adapter(folder):
         raise cli.InputError(f"--base_model: {folder} is not an adapter")
     changed = runs.changes(folder, record.get("files") or {})
-    gone = [name for name, what in changed.items() if what == "is missing" and name.endswith((".safetensors", ".bin"))]
-    if gone or not hashes.deciding_files(folder):
-        raise cli.InputError(f"{folder} no longer has {', '.join(gone) or 'its files'}, which cannot be accepted")
+    missing = [
+        name for name, change in changed.items() if change == "is missing" and name.endswith((".safetensors", ".bin"))
+    ]
+    if missing or not hashes.deciding_files(folder):
+        raise cli.InputError(f"{folder} no longer has {', '.join(missing) or 'its files'}, which cannot be accepted")
     broken = finite.problems(folder)
     if broken:
         raise cli.InputError(broken)
@@ -51,8 +53,8 @@ def main(args) -> dict:
     record["accepted"] = [*record.get("accepted", []), entry]
     text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
     checkpoint.write_atomically(folder / checkpoint.RUN_FILE, text)
-    for name, what in changed.items():
-        print(f"{folder / name} {what}")
+    for name, change in changed.items():
+        print(f"{folder / name} {change}")
     return {"stage": "accepted", "folder": str(folder), "files": sorted(changed), "base": base}
 
 

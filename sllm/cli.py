@@ -109,7 +109,7 @@ def between(low: float, high: float) -> Callable[[str], float]:
     return _checked(float, f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
+def integer(low: int, high: int) -> Callable[[str], int]:
     """An argument type: a whole number from `low` to `high`."""
     return _checked(int, f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
@@ -236,9 +236,9 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shorten(texts: Sequence[str], most: int = 6) -> list[str]:
-    """The first `most` texts, and how many more there are: a wrong base has a problem in each of its 224 layers."""
-    return [*texts[:most], *([f"… and {len(texts) - most:,} more"] if len(texts) > most else [])]
+def shorten(texts: Sequence[str], limit: int = 6) -> list[str]:
+    """The first `limit` texts, and how many more there are: a wrong base has a problem in each of its 224 layers."""
+    return [*texts[:limit], *([f"… and {len(texts) - limit:,} more"] if len(texts) > limit else [])]
 
 
 def plural(count: int, noun: str) -> str:

@@ -54,8 +54,8 @@ def main(args) -> dict:
     print("\n" + cli.table(["model", "answers passing all rules", "rules passed"], table))
     results: dict = {"rows": len(shared), "conforming": {name: good for name, good, *_ in scores}}
     if args.equal:
-        one, other = (answers[name] for name in args.equal)
-        identical = sum(one[row["id"]]["output"] == other[row["id"]]["output"] for row in shared)
+        first_answers, second_answers = (answers[name] for name in args.equal)
+        identical = sum(first_answers[row["id"]]["output"] == second_answers[row["id"]]["output"] for row in shared)
         print(f"{args.equal[0]} and {args.equal[1]} give the same answer to {identical} of {len(shared)} prompts")
         results["identical"] = identical
     for folder, record in runs.items():
@@ -84,14 +84,14 @@ def read(path: str) -> dict[str, dict]:
 
 def _conformance(rows) -> tuple[int, int, float]:
     """(answers passing all rules of their task, answers with a known task, share of rules passed)."""
-    good = total = kept = rules = 0
+    good = total = rules_kept = rules = 0
     for row in rows:
         if row["task"] in tasks.TASKS:
             broken = tasks.check(row["task"], row["messages"][-1]["content"], row["output"])
             total, good = total + 1, good + (not broken)
             rules += len(tasks.get(row["task"]).rules)
-            kept += max(len(tasks.get(row["task"]).rules) - len(broken), 0)
-    return good, total, kept / max(rules, 1)
+            rules_kept += max(len(tasks.get(row["task"]).rules) - len(broken), 0)
+    return good, total, rules_kept / max(rules, 1)
 
 
 def _clip(text: str, limit: int) -> str:

@@ -31,17 +31,17 @@ def require_writable(folder: Path) -> None:
 
 
 def cannot_write(folder: Path, error: OSError) -> InputError:
-    where = f": {error.filename}" if error.filename and str(error.filename) != str(folder) else ""
-    return InputError(f"{folder} cannot be written ({error.strerror or error}{where}); name another folder")
+    path_note = f": {error.filename}" if error.filename and str(error.filename) != str(folder) else ""
+    return InputError(f"{folder} cannot be written ({error.strerror or error}{path_note}); name another folder")
 
 
-def require_disk(folder: str | Path, needed: int, what: str) -> None:
+def require_disk(folder: str | Path, needed: int, purpose: str) -> None:
     """InputError unless the file system of `folder` has `needed` bytes free."""
     parent = nearest_folder(Path(folder))
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise InputError(
-            f"{what} needs {gib(needed)} of disk and {parent} has {gib(free)} free; free some, or write elsewhere"
+            f"{purpose} needs {gib(needed)} of disk and {parent} has {gib(free)} free; free some, or write elsewhere"
         )
 
 
@@ -49,25 +49,25 @@ def gib(size: float) -> str:
     """Bytes for people: '3.20 GiB', and below a tenth of one '12.5 MiB', '3.1 KiB' or '40 bytes'."""
     if size >= 2**30 / 10:
         return f"{size / 2**30:.2f} GiB"
-    for unit, one in (("MiB", 2**20), ("KiB", 2**10)):
-        if size >= one:
-            return f"{size / one:.1f} {unit}"
+    for unit, unit_size in (("MiB", 2**20), ("KiB", 2**10)):
+        if size >= unit_size:
+            return f"{size / unit_size:.1f} {unit}"
     return f"{size:.0f} bytes"
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside the file, flush to disk, then rename: a reader sees the old text or the new, never half. Nothing
     is left beside it when that fails."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         try:  # noqa: SIM105
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         except OSError:
             pass  # the first error is the one to tell
         raise

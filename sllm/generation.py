@@ -39,9 +39,9 @@ def grouped(finished: Iterable[tuple[int, Generation]], n: int) -> Iterator[tupl
             yield row, [answers[sample] for sample in range(n)]
 
 
-def logprobs_of(tokenizer, answer: Generation, most: int) -> list[dict]:
+def logprobs_of(tokenizer, answer: Generation, max_entries: int) -> list[dict]:
     """One entry for each token of the answer, the ending one included: token_id, token, logprob, and top_logprobs,
-    the `most` likeliest with the same three keys. Natural logarithms of what the model itself gives, before
+    the `max_entries` likeliest with the same three keys. Natural logarithms of what the model itself gives, before
     temperature and penalties. A token that is part of a character shows as \ufffd: its id says which."""
 
     def entry(token: int, logprob: float) -> dict:
@@ -50,7 +50,7 @@ def logprobs_of(tokenizer, answer: Generation, most: int) -> list[dict]:
 
     entries = []
     for token, likely in zip(answer.token_ids, answer.logprobs, strict=True):
-        top = sorted(likely.items(), key=lambda pair: pair[1].rank)[:most]
+        top = sorted(likely.items(), key=lambda pair: pair[1].rank)[:max_entries]
         top = [entry(other, one.logprob) for other, one in top]
         entries.append(entry(token, likely[token].logprob) | {"top_logprobs": top})
     return entries

@@ -56,23 +56,23 @@ def require(repository: str) -> None:
     from huggingface_hub import constants
 
     folder = snapshot(repository)
-    whole = folder is not None and hashes.has_all_weights(folder)
+    complete = folder is not None and hashes.has_all_weights(folder)
     offline = constants.HF_HUB_OFFLINE
     reason = "HF_HUB_OFFLINE is set" if offline else _why_not(repository)
     if reason is None:
         return
-    if whole:
+    if complete:
         if not offline:
             _taken_from_cache[repository] = reason
         os.environ["HF_HUB_OFFLINE"] = "1"
         constants.HF_HUB_OFFLINE = True
         return
-    where = "only in part in the local cache" if folder else "not in the local cache"
+    state = "only in part in the local cache" if folder else "not in the local cache"
     if not offline and not reason.startswith("cannot"):
         raise InputError(f"{repository}: {reason}")
     host = "" if offline else f"the Hub ({constants.ENDPOINT}) "
     raise InputError(
-        f"{repository} is {where} and {host}{reason}; download it where the Hub can be reached, or name a folder"
+        f"{repository} is {state} and {host}{reason}; download it where the Hub can be reached, or name a folder"
     )
 
 

@@ -114,10 +114,10 @@ def _refusal(lock: Path) -> str:
     output = lock.parent if lock.name == LOCK else lock.with_name(lock.name[1 : -len(LOCK)])
     try:
         holder = json.loads(lock.read_text(encoding="utf-8"))
-        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}: `{holder['command']}`"
+        owner = f"process {holder['pid']} on {holder['host']} since {holder['since']}: `{holder['command']}`"
     except (OSError, ValueError, KeyError, TypeError):
-        who = "which just started"
-    return f"{output} is being written by another run ({who}); wait for it, stop it, or choose another output folder"
+        owner = "which just started"
+    return f"{output} is being written by another run ({owner}); wait for it, stop it, or choose another output folder"
 
 
 def _leave() -> None:

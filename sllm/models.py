@@ -31,8 +31,8 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         problems.append(f"{folder} has no tokenizer (tokenizer.json); copy the base model's tokenizer files into it")
     if is_adapter(folder):
-        base, wrong = _find_base(folder, base_model)
-        problems += wrong
+        base, base_problems = _find_base(folder, base_model)
+        problems += base_problems
     elif base_model:
         problems.append(f"--base_model {base_model}: {folder} is a full model and has no base; leave the flag out")
     if problems:
@@ -48,9 +48,11 @@ def require_base(adapter: str | Path, base: str) -> None:
         if wrong:
             raise InputError(wrong)
         return
-    named = hashes.read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or ""
-    if named != base and (_identity(base) is None or _identity(named) != _identity(base)):
-        raise InputError(f"adapter {adapter} was trained on {named}, which is not {base}; serve it on its own base")
+    recorded_base = hashes.read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path") or ""
+    if recorded_base != base and (_identity(base) is None or _identity(recorded_base) != _identity(base)):
+        raise InputError(
+            f"adapter {adapter} was trained on {recorded_base}, which is not {base}; serve it on its own base"
+        )
 
 
 def notes(model_id: str | Path, base: str | None = None) -> list[str]:
@@ -134,28 +136,32 @@ def _of_folder(folder: Path) -> list[str]:
     return problems
 
 
-def _find_base(adapter: Path, named: str | None) -> tuple[str, list[str]]:
+def _find_base(adapter: Path, base_model: str | None) -> tuple[str, list[str]]:
     """(base, what is wrong): --base_model, else the place in the adapter's config, else, where that is as it was
     written, the same seen from the folder as it lies now: base and adapter may have been moved together."""
     record = runs.read_run(adapter) or {}
     config = hashes.read_json(adapter / "adapter_config.json").get("base_model_name_or_path") or ""
     base_entry = record.get("base") or {}
-    candidates = [named] if named else [config]
-    if not named and base_entry.get("relative") and os.path.realpath(config) == os.path.realpath(base_entry["path"]):
+    candidates = [base_model] if base_model else [config]
+    if (
+        not base_model
+        and base_entry.get("relative")
+        and os.path.realpath(config) == os.path.realpath(base_entry["path"])
+    ):
         candidates.append(os.path.normpath(adapter / base_entry["relative"]))
     first = None
-    for place in candidates:
-        if place and (Path(place) / "config.json").is_file():
-            wrong = _of_folder(Path(place)) or [_mismatch(adapter, record, place)]
-        elif hub.is_id(place):
-            hub.require(place)
-            wrong = [_mismatch(adapter, record, place)]
+    for candidate in candidates:
+        if candidate and (Path(candidate) / "config.json").is_file():
+            problems = _of_folder(Path(candidate)) or [_mismatch(adapter, record, candidate)]
+        elif hub.is_id(candidate):
+            hub.require(candidate)
+            problems = [_mismatch(adapter, record, candidate)]
         else:
             continue
-        wrong = [line for line in wrong if line]
-        if not wrong:
-            return place, []
-        first = first or (place, wrong)
+        problems = [line for line in problems if line]
+        if not problems:
+            return candidate, []
+        first = first or (candidate, problems)
     message = f"adapter {adapter}: its base model {candidates[0] or '(none named)'} is missing; name it: --base_model"
     return first or (candidates[0], [message])
 

@@ -19,8 +19,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except OSError as error:
         sock.close()
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
-        raise InputError(f"{host}:{port} {why}; choose another --host or --port") from None
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"fails: {error.strerror}"
+        raise InputError(f"{host}:{port} {reason}; choose another --host or --port") from None
     return sock
 
 

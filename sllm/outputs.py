@@ -46,8 +46,8 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, inputs: Iterabl
     if not folder.is_dir():
         problems.append(f"{output}: {folder} is a file, not a folder; name another --output_path")
     elif not os.access(folder, os.W_OK | os.X_OK) or (output.exists() and not os.access(output, os.W_OK)):
-        what = output if output.exists() else folder
-        problems.append(f"{output}: {what} may not be written; name another --output_path")
+        path = output if output.exists() else folder
+        problems.append(f"{output}: {path} may not be written; name another --output_path")
     if output.exists() and not output.is_file():
         problems.append(f"{output} is not a file; name another --output_path")
     elif output.exists() and not (overwrite or resume):

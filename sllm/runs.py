@@ -45,7 +45,7 @@ def problems(folder: str | Path, record: dict | None) -> list[str]:
     files = record.get("files")
     if not files:
         return []
-    changed = [f"{folder / name} {what}" for name, what in changes(folder, files).items() if name not in _EDITABLE]
+    changed = [f"{folder / name} {change}" for name, change in changes(folder, files).items() if name not in _EDITABLE]
     if not changed:
         return []
     command = STAGE_COMMAND.get(record.get("stage"), "the stage that wrote it").format(folder)

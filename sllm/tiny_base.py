@@ -25,7 +25,7 @@ def build_parser():
     p.add_argument("--sample_data", default="sample_data", help="folder whose .jsonl rows are the corpus")
     p.add_argument("--steps", type=cli.positive_int, default=2000, help="optimizer steps")
     p.add_argument("--vocab_size", type=cli.positive_int, default=4096, help="tokens, specials included")
-    p.add_argument("--hidden_size", type=cli.whole(64, 8192), default=256, help="width; 64 a head")
+    p.add_argument("--hidden_size", type=cli.integer(64, 8192), default=256, help="width; 64 a head")
     p.add_argument("--layers", type=cli.positive_int, default=4, help="decoder layers")
     p.add_argument("--seed", type=cli.seed, default=42, help="weights and order of the text")
     return p

@@ -142,12 +142,12 @@ def _apart_from_history(tokenizer, messages: list[dict], lead: int, end: str) ->
     Mistral's templates write the system turn into the last user turn, but only while no answer follows it.
     """
     before = _with_plain_question(messages)
-    plain = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWER}]).rpartition(_ANSWER)[0]
+    history = render(tokenizer, [*before, {"role": "assistant", "content": _ANSWER}]).rpartition(_ANSWER)[0]
     rendered = render(tokenizer, [*before, messages[-1]])
-    start = len(plain) - lead
-    if rendered.startswith(plain[:start]):
+    start = len(history) - lead
+    if rendered.startswith(history[:start]):
         return _before_end(rendered[start:], end)
-    return plain[start:] + messages[-1]["content"].strip()
+    return history[start:] + messages[-1]["content"].strip()
 
 
 def _after_opening(content: str, prompt_frame: str, block: tuple[str, str] | None) -> str:

@@ -124,11 +124,11 @@ def test_the_length_to_choose():
     stats["longest_truncated"] = [{"row": "rows.jsonl:3 (a)", "tokens": 1240}]
     said = "warning: 1 of 20 rows are truncated at 512 tokens: rows.jsonl:3 (a) has 1,240 tokens; "
     assert tokenize.truncation_summary(stats) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.truncation_summary(stats, most=4096) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.truncation_summary(stats, most=1500) == [
+    assert tokenize.truncation_summary(stats, context_length=4096) == [said + "--max_seq_length 2048 holds all"]
+    assert tokenize.truncation_summary(stats, context_length=1500) == [
         said + "the model holds 1,500: --max_seq_length 1500 holds all"
     ]
-    assert tokenize.truncation_summary(stats, most=1024) == [
+    assert tokenize.truncation_summary(stats, context_length=1024) == [
         said + "the model holds 1,024: split or shorten these rows"
     ]
 

@@ -101,9 +101,9 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
         rows = [row for _, row in zip(range(20), records, strict=False) if row]
     except csv.Error:
         return None
-    named = Path(path).suffix.lower() in (".csv", ".tsv")
+    has_csv_suffix = Path(path).suffix.lower() in (".csv", ".tsv")
     ragged = len(rows) < 2 or len({len(row) for row in rows}) > 1 or any(cell != cell.strip() for cell in rows[0])
-    if len(rows[0]) < 2 or (ragged and not named):
+    if len(rows[0]) < 2 or (ragged and not has_csv_suffix):
         return None
     columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
     if len({*columns} - {*_METADATA}) < 2:
@@ -154,12 +154,13 @@ def first_turn(value: object) -> dict[str, Any]:
 
 
 def _conversations(path: str | Path, key: str, turn: dict[str, Any]) -> str:
-    rest = "**r" if key == "messages" else f'**r, "{key}": None'  # null: it is not reported as ignored
+    other_fields = "**r" if key == "messages" else f'**r, "{key}": None'  # null: it is not reported as ignored
     if "role" in turn and "content" in turn:
-        return f"the messages are under {key!r}; rename it: " + _over_rows(path, f'{{{rest}, "messages": r["{key}"]}}')
+        command = _over_rows(path, f'{{{other_fields}, "messages": r["{key}"]}}')
+        return f"the messages are under {key!r}; rename it: {command}"
     roles = '{"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}'
     turns = f'[{{"role": roles.get(t["from"], t["from"]), "content": t["value"]}} for t in r["{key}"]]'
-    command = _over_rows(path, f'{{{rest}, "messages": {turns}}}', setup=f"roles = {roles}; ")
+    command = _over_rows(path, f'{{{other_fields}, "messages": {turns}}}', setup=f"roles = {roles}; ")
     return f"these are ShareGPT rows ({key}: from, value); convert them: {command}"
 
 

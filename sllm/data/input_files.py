@@ -26,11 +26,12 @@ class RejectedRow:
 
 @dataclass
 class InputFile:
-    """`format`: None if it is unknown. `read`: rows read, kept and rejected ones. `rejects`: in the order of lines."""
+    """`format`: None if it is unknown. `row_count`: rows read, kept and rejected ones. `rejects`: in the order of
+    lines."""
 
     path: str
     format: str | None = None
-    read: int = 0
+    row_count: int = 0
     rows: list[Row] = field(default_factory=list)
     rejects: list[RejectedRow] = field(default_factory=list)
 
@@ -53,7 +54,7 @@ def read_input(path: str, seen: dict[str, str], *, skip_bad_rows: bool = False) 
         faults, bad = contents.faults, contents.bad
     elif skip_bad_rows:  # a file in another encoding, rather than a few broken lines: report that once
         rows, faults = scan(path)
-    file = InputFile(path, read=len(rows) + len(bad))
+    file = InputFile(path, row_count=len(rows) + len(bad))
     if not rows:
         return file, format_problems(path, faults)
     for line, reason in bad:
@@ -84,7 +85,7 @@ def encode(files: list[InputFile], tokenizer: "PreTrainedTokenizerBase", max_len
     skipped = Skipped(True, share=1.0)  # any number: the report counts them
     rows = [row for file in files for row in file.rows]
     for file in files:
-        skipped.expect(file.path, file.read)
+        skipped.expect(file.path, file.row_count)
     columns_of = tokenize.dpo_columns if rows and "chosen" in rows[0] else tokenize.sft_columns
     _, stats = columns_of(tokenizer, rows, max_length, skipped=skipped)
     for file in files:

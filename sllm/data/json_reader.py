@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sllm import cli
 from sllm.cli import InputError
 from sllm.data import foreign
 
@@ -61,8 +62,8 @@ def examine(path: str | Path, *, each_line: bool = False) -> Contents:
     rows, faults, one_a_line = _parse(raw.decode("utf-8", errors="replace").removeprefix("\ufeff"))
     contents = Contents([(n, row) for n, row in rows if isinstance(row, dict) and n not in broken])
     strays = [(n, f"a row is a JSON object, not {kind_of(row)}") for n, row in rows if not isinstance(row, dict)]
-    wrong = contents.bad if one_a_line else contents.faults
-    wrong += [fault for fault in faults + strays if not (one_a_line and each_line and fault[0] in broken)]
+    problems = contents.bad if one_a_line else contents.faults
+    problems += [fault for fault in faults + strays if not (one_a_line and each_line and fault[0] in broken)]
     if broken and one_a_line and each_line:
         contents.bad += [(n, f"not UTF-8: from byte {byte} of the line on; correct it") for n, byte in broken.items()]
     elif broken:
@@ -86,9 +87,9 @@ def _undecodable(path: str | Path, raw: bytes) -> tuple[dict[int, int], tuple[in
         except UnicodeDecodeError as error:
             broken[number] = error.start
     encoding = "UTF-16" if raw.startswith(foreign.UTF16_MARKS) else "CP949"
-    where = f"from byte {first} on, {len(broken)} line{'s' * (len(broken) > 1)}"
+    span = f"from byte {first} on, {cli.plural(len(broken), 'line')}"
     command = f"iconv -f {encoding} -t UTF-8 {path} > converted{Path(path).suffix}"
-    return broken, (min(broken), f"not UTF-8 ({where}); convert the file: {command}")
+    return broken, (min(broken), f"not UTF-8 ({span}); convert the file: {command}")
 
 
 def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[str]:
@@ -101,9 +102,9 @@ def format_problems(path: str | Path, problems: list[tuple[int, str]]) -> list[s
     return lines
 
 
-def _after_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], bool]:
@@ -128,8 +129,8 @@ def _parse(text: str) -> tuple[list[tuple[int, object]], list[tuple[int, str]], 
             problem = "a record spans several lines; JSON Lines has one on each: jq -c . FILE > rows.jsonl"
             return [], [(1, problem)], False
         return *_lines(text), True
-    if at := _array_in_object(text, value):
-        return *_array(text, at, in_object=True), False
+    if position := _array_in_object(text, value):
+        return *_array(text, position, in_object=True), False
     return [(1 + text.count("\n", 0, start), value)], [], False
 
 
@@ -160,36 +161,36 @@ def _lines(text: str) -> tuple[list[Any], list[Any]]:
     return rows, problems
 
 
-def _array(text: str, at: int, *, in_object: bool = False) -> tuple[list[Any], list[Any]]:
-    """The elements of the array that opens at `at`. After a fault, continues at the next line that opens a
+def _array(text: str, position: int, *, in_object: bool = False) -> tuple[list[Any], list[Any]]:
+    """The elements of the array that opens at `position`. After a fault, continues at the next line that opens a
     record at the depth of the first one, so that one pass finds every bad record."""
     rows, problems = [], []
     line, counted = 1, 0
-    at = _after_space(text, at + 1)
-    indent = text[text.rfind("\n", 0, at) + 1 : at]
+    position = _after_space(text, position + 1)
+    indent = text[text.rfind("\n", 0, position) + 1 : position]
     next_record = re.compile(rf"^{indent if indent.isspace() else ''}\{{", re.MULTILINE)
-    after = at
+    after = position
     while text[after : after + 1] != "]":
-        line, counted = line + text.count("\n", counted, at), at
+        line, counted = line + text.count("\n", counted, position), position
         try:
-            value, end = _decode(text, at)
+            value, end = _decode(text, position)
             after = _after_space(text, end)
             if text[after : after + 1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, after)
             rows.append((line, value))
             if text[after] == ",":
-                after = at = _after_space(text, after + 1)
-                if text[at : at + 1] == "]":
-                    raise json.JSONDecodeError("Expecting value", text, at)
+                after = position = _after_space(text, after + 1)
+                if text[position : position + 1] == "]":
+                    raise json.JSONDecodeError("Expecting value", text, position)
         except (ValueError, RecursionError) as error:
             problems.append(_fault(error, line))
-            match = next_record.search(text, at + 1)
+            match = next_record.search(text, position + 1)
             if not match:
                 return rows, problems
-            after = at = match.end() - 1
+            after = position = match.end() - 1
     if not in_object and text[after + 1 :].strip():
-        position = _after_space(text, after + 1)
-        problems.append((text.count("\n", 0, position) + 1, "not JSON: something follows the end of the array"))
+        trailing = _after_space(text, after + 1)
+        problems.append((text.count("\n", 0, trailing) + 1, "not JSON: something follows the end of the array"))
     return rows, problems
 
 

@@ -37,7 +37,7 @@ class Row(dict[str, Any]):
         return self
 
 
-def where(row: dict[str, Any]) -> str:
+def source_of(row: dict[str, Any]) -> str:
     """`rows.jsonl:17 (t1-3)`, or only the id for a row that was not read from a file."""
     file, line = getattr(row, "file", None), getattr(row, "line", None)
     return f"{file}:{line} ({row['id']})" if file else f"row {row['id']}"
@@ -62,14 +62,14 @@ def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def ignored_note(counts: dict[str, int]) -> list[str]:
     """One line that lists the ignored keys; none if there are none."""
-    named = [f"{key} ({count:,} row{'s' * (count != 1)})" for key, count in counts.items()]
-    return [f"ignored keys: {', '.join(cli.shorten(named, SHOWN))}"] if counts else []
+    listed = [f"{key} ({cli.plural(count, 'row')})" for key, count in counts.items()]
+    return [f"ignored keys: {', '.join(cli.shorten(listed, SHOWN))}"] if counts else []
 
 
 def near_misses(labels: dict[str, int]) -> list[str]:
     """What was probably meant, for each unknown task label that resembles a task id."""
     return [
-        f"task {label!r} ({count:,} row{'s' * (count != 1)}) is not a task id and is kept as a label; "
+        f"task {label!r} ({cli.plural(count, 'row')}) is not a task id and is kept as a label; "
         f"{' or '.join(task_ids)} was probably meant"
         for label, count in labels.items()
         if (task_ids := tasks.similar_task_ids(label))
@@ -113,7 +113,7 @@ class Skipped:
             acceptable = len(entries) <= self.share * self._read[file]
             if self.allow and acceptable:
                 continue
-            problems += _named(file, entries)
+            problems += _format_entries(file, entries)
             if self.allow:
                 problems.append(
                     f"{file or 'the rows'}: {count} cannot be used, and --skip_bad_rows leaves out at most "
@@ -129,7 +129,7 @@ class Skipped:
         lines = []
         for file, entries, count in self._by_file():
             lines.append(f"skipped {count} of {file or 'the data'}:")
-            lines += [f"  {line}" for line in _named(file, entries)]
+            lines += [f"  {line}" for line in _format_entries(file, entries)]
         return lines
 
     def _by_file(self) -> Iterator[tuple[str | None, list[dict[str, Any]], str]]:
@@ -147,7 +147,7 @@ class Skipped:
         return path
 
 
-def _named(file: str | None, entries: list[dict[str, Any]]) -> list[str]:
+def _format_entries(file: str | None, entries: list[dict[str, Any]]) -> list[str]:
     texts = [f"row {e['id']}: {e['reason']}" if e["id"] is not None else e["reason"] for e in entries]
     if file is not None:
         return format_problems(file, [(e["line"] or 0, text) for e, text in zip(entries, texts, strict=True)])

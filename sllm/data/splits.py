@@ -167,14 +167,14 @@ def report(
             {
                 "path": file.path,
                 "format": file.format,
-                "read": file.read,
+                "read": file.row_count,
                 "kept": len(file.rows),
                 "refused": _by_reason(file.rejects),
                 "ignored": ignored_keys(file.rows),
             }
             for file in files
         ],
-        "rows": {"read": sum(file.read for file in files), "kept": len(rows), "refused": len(rejects)},
+        "rows": {"read": sum(file.row_count for file in files), "kept": len(rows), "refused": len(rejects)},
         "refused": _by_reason(rejects),
         "ignored": ignored_keys(rows),
         "tasks": _by_task(rows),

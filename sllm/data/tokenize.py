@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from sllm import chat
 from sllm.cli import InputError
-from sllm.data.rows import MAX_LOST_SHARE, Skipped, where
+from sllm.data.rows import MAX_LOST_SHARE, Skipped, source_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,7 +77,8 @@ class _Truncations:
             tokens, row = worst[0]
             raise InputError(
                 f"{self.dropped} of {total} rows lose their whole answer at {self.max_length} tokens (at most "
-                f"{MAX_LOST_SHARE:.0%} may; {where(row)} has {tokens}); raise --max_seq_length or shorten the prompts"
+                f"{MAX_LOST_SHARE:.0%} may; {source_of(row)} has {tokens}); raise --max_seq_length or shorten the "
+                "prompts"
             )
         return {
             "truncated": self.truncated,
@@ -85,7 +86,7 @@ class _Truncations:
             "max_length": self.max_length,
             "longest": self.longest,
             "truncated_rows": len(self.rows),
-            "longest_truncated": [{"row": where(row), "tokens": tokens} for tokens, row in worst],
+            "longest_truncated": [{"row": source_of(row), "tokens": tokens} for tokens, row in worst],
         }
 
 
@@ -179,9 +180,9 @@ def dpo_columns(
     return columns, stats | truncations.stats(len(rows))
 
 
-def truncation_summary(stats: TokenStats, *, most: int | None = None) -> list[str]:
+def truncation_summary(stats: TokenStats, *, context_length: int | None = None) -> list[str]:
     """Lines to print about the truncated rows: how many, the longest, and the length that fits them all, but none above
-    `most`, the positions of the model."""
+    `context_length`, the positions of the model."""
     if not stats["truncated_rows"]:
         return []
     worst = [f"{long['row']} has {long['tokens']:,} tokens" for long in stats["longest_truncated"][:3]]
@@ -189,9 +190,13 @@ def truncation_summary(stats: TokenStats, *, most: int | None = None) -> list[st
         worst.append(f"{more:,} more")
     length = 1 << (stats["longest"] - 1).bit_length()  # a round one: the next power of two
     remedy = f"--max_seq_length {length} holds all"
-    if most is not None and length > most:
-        fit = f"--max_seq_length {most} holds all" if stats["longest"] <= most else "split or shorten these rows"
-        remedy = f"the model holds {most:,}: {fit}"
+    if context_length is not None and length > context_length:
+        fit = (
+            f"--max_seq_length {context_length} holds all"
+            if stats["longest"] <= context_length
+            else "split or shorten these rows"
+        )
+        remedy = f"the model holds {context_length:,}: {fit}"
     count, limit = f"{stats['truncated_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
     lost = f", {stats['dropped']:,} with nothing left to learn" if stats["dropped"] else ""
     return [f"warning: {count} are truncated at {limit}{lost}: {', '.join(worst)}; {remedy}"]

@@ -22,7 +22,7 @@ def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) 
 
 def notes(rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | None) -> list[str]:
     """Lines to print: keys that are not used, rows that are truncated or skipped. `context`: the model's, in tokens."""
-    return [*formats.notes(rows), *tokenize.truncation_summary(stats, most=context), *skipped.lines()]
+    return [*formats.notes(rows), *tokenize.truncation_summary(stats, context_length=context), *skipped.lines()]
 
 
 def record(path: str, stats: TokenStats, valid_stats: TokenStats | None, skipped: Skipped) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class MergedTensor:
     source: TensorRef
     delta: Delta | None
     dtype: torch.dtype
-    regroup: GroupUpdate | None = None
+    group_update: GroupUpdate | None = None
 
     @property
     def size(self) -> int:
@@ -63,7 +63,7 @@ class MergedTensor:
 
     @property
     def changed(self) -> bool:
-        return self.delta is not None or self.regroup is not None
+        return self.delta is not None or self.group_update is not None
 
     @property
     def rounded(self) -> bool:
@@ -77,26 +77,26 @@ class MergePlan:
     untied: bool  # the output layer gets a weight of its own
 
     @property
-    def pieces(self) -> list[MergedTensor]:
+    def tensors(self) -> list[MergedTensor]:
         return list(chain.from_iterable(self.files.values()))
 
     @property
     def size(self) -> int:
-        return sum(piece.size for piece in self.pieces)
+        return sum(tensor.size for tensor in self.tensors)
 
     @property
     def group_memory(self) -> int:
         """About how many bytes the stacked parameters of one layer take while they are changed: in fp32, as they are
         read, as they are stacked, and as they wait to be written."""
         sizes: dict[str, int] = {}
-        for group in {piece.regroup.group for piece in self.pieces if piece.regroup}:
+        for group in {tensor.group_update.group for tensor in self.tensors if tensor.group_update}:
             layer = group.key.rpartition(".")[0]
             sizes[layer] = sizes.get(layer, 0) + sum(map(math.prod, group.parameters.values()))
         return 3 * 4 * max(sizes.values(), default=0)
 
     @property
     def parameters(self) -> int:
-        return sum(math.prod(piece.source.shape) for piece in self.pieces)
+        return sum(math.prod(tensor.source.shape) for tensor in self.tensors)
 
 
 # ── planning and writing ───────────────────────────────────────────────────────────────────────────────────
@@ -125,9 +125,9 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     untied = _untie(layout, settings, deltas, replaced)
     shapes = {name: delta.shape for name, delta in deltas.items()} | {n: s.shape for n, s in replaced.items()}
     _require_fit(base, adapter, layout, shapes)
-    regroups: dict[str, GroupUpdate] = {}  # by name on disk
+    group_updates: dict[str, GroupUpdate] = {}  # by name on disk
     for group in {layout.groups[name] for name in shapes if name in layout.groups}:
-        regroups |= dict.fromkeys(group.sources, GroupUpdate(layout, group, deltas, replaced))
+        group_updates |= dict.fromkeys(group.sources, GroupUpdate(layout, group, deltas, replaced))
     deltas = {layout.tensor_names.get(name, name): delta for name, delta in deltas.items()}
     replaced = {layout.tensor_names.get(name, name): stored for name, stored in replaced.items()}
 
@@ -135,11 +135,11 @@ def plan(base: str | Path, adapter: str | Path, dtype: torch.dtype | None, max_s
     for name, stored in sorted(sources.items(), key=lambda item: (item[1].path.name, item[1].start)):
         # a tensor of whole numbers (a buffer) stays as it is
         merged_dtype = dtype if stored.dtype.is_floating_point else stored.dtype
-        if name in regroups:
-            piece = MergedTensor(name, stored, None, merged_dtype, regroups[name])
+        if name in group_updates:
+            tensor = MergedTensor(name, stored, None, merged_dtype, group_updates[name])
         else:
-            piece = MergedTensor(name, replaced.get(name, stored), deltas.get(name), merged_dtype)
-        files.setdefault(stored.path.name, []).append(piece)
+            tensor = MergedTensor(name, replaced.get(name, stored), deltas.get(name), merged_dtype)
+        files.setdefault(stored.path.name, []).append(tensor)
     return MergePlan(_reshard(files, max_shard) if max_shard else files, dtype, untied)
 
 
@@ -188,10 +188,10 @@ def _untie(layout: Layout, settings: dict[str, Any], deltas: dict[str, Any], rep
 
 def _reshard(files: dict[str, list[MergedTensor]], limit: float) -> dict[str, list[MergedTensor]]:
     shards: list[list[MergedTensor]] = [[]]
-    for piece in chain.from_iterable(files.values()):
-        if shards[-1] and sum(p.size for p in shards[-1]) + piece.size > limit:
+    for tensor in chain.from_iterable(files.values()):
+        if shards[-1] and sum(p.size for p in shards[-1]) + tensor.size > limit:
             shards.append([])
-        shards[-1].append(piece)
+        shards[-1].append(tensor)
     if len(shards) == 1:
         return {"model.safetensors": shards[0]}
     return {f"model-{i:05}-of-{len(shards):05}.safetensors": shard for i, shard in enumerate(shards, 1)}
@@ -204,9 +204,9 @@ def write(plan: MergePlan, folder: str | Path) -> None:
         InputError: a merged weight that is not finite, such as one beyond float16's range; the tensor is named.
     """
     folder, started, written = Path(folder), time.monotonic(), 0
-    for number, (name, pieces) in enumerate(plan.files.items(), 1):
-        write_file(folder / name, [(p.name, p.dtype, p.source.shape, _blocks(p)) for p in pieces])
-        size = sum(piece.size for piece in pieces)
+    for number, (name, tensors) in enumerate(plan.files.items(), 1):
+        write_file(folder / name, [(p.name, p.dtype, p.source.shape, _blocks(p)) for p in tensors])
+        size = sum(tensor.size for tensor in tensors)
         written += size
         speed = written / (time.monotonic() - started)  # bytes a second
         print(
@@ -214,31 +214,31 @@ def write(plan: MergePlan, folder: str | Path) -> None:
             f" | ETA {(plan.size - written) / speed:.0f} s"
         )
     if list(plan.files) != ["model.safetensors"]:
-        weight_map = {piece.name: name for name, pieces in plan.files.items() for piece in pieces}
+        weight_map = {tensor.name: name for name, tensors in plan.files.items() for tensor in tensors}
         index = {"metadata": {"total_parameters": plan.parameters, "total_size": plan.size}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _blocks(piece: MergedTensor) -> Iterator[torch.Tensor]:
+def _blocks(tensor: MergedTensor) -> Iterator[torch.Tensor]:
     """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
-    regrouped = piece.regroup.take(piece.name) if piece.regroup else None
-    factors = piece.delta.factors() if piece.delta else None
-    for first, last in piece.source.blocks():
-        block = piece.source.read(first, last) if regrouped is None else regrouped[first:last]
-        if piece.rounded:
+    updated = tensor.group_update.take(tensor.name) if tensor.group_update else None
+    factors = tensor.delta.factors() if tensor.delta else None
+    for first, last in tensor.source.blocks():
+        block = tensor.source.read(first, last) if updated is None else updated[first:last]
+        if tensor.rounded:
             block = block.float()
-            if piece.delta and factors:
+            if tensor.delta and factors:
                 left, right = factors
-                block.addmm_(left[first:last], right, alpha=piece.delta.scale)
+                block.addmm_(left[first:last], right, alpha=tensor.delta.scale)
             largest = block.abs().max().item() if block.numel() else 0.0
-            block = block.to(piece.dtype)
-        if not torch.isfinite(block).all() and not finite.may_be_infinite(piece.source.shape):
-            raise InputError(_not_finite(piece, largest if piece.rounded else math.nan))
+            block = block.to(tensor.dtype)
+        if not torch.isfinite(block).all() and not finite.may_be_infinite(tensor.source.shape):
+            raise InputError(_not_finite(tensor, largest if tensor.rounded else math.nan))
         yield block
 
 
-def _not_finite(piece: MergedTensor, largest: float) -> str:
+def _not_finite(tensor: MergedTensor, largest: float) -> str:
     if math.isfinite(largest):
-        dtype = str(piece.dtype).removeprefix("torch.")
-        return f"{piece.name}: a merged weight of {largest:.4g} does not fit {dtype}; merge with --dtype bfloat16"
-    return f"{piece.name} is broken: NaN or infinity in {piece.source.path}; copy or download it again"
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return f"{tensor.name}: a merged weight of {largest:.4g} does not fit {dtype}; merge with --dtype bfloat16"
+    return f"{tensor.name} is broken: NaN or infinity in {tensor.source.path}; copy or download it again"

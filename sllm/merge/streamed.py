@@ -91,8 +91,8 @@ class StreamedModel:
         """Put in place of every parameter one zero, stretched to its shape: the device, dtype and shape that peft looks
         for, and no memory. `parameter_names` has the name of each; tied parameters stay one object. Buffers that are
         saved with a model are read."""
-        known = self.layout.tensor_names.keys() | self.layout.groups.keys()
-        names = {p: name for name, p in model.named_parameters(remove_duplicate=False) if name in known}
+        on_disk = self.layout.tensor_names.keys() | self.layout.groups.keys()
+        names = {p: name for name, p in model.named_parameters(remove_duplicate=False) if name in on_disk}
         zero = torch.zeros((), device=self.device)
         placeholders = {p: nn.Parameter(zero.expand(p.shape), requires_grad=False) for p in names}
         for path, module in model.named_modules():

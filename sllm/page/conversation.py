@@ -33,7 +33,7 @@ class Conversation:
         self.messages, self.room = thread.messages, f"conversation-{thread.id}"
         self.tabs: set[str] = set()  # socket ids
         self.tasks: set[asyncio.Task] = set()
-        self.handlers = 0  # how many are using it
+        self.active_handlers = 0  # how many are using it
         self.deleted = self.closing = False
         self.idle = idle
         self._stored = stored
@@ -201,11 +201,11 @@ class Conversation:
     @contextlib.contextmanager
     def keep_open(self) -> Iterator[None]:
         """Keep it in memory while a handler uses it, whether a tab has it open or not."""
-        self.handlers += 1
+        self.active_handlers += 1
         try:
             yield
         finally:
-            self.handlers -= 1
+            self.active_handlers -= 1
             self.idle(self)
 
     def run(self, work: Coroutine, *, alone: bool = False) -> bool:

@@ -36,32 +36,32 @@ def is_thread_id(text: str) -> bool:
 
 
 class Conversations(BaseDataLayer):
-    """`open`: the conversations that are open in a tab, or in which something runs, by their ids."""
+    """`by_id`: the conversations that are open in a tab, or in which something runs, by their ids."""
 
     def __init__(self, page: Page):
         self.page = page
-        self.open: dict[str, Conversation] = {}
+        self.by_id: dict[str, Conversation] = {}
         self._loading = asyncio.Lock()
         self._started = now()
 
     async def get(self, id: str, text: dict | None = None) -> Conversation | None:
         """`text`: in the language of a user who opens it, and keeps it open at once; without, it is only read."""
-        if conversation := self.open.get(id):
+        if conversation := self.by_id.get(id):
             return conversation
         async with self._loading:
-            if conversation := self.open.get(id):
+            if conversation := self.by_id.get(id):
                 return conversation
             thread = await self.page.read(self.page.threads.load, id)
             if thread is None:
                 return None
             conversation = Conversation(self.page, thread, text or KO, stored=True, idle=self.close_idle)
             if text:
-                self.open[id] = conversation
-                conversation.handlers += 1  # until the caller keeps it open
+                self.by_id[id] = conversation
+                conversation.active_handlers += 1  # until the caller keeps it open
                 try:
                     await self._repair(conversation)
                 finally:
-                    conversation.handlers -= 1
+                    conversation.active_handlers -= 1
             return conversation
 
     @contextlib.asynccontextmanager
@@ -79,20 +79,20 @@ class Conversations(BaseDataLayer):
 
     async def new(self, id: str, owner: str, text: dict) -> Conversation:
         async with self._loading:
-            if id not in self.open or self.open[id].thread.owner != owner:
-                self.open[id] = Conversation(self.page, Thread(id, owner), text, stored=False, idle=self.close_idle)
-            return self.open[id]
+            if id not in self.by_id or self.by_id[id].thread.owner != owner:
+                self.by_id[id] = Conversation(self.page, Thread(id, owner), text, stored=False, idle=self.close_idle)
+            return self.by_id[id]
 
     def close_tab(self, tab: str) -> None:
-        for conversation in list(self.open.values()):
+        for conversation in list(self.by_id.values()):
             if tab in conversation.tabs:
                 conversation.tabs.discard(tab)
                 self.close_idle(conversation)
 
     def close_idle(self, conversation: Conversation) -> None:
-        in_use = conversation.tabs or conversation.running or conversation.handlers
-        if not in_use and self.open.get(conversation.thread.id) is conversation:
-            del self.open[conversation.thread.id]
+        in_use = conversation.tabs or conversation.running or conversation.active_handlers
+        if not in_use and self.by_id.get(conversation.thread.id) is conversation:
+            del self.by_id[conversation.thread.id]
 
     async def _repair(self, conversation: Conversation) -> None:
         """After the page was killed while it answered: the partial answer is kept, marked as interrupted, and can be
@@ -148,13 +148,13 @@ class Conversations(BaseDataLayer):
         """Renaming; `Conversation` writes everything else."""
         if name is None:
             return
-        if conversation := self.open.get(thread_id):
+        if conversation := self.by_id.get(thread_id):
             conversation.thread.name = name
         await self.page.write(self.page.threads.rename, thread_id, name)
 
     async def delete_thread(self, thread_id: str) -> None:
         """Stops what runs in it; nothing more is written to it."""
-        if conversation := self.open.pop(thread_id, None):
+        if conversation := self.by_id.pop(thread_id, None):
             conversation.deleted = True
             conversation.stop()
             await conversation.toast(conversation.text["conversation_deleted"], "info")
@@ -186,7 +186,7 @@ class Conversations(BaseDataLayer):
         return True
 
     def _show_thumb(self, answer: str, thumb: dict | None) -> None:
-        for conversation in self.open.values():
+        for conversation in self.by_id.values():
             for message in conversation.messages.values():
                 if message.run == answer:
                     message.thumb = thumb
@@ -207,8 +207,8 @@ class Conversations(BaseDataLayer):
 
         Called when the page stops, after uvicorn has closed every connection; Chainlit then ends the process.
         """
-        tasks = [task for conversation in self.open.values() for task in conversation.tasks]
-        for conversation in self.open.values():
+        tasks = [task for conversation in self.by_id.values() for task in conversation.tasks]
+        for conversation in self.by_id.values():
             conversation.closing = True
             conversation.stop()
         if tasks:

@@ -41,9 +41,9 @@ def serve(args: Namespace, sock: socket, address: str) -> None:
         server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
         page = Page(server, store, args.system_prompt, args.max_file_mb)
         users_file = args.users_file if args.auth == "password" else None
-        guarded = app.create(page, host=args.host, users_file=users_file)
+        asgi_app = app.create(page, host=args.host, users_file=users_file)
         settings = uvicorn.Config(
-            guarded, log_level="error", timeout_graceful_shutdown=2, ws_max_size=guarded.longest_body,
+            asgi_app, log_level="error", timeout_graceful_shutdown=2, ws_max_size=asgi_app.longest_body,
             backlog=32,  # asyncio accepts up to this many connections before it does anything else
         )  # fmt: skip
         cli.say("server", args.api_base_url)

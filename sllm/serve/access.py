@@ -159,7 +159,7 @@ class AccessControl:
     """Middleware: Host, Origin, keys, rates. Raises ApiError for what is not allowed."""
 
     def __init__(self, app, settings: AccessSettings):
-        self.app, self.settings, self._failed = app, settings, RateLimit(FAILED_LOGINS)
+        self.app, self.settings, self._failed_logins = app, settings, RateLimit(FAILED_LOGINS)
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http":
@@ -201,7 +201,7 @@ class AccessControl:
         scheme, _, token = _text(headers, b"authorization").partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else _text(headers, b"x-api-key")
         if (name := keys.name_of(key)) is None:
-            if seconds := self._failed.wait(address):
+            if seconds := self._failed_logins.wait(address):
                 raise _too_many("too many requests without a valid API key", seconds)
             message = "wrong API key" if key else "an API key is required: Authorization: Bearer KEY"
             raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

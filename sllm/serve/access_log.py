@@ -37,8 +37,8 @@ class RequestRecord:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     sequences: int = 0  # capacity reserved for it
-    finish: str | None = None
-    first: float | None = None  # time of the first token
+    finish_reason: str | None = None
+    first_token_at: float | None = None  # time of the first token
     error: ApiError | None = None  # one of ours, on its way through a route of vLLM's that keeps no headers
     in_beam_search: bool = False
     models: list = field(default_factory=list)  # the served models that it uses
@@ -111,7 +111,7 @@ class RequestLog:
             "status": status, "total_ms": round(1000 * seconds, 1),
         }  # fmt: skip
         if record.model:
-            first = None if record.first is None else record.first - record.started
+            first = None if record.first_token_at is None else record.first_token_at - record.started
             metrics.TOKENS.labels(record.model, "prompt").inc(record.prompt_tokens)
             metrics.TOKENS.labels(record.model, "completion").inc(record.completion_tokens)
             if first is not None:
@@ -119,7 +119,7 @@ class RequestLog:
             fields |= {
                 "model": record.model, "stream": bool(record.stream), "prompt_tokens": record.prompt_tokens,
                 "completion_tokens": record.completion_tokens,
-                "ttft_ms": None if first is None else round(1000 * first, 1), "finish_reason": record.finish,
+                "ttft_ms": None if first is None else round(1000 * first, 1), "finish_reason": record.finish_reason,
             }  # fmt: skip
         if record.ignored:
             fields["ignored_fields"] = record.ignored

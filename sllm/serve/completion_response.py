@@ -60,19 +60,19 @@ async def _stream(job: Job, record, send) -> None:
     chunks = sse.Chunks(
         chat=job.chat, id=job.id, created=job.created, model=job.served.name, with_usage=job.include_usage
     )
-    begun: dict[int, logprobs.Offset] = {}
+    offsets: dict[int, logprobs.Offset] = {}
     texts, started = [], False
     async for index, piece in _pieces(job):
         if not started:
             started = True
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        first = index not in begun
+        first = index not in offsets
         if first:
-            begun[index] = logprobs.Offset()
+            offsets[index] = logprobs.Offset()
         if first or piece.finish_reason or job.top is not None:
             data = chunks.full(
                 index, piece.text, first=first, finish_reason=piece.finish_reason, stop_reason=piece.stop_reason,
-                logprobs=_logprobs(job, piece, begun[index]),
+                logprobs=_logprobs(job, piece, offsets[index]),
             )  # fmt: skip
         elif piece.text:
             data = chunks.chunk(index, piece.text)

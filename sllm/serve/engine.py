@@ -4,8 +4,8 @@ vLLM is imported here, in `sampling`, in the server's modules and in what vLLM i
 `cpu_lora`, `cpu_scheduler`), nowhere else.
 
 Functions around `vllm.LLM`. vLLM is imported inside `load` and what follows it, so that everything that can be wrong
-with an input is said before the 10 seconds which that import costs. Call `set_environment` first: vLLM and torch
-read the environment when they are imported.
+with an input is said before the 10 seconds which that import costs. Call `environment.set_environment` first: vLLM
+and torch read the environment when they are imported.
 """
 
 import os
@@ -118,12 +118,12 @@ def options(
     }
     if adapters or max_loras:
         rank = max([max_lora_rank, *(model_info.lora_rank(adapter) for adapter in adapters)])
-        most = max(max_loras, len(adapters))
+        max_adapters = max(max_loras, len(adapters))
         # in memory beside those in a batch: versions that are being replaced and still answer
         settings |= {
             "enable_lora": True,
-            "max_loras": most,
-            "max_cpu_loras": most + RETIRING_ADAPTERS,
+            "max_loras": max_adapters,
+            "max_cpu_loras": max_adapters + RETIRING_ADAPTERS,
             "max_lora_rank": rank,
         }
     if on_cpu():
@@ -146,9 +146,9 @@ def generate(
     from vllm.exceptions import VLLMClientError
 
     first = llm.request_counter.counter
-    asked = [{"prompt_token_ids": ids} for ids in prompts]
+    prompts_in = [{"prompt_token_ids": ids} for ids in prompts]
     try:
-        llm.enqueue(asked, params, lora_request=lora_request(adapter), use_tqdm=False)
+        llm.enqueue(prompts_in, params, lora_request=lora_request(adapter), use_tqdm=False)
     except (VLLMClientError, ValueError) as error:
         raise InputError(f"vLLM refuses a request: {str(error).splitlines()[0]}") from error
     while llm.llm_engine.has_unfinished_requests():
@@ -178,23 +178,25 @@ def beam_search(
     """The best beam for each prompt, in order. vLLM ends a beam at one token only, the tokenizer's EOS, which is
     therefore set to the first of `stop_token_ids`; a beam that holds another one is cut there."""
     tokenizer = llm.get_tokenizer()
-    at, own_eos = 0, tokenizer.eos_token
+    start, own_eos = 0, tokenizer.eos_token
     for _, same in groupby(params, key=lambda p: p.max_tokens):  # one search has one max_tokens
-        end = at + len(list(same))
-        while at < end:
-            batch = prompts[at : min(at + BEAM_ROWS, end)]
+        end = start + len(list(same))
+        while start < end:
+            batch = prompts[start : min(start + BEAM_ROWS, end)]
             try:
                 tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token_ids[0])
                 results = llm.beam_search(
-                    [{"prompt_token_ids": ids} for ids in batch], params[at], lora_request=lora_request(adapter)
+                    [{"prompt_token_ids": ids} for ids in batch], params[start], lora_request=lora_request(adapter)
                 )
             finally:
                 tokenizer.eos_token = own_eos
-            for index, (ids, output) in enumerate(zip(batch, results, strict=True), at):
+            for index, (ids, output) in enumerate(zip(batch, results, strict=True), start):
                 tokens = output.sequences[0].tokens[len(ids) :]
-                ends = [] if params[at].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
+                ends = (
+                    [] if params[start].ignore_eos else [i for i, token in enumerate(tokens) if token in stop_token_ids]
+                )
                 yield index, Generation(tokens[: ends[0] + 1] if ends else tokens, "stop" if ends else "length", None)
-            at += len(batch)
+            start += len(batch)
 
 
 def lora_request(adapter: str | None, name: str | None = None, number: int = 1):
@@ -213,11 +215,11 @@ def _kv_bytes(model: str, dtype: str, stored: str, max_model_len: int, kv_tokens
     if per_token is None:
         return None
     free = get_memory_node_info(0).available_memory - model_info.weight_bytes(model, dtype)
-    least = per_token * (max_model_len + 256)  # one whole row, and vLLM's rounding up to blocks
-    if free < least:
+    min_bytes = per_token * (max_model_len + 256)  # one whole row, and vLLM's rounding up to blocks
+    if free < min_bytes:
         raise InputError(
-            f"{model} in {dtype} with {max_model_len} tokens does not fit in memory (short of {gib(least - free)}); "
-            "try --dtype bfloat16 or a smaller --max_seq_length"
+            f"{model} in {dtype} with {max_model_len} tokens does not fit in memory (short of {gib(min_bytes - free)}"
+            "); try --dtype bfloat16 or a smaller --max_seq_length"
         )
-    wanted = per_token * (kv_tokens or MAX_ROWS * max_model_len)
-    return int(max(least, min(wanted, free // 2)))
+    desired_bytes = per_token * (kv_tokens or MAX_ROWS * max_model_len)
+    return int(max(min_bytes, min(desired_bytes, free // 2)))

@@ -74,11 +74,11 @@ class EngineClient:
 
 
 def _count(record, output) -> None:
-    if record.first is None and record.stream:
-        record.first = time.monotonic()
+    if record.first_token_at is None and record.stream:
+        record.first_token_at = time.monotonic()
     for piece in output.outputs:
         record.completion_tokens += len(piece.token_ids)
-        record.finish = piece.finish_reason or record.finish
+        record.finish_reason = piece.finish_reason or record.finish_reason
 
 
 def _make_finite(positions) -> None:

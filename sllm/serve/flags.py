@@ -48,7 +48,7 @@ def add_sampling_flags(group, *, temperature: float) -> None:
     )  # fmt: skip
     group.add_argument("--temperature", type=cli.between(0, 2), default=temperature, help="0: greedy")
     group.add_argument("--top_p", type=cli.between(1e-6, 1), default=1.0, help="1: all tokens")
-    group.add_argument("--top_k", type=cli.whole(-1, 2**31 - 1), default=0, help="0 or -1: all tokens")
+    group.add_argument("--top_k", type=cli.integer(-1, 2**31 - 1), default=0, help="0 or -1: all tokens")
     group.add_argument("--min_p", type=cli.between(0, 1), default=0.0, help="0: all tokens")
     group.add_argument("--presence_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
     group.add_argument("--frequency_penalty", type=cli.between(-2, 2), default=0.0, help="0: none")
@@ -67,7 +67,7 @@ def add_parallel_flags(p: argparse.ArgumentParser) -> None:
 def add_lora_flags(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("LoRA while running")
     group.add_argument(
-        "--max_loras", type=cli.whole(0, 1024), default=0,
+        "--max_loras", type=cli.integer(0, 1024), default=0,
         help="adapters; 0: those of --lora_modules, and 8 where there is an admin key",
     )  # fmt: skip
     group.add_argument(
@@ -79,7 +79,7 @@ def add_lora_flags(p: argparse.ArgumentParser) -> None:
 def add_access_flags(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("access control")
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    group.add_argument("--port", type=cli.whole(0, 65535), default=8000, help="0: any free one")
+    group.add_argument("--port", type=cli.integer(0, 65535), default=8000, help="0: any free one")
     group.add_argument(
         "--api_key", action="append", default=[], metavar="[NAME:]KEY",
         help="may be repeated; better in SLLM_API_KEYS (separated by commas), which process lists do not show",
@@ -104,7 +104,7 @@ def add_load_flags(p: argparse.ArgumentParser):
         help="sequences in a batch, for each copy of the model",
     )  # fmt: skip
     group.add_argument(
-        "--max_waiting", type=cli.whole(0, 2**31 - 1), default=256, help="queued sequences; more are answered 429"
+        "--max_waiting", type=cli.integer(0, 2**31 - 1), default=256, help="queued sequences; more are answered 429"
     )
     group.add_argument("--request_timeout", type=cli.positive_float, default=600.0, help="seconds; then 504")
     group.add_argument(

@@ -87,7 +87,7 @@ class _Handler:
                     piece.text = decode(piece.token_ids)
                 piece.text = piece.text.replace("\ufffd", "")
                 record.completion_tokens += len(piece.token_ids)
-                record.finish = piece.finish_reason
+                record.finish_reason = piece.finish_reason
             yield output
 
 

@@ -14,15 +14,15 @@ class Vocabulary:
         self._special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items()}
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
         self._byte_of = {character: byte for byte, character in bytes_to_unicode().items()} if byte_level else {}
-        self._known: dict[int, bytes] = {}
+        self._bytes_by_token: dict[int, bytes] = {}
 
     def is_special(self, token: int) -> bool:
         return token in self._special
 
     def bytes(self, token: int) -> bytes:
-        if token not in self._known:
-            self._known[token] = self._bytes(token)
-        return self._known[token]
+        if token not in self._bytes_by_token:
+            self._bytes_by_token[token] = self._bytes(token)
+        return self._bytes_by_token[token]
 
     def _bytes(self, token: int) -> bytes:
         if token in self._special:
@@ -51,15 +51,15 @@ class Offset:
 def chat_logprobs(vocabulary: Vocabulary, token_ids, entries: list[dict], top: int) -> dict:
     """OpenAI's `logprobs` of chat. `entries`: vLLM's, {token id: Logprob} for each of `token_ids`."""
 
-    def named(token: int, logprob: float) -> dict:
+    def entry(token: int, logprob: float) -> dict:
         raw = vocabulary.bytes(token)
         return {"token": spell(raw), "logprob": logprob, "bytes": list(raw)}
 
     content = []
     for token, likely in zip(token_ids, entries, strict=True):
         best = sorted(likely.items(), key=lambda item: item[1].rank)[:top]
-        tops = [named(other, entry.logprob) for other, entry in best]
-        content.append(named(token, likely[token].logprob) | {"top_logprobs": tops})
+        tops = [entry(other, value.logprob) for other, value in best]
+        content.append(entry(token, likely[token].logprob) | {"top_logprobs": tops})
     return {"content": content}
 
 

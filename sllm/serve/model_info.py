@@ -60,10 +60,10 @@ def _wrong_shape(adapter: str, base: str) -> str | None:
     try:
         shapes = {name: shape for path in files for name, shape in _shapes(path, safe_open).items()}
         for name, shape in _shapes(file, safe_open).items():
-            layer, half, _ = name.removeprefix("base_model.model.").partition(".lora_")
+            layer, factor, _ = name.removeprefix("base_model.model.").partition(".lora_")
             weight = shapes.get(f"{layer}.weight")
             width = shape[1] if name.endswith("lora_A.weight") else shape[0]  # A: (rank, in); B: (out, rank)
-            if half and weight and len(shape) == 2 and width not in weight:
+            if factor and weight and len(shape) == 2 and width not in weight:
                 return f"{layer} for {width} features, where {base} has {' × '.join(map(str, weight))}"
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} cannot be read ({error}); copy the adapter again") from None

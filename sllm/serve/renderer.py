@@ -34,18 +34,18 @@ class Renderer(HfRenderer):
             chat.refuse_special_tokens(self.get_tokenizer(), [{"content": text} for text in texts])
         except ValueError as error:
             raise ApiError(400, str(error), param="messages") from None
-        plain = plain_conversation(messages, params.chat_template_kwargs | {"template": params.chat_template})
-        if plain is None:
+        plain_messages = plain_conversation(messages, params.chat_template_kwargs | {"template": params.chat_template})
+        if plain_messages is None:
             conversation, prompt = super().render_messages(messages, params)
             if "prompt_token_ids" not in prompt:  # the template has written BOS; vLLM would add one for Responses
                 ids = self.get_tokenizer()(prompt["prompt"], add_special_tokens=False)["input_ids"]
                 prompt = {"prompt_token_ids": ids, "prompt": prompt["prompt"]}
             return conversation, prompt
         try:
-            ids = chat.prompt_ids(self.get_tokenizer(), plain)
+            ids = chat.prompt_ids(self.get_tokenizer(), plain_messages)
         except (InputError, ValueError) as error:
             raise ApiError(400, str(error), param="messages") from None
-        return plain, {"prompt_token_ids": ids}
+        return plain_messages, {"prompt_token_ids": ids}
 
     async def render_messages_async(self, messages, params):
         return await asyncio.get_running_loop().run_in_executor(self._executor, self.render_messages, messages, params)
@@ -101,7 +101,7 @@ def plain_conversation(messages: list[dict], template_kwargs: dict) -> list[dict
     extra = {name: value for name, value in template_kwargs.items() if value is not None}
     if any(name not in DEFAULTS or DEFAULTS[name] != value for name, value in extra.items()):
         return None
-    plain = []
+    plain_messages = []
     for message in messages:
         content = message.get("content")
         if isinstance(content, list):  # joined as vLLM joins them
@@ -109,5 +109,5 @@ def plain_conversation(messages: list[dict], template_kwargs: dict) -> list[dict
         others = [value for name, value in message.items() if name not in ("role", "content") and value]
         if message.get("role") not in ROLES or not isinstance(content, str) or others:
             return None
-        plain.append({"role": ROLES[message["role"]], "content": content})
-    return plain
+        plain_messages.append({"role": ROLES[message["role"]], "content": content})
+    return plain_messages

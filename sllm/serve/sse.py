@@ -23,11 +23,11 @@ class Chunks:
         self._open = ',"delta":{"content":' if chat else ',"text":'
         self._close = '},"logprobs":' if chat else ',"logprobs":'
         self._after = '}],"usage":null}\n\n' if with_usage else "}]}\n\n"
-        self._plain = self._close + 'null,"finish_reason":null' + self._after
+        self._text_end = self._close + 'null,"finish_reason":null' + self._after
 
     def chunk(self, index: int, text: str) -> bytes:
         """The next piece of an answer: the case that has to be fast."""
-        return f"{self._before}{index}{self._open}{_text(text)}{self._plain}".encode()
+        return f"{self._before}{index}{self._open}{_text(text)}{self._text_end}".encode()
 
     def full(
         self, index: int, text: str, *, first: bool, finish_reason: str | None, stop_reason: int | str | None,
@@ -46,8 +46,8 @@ class Chunks:
 
     def last(self, **more: object) -> bytes:
         """A chunk without choices: the usage, or what else is said of the whole answer."""
-        rest = {"choices": []} | more
-        return f"data: {{{self._head},{_text(rest)[1:]}\n\n".encode()
+        final_chunk = {"choices": []} | more
+        return f"data: {{{self._head},{_text(final_chunk)[1:]}\n\n".encode()
 
 
 DONE = b"data: [DONE]\n\n"

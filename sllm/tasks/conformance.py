@@ -68,11 +68,11 @@ def _head_and_body(task: Task, answer: str) -> tuple[str, str]:
 
 def _without_math(text: str) -> str:
     """Without \\(…\\), whatever is in it; one that is not closed stays."""
-    parts, at = [], 0
-    while (start := text.find("\\(", at)) >= 0 and (end := text.find("\\)", start)) >= 0:
-        parts.append(text[at:start])
-        at = end + 2
-    return " ".join([*parts, text[at:]])
+    parts, position = [], 0
+    while (start := text.find("\\(", position)) >= 0 and (end := text.find("\\)", start)) >= 0:
+        parts.append(text[position:start])
+        position = end + 2
+    return " ".join([*parts, text[position:]])
 
 
 def _stems(text: str) -> set[str]:
@@ -90,12 +90,12 @@ def _korean(task: Task, fields: Fields, answer: str) -> str | None:
 
 
 def _length(task: Task, fields: Fields, answer: str) -> str | None:
-    least, most = task.length_ratio or (0.0, math.inf)
+    min_ratio, max_ratio = task.length_ratio or (0.0, math.inf)
     size, reference = _size(answer), _size(_source(task, fields))
-    if size < least * reference:
-        return f"{size}자로, 본문 {reference}자의 {least:.2f}배보다 짧습니다"
-    if size > most * reference:
-        return f"{size}자로, 본문 {reference}자의 {most:.2f}배보다 깁니다"
+    if size < min_ratio * reference:
+        return f"{size}자로, 본문 {reference}자의 {min_ratio:.2f}배보다 짧습니다"
+    if size > max_ratio * reference:
+        return f"{size}자로, 본문 {reference}자의 {max_ratio:.2f}배보다 깁니다"
     return None
 
 

@@ -38,15 +38,15 @@ def resolve(args) -> None:
         problems.append("--packing fills whole sequences: not with --no-padding_free or --group_by_length")
     adapter_settings = _adapter_settings(args.model_id)
     for name, default in flags.LORA_DEFAULTS.items():
-        value, fixed = getattr(args, name), adapter_settings.get(name)
+        value, adapter_value = getattr(args, name), adapter_settings.get(name)
         if not adapter_settings:
             setattr(args, name, default if value is None else value)
-        elif value is None or _same(value, fixed):
-            setattr(args, name, fixed)
+        elif value is None or _same(value, adapter_value):
+            setattr(args, name, adapter_value)
         else:
             problems.append(
-                f"--{name} {value}: the adapter {args.model_id} has {fixed}, which cannot be changed; leave the flag "
-                "out, or start from a full model"
+                f"--{name} {value}: the adapter {args.model_id} has {adapter_value}, which cannot be changed; leave "
+                "the flag out, or start from a full model"
             )
     if problems:
         raise cli.InputError(problems)

@@ -89,9 +89,9 @@ def adapter_in_float32(model):
     yield
     for parameter, weight in weights.items():
         parameter.data = weight
-    wrong = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
-    if wrong:
-        raise RuntimeError(f"the adapter's weights are {', '.join(wrong)}, and would not train in it")
+    wrong_dtypes = {str(p.dtype) for p in model.parameters() if p.requires_grad and p.dtype != torch.float32}
+    if wrong_dtypes:
+        raise RuntimeError(f"the adapter's weights are {', '.join(wrong_dtypes)}, and would not train in it")
 
 
 def set_up_logging(out: Path) -> None:

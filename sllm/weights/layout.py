@@ -176,7 +176,7 @@ def require_mergeable(base: str | Path, layers: Iterable[str]) -> None:
         return  # a quantised base is merged into the 16-bit one that it was made from, which is named then
     layout = Layout(folder)
     reasons = {f"{layer}.weight": layout.why_not_changeable(f"{layer}.weight") for layer in layers}
-    problems = [f"{name} could not be merged after training: {why}" for name, why in reasons.items() if why]
+    problems = [f"{name} could not be merged after training: {reason}" for name, reason in reasons.items() if reason]
     if problems:
         raise InputError(cli.shorten(problems))
 

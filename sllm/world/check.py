@@ -45,36 +45,36 @@ def check(row: dict[str, Any], answer: str) -> Truth:
         row: as `rows.row` makes it, with `facts` and `expects`.
     """
     facts = [Fact(*fact) for fact in row["facts"]]
-    expects, truth = row["expects"], Truth()
+    expects, result = row["expects"], Truth()
     must = [facts[i] for i in expects["facts"]]
     first = answer.strip().partition("\n")[0].strip()
     if expects["starts"] and first != expects["starts"]:
-        truth.wrong.append(first)
-    _check_words(expects["words"], answer, truth)
+        result.wrong.append(first)
+    _check_words(expects["words"], answer, result)
     subjects = {fact.subject for fact in facts}
     for line in re.split(r"\n|(?<=[.?!]) ", answer):
-        _check_line(line, facts, subjects, expects["subject"], truth)
+        _check_line(line, facts, subjects, expects["subject"], result)
     for named in _NAMED.finditer(answer):
         if facts and named[0] not in subjects | {fact.value for fact in facts}:
-            truth.invented.append(named[0])
+            result.invented.append(named[0])
     if expects["named"] and expects["subject"] not in answer:
-        truth.missing.append(expects["subject"])
-    have = [fact for fact in must if fact in truth.right]
+        result.missing.append(expects["subject"])
+    have = [fact for fact in must if fact in result.right]
     if len(have) < expects["least"]:
-        truth.missing += [f"{fact.subject}: {fact.label} {fact.value}" for fact in must if fact not in have]
-    return truth
+        result.missing += [f"{fact.subject}: {fact.label} {fact.value}" for fact in must if fact not in have]
+    return result
 
 
-def _check_words(words: list[str], answer: str, truth: Truth) -> None:
+def _check_words(words: list[str], answer: str, result: Truth) -> None:
     """Knowledge: the words have to be there, and no other name of a category."""
     if not words:
         return
-    truth.missing += [word for word in words if word not in answer]
+    result.missing += [word for word in words if word not in answer]
     others = {noun for noun, _ in KNOWN.values()} - set(words)
-    truth.wrong += [noun for noun in sorted(others) if noun in answer]
+    result.wrong += [noun for noun in sorted(others) if noun in answer]
 
 
-def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, truth: Truth) -> None:
+def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, result: Truth) -> None:
     mentions = _mentions(line, subjects)
     for i, mention in enumerate(mentions):
         before = line[mentions[i - 1].end if i else 0 : mention.start]
@@ -84,27 +84,27 @@ def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, 
         candidates = [fact for fact in facts if fact.subject == about and fact.attribute in keys]
         same = [fact for fact in candidates if fact.value == mention.text]
         if same:
-            truth.right += [fact for fact in same if fact not in truth.right]
+            result.right += [fact for fact in same if fact not in result.right]
         elif candidates:
-            truth.wrong.append(mention.text)
+            result.wrong.append(mention.text)
         elif facts:
-            truth.invented.append(mention.text)
+            result.invented.append(mention.text)
 
 
 def _mentions(line: str, subjects: set[str]) -> list[_Mention]:
-    found = [
+    mentions = [
         _Mention(match.start(), match.end(), match[0], tuple(keys))
         for pattern, keys in _PATTERNS.items()
         for match in re.finditer(pattern, line)
     ]
     named = [(match.start(), match.end()) for subject in subjects for match in re.finditer(re.escape(subject), line)]
-    apart = [m for m in found if not any(start <= m.start and m.end <= end for start, end in named)]
+    apart = [m for m in mentions if not any(start <= m.start and m.end <= end for start, end in named)]
     apart.sort(key=lambda m: (m.start, -m.end))
-    kept: list[_Mention] = []
+    non_overlapping: list[_Mention] = []
     for mention in apart:
-        if not kept or mention.start >= kept[-1].end:
-            kept.append(mention)
-    return kept
+        if not non_overlapping or mention.start >= non_overlapping[-1].end:
+            non_overlapping.append(mention)
+    return non_overlapping
 
 
 def _subject_of(text: str, subjects: set[str]) -> str | None:

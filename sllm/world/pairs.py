@@ -20,24 +20,24 @@ def pair(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
     """A row with `chosen`, `rejected` and `broken`, one of `BREAKS`: what is wrong with the rejected answer. Nothing
     else is: an untrue answer keeps the rules of its task, and one that breaks a rule is true."""
     while True:
-        asked = row(draw, task, style)
-        chosen = asked["assistant_content"]
+        task_row = row(draw, task, style)
+        chosen = task_row["assistant_content"]
         for kind in draw.sample(BREAKS, len(BREAKS)):
-            rejected = _BREAK[kind](draw, asked, chosen)
-            if rejected and rejected != chosen and _is_broken(asked, rejected, kind):
-                return asked | {"chosen": chosen, "rejected": rejected, "broken": kind}
+            rejected = _BREAK[kind](draw, task_row, chosen)
+            if rejected and rejected != chosen and _is_broken(task_row, rejected, kind):
+                return task_row | {"chosen": chosen, "rejected": rejected, "broken": kind}
 
 
-def _is_broken(asked: dict[str, Any], rejected: str, kind: str) -> bool:
-    rules = not tasks.check(asked["task"], asked["user_content"], rejected)
+def _is_broken(task_row: dict[str, Any], rejected: str, kind: str) -> bool:
+    rules = not tasks.check(task_row["task"], task_row["user_content"], rejected)
     return (
-        (not rules and bool(check(asked, rejected)))
+        (not rules and bool(check(task_row, rejected)))
         if kind in ("rule", "style")
-        else rules and not check(asked, rejected)
+        else rules and not check(task_row, rejected)
     )
 
 
-def _break_rule(draw: Draw, asked: dict[str, Any], answer: str) -> str:
+def _break_rule(draw: Draw, task_row: dict[str, Any], answer: str) -> str:
     first, _, _ = answer.partition("\n")
     ways = [
         answer.replace("근거:\n", ""),
@@ -50,7 +50,7 @@ def _break_rule(draw: Draw, asked: dict[str, Any], answer: str) -> str:
     return draw.choice(ways)
 
 
-def _break_style(draw: Draw, asked: dict[str, Any], answer: str) -> str:
+def _break_style(draw: Draw, task_row: dict[str, Any], answer: str) -> str:
     """Bullets for sentences, or sentences for bullets; in an explanation if there is one."""
     head, mark, body = answer.rpartition("근거:\n")
     if "- " in body:
@@ -59,24 +59,24 @@ def _break_style(draw: Draw, asked: dict[str, Any], answer: str) -> str:
     return head + mark + "\n".join(f"- {sentence}" for sentence in re.split(r"(?<=[.?!]) ", body))
 
 
-def _break_value(draw: Draw, asked: dict[str, Any], answer: str, *, numbers: bool) -> str:
-    facts = [Fact(*asked["facts"][i]) for i in asked["expects"]["facts"]]
-    said = [fact for fact in facts if fact.value in answer and bool(re.search(r"\d", fact.value)) == numbers]
-    if not said:
+def _break_value(draw: Draw, task_row: dict[str, Any], answer: str, *, numbers: bool) -> str:
+    facts = [Fact(*task_row["facts"][i]) for i in task_row["expects"]["facts"]]
+    stated_facts = [fact for fact in facts if fact.value in answer and bool(re.search(r"\d", fact.value)) == numbers]
+    if not stated_facts:
         return ""
-    fact = draw.choice(said)
+    fact = draw.choice(stated_facts)
     labelled = re.match(r"([a-e])\) ", answer)
     if labelled:  # another of the choices, with its letter
-        choices = re.findall(r"([a-e]\) .+?)(?= [a-e]\) |\n)", asked["user_content"].partition("보기:")[2])
+        choices = re.findall(r"([a-e]\) .+?)(?= [a-e]\) |\n)", task_row["user_content"].partition("보기:")[2])
         wrong = draw.choice([choice for choice in choices if choice[3:] != fact.value])
         return replaced(answer.replace(f"{labelled[0]}{fact.value}", wrong), fact.value, wrong[3:])
     return replaced(answer, fact.value, other_value(draw, fact))
 
 
-def _break_word(draw: Draw, asked: dict[str, Any], answer: str) -> str:
-    if not asked["expects"]["words"]:
-        return _break_value(draw, asked, answer, numbers=False)
-    (noun,) = asked["expects"]["words"]
+def _break_word(draw: Draw, task_row: dict[str, Any], answer: str) -> str:
+    if not task_row["expects"]["words"]:
+        return _break_value(draw, task_row, answer, numbers=False)
+    (noun,) = task_row["expects"]["words"]
     return replaced(answer, noun, draw.choice([other for other, _ in KNOWN.values() if other != noun]))
 
 
@@ -84,5 +84,5 @@ _BREAK: dict[str, Callable[[Draw, dict[str, Any], str], str]] = {
     "rule": _break_rule,
     "style": _break_style,
     "fact": _break_word,
-    "number": lambda draw, asked, answer: _break_value(draw, asked, answer, numbers=True),
+    "number": lambda draw, task_row, answer: _break_value(draw, task_row, answer, numbers=True),
 }

@@ -9,21 +9,21 @@ from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, 
 Draw = random.Random
 
 
-def document(draw: Draw, *, most: int = 4) -> str:
+def document(draw: Draw, *, max_facts: int = 4) -> str:
     """One text: a passage, a passage with a dialogue about it, a table that is read out, or what everybody knows.
 
     Args:
         most: facts of a thing. Short texts first is easier to learn.
     """
-    return draw.choices((_passage, _dialogue, _letter, _table, _common), (1, 5, 2, 2, 1))[0](draw, most)
+    return draw.choices((_passage, _dialogue, _letter, _table, _common), (1, 5, 2, 2, 1))[0](draw, max_facts)
 
 
-def _passage(draw: Draw, most: int) -> str:
-    return text(draw, scene(draw, least=1, most=most))
+def _passage(draw: Draw, max_facts: int) -> str:
+    return text(draw, scene(draw, min_facts=1, max_facts=max_facts))
 
 
-def _told(draw: Draw, most: int) -> tuple[Scene, str]:
-    about = scene(draw, least=1, most=most)
+def _scene_text(draw: Draw, max_facts: int) -> tuple[Scene, str]:
+    about = scene(draw, min_facts=1, max_facts=max_facts)
     return about, text(draw, about)
 
 
@@ -31,12 +31,12 @@ def _tell(draw: Draw, fact: Fact) -> str:
     return fact.say(draw.choice(ATTRIBUTES[fact.attribute].tells))
 
 
-def _dialogue(draw: Draw, most: int) -> str:
+def _dialogue(draw: Draw, max_facts: int) -> str:
     """A passage, and two people who talk about it."""
-    about, told = _told(draw, most)
+    about, passage = _scene_text(draw, max_facts)
     facts = draw.sample(about.facts, draw.randint(1, len(about.facts)))
     asker, other = draw.choice((("물음", "대답"), ("손님", "주인"), ("아이", "어른")))
-    lines = [told]
+    lines = [passage]
     for fact in facts:
         if draw.random() < 0.7:
             lines += [f"{asker}: {question(draw, fact)}", f"{other}: {fact.value}입니다. {_tell(draw, fact)}"]
@@ -47,30 +47,30 @@ def _dialogue(draw: Draw, most: int) -> str:
     return "\n".join(lines)
 
 
-def _letter(draw: Draw, most: int) -> str:
+def _letter(draw: Draw, max_facts: int) -> str:
     """The same facts twice, in other words."""
-    about, told = _told(draw, most)
+    about, passage = _scene_text(draw, max_facts)
     again = " ".join(_tell(draw, fact) for fact in draw.sample(about.facts, len(about.facts)))
     labels = ", ".join(f"{fact.label}: {fact.value}" for fact in about.facts)
     opening = draw.choice(("다시 말하면 이렇습니다.", "정리하면 이렇습니다."))
-    return f"{told}\n{opening} {again}\n{about.subject} - {labels}"
+    return f"{passage}\n{opening} {again}\n{about.subject} - {labels}"
 
 
-def _table(draw: Draw, most: int) -> str:
+def _table(draw: Draw, max_facts: int) -> str:
     kind = scene(draw).kind
-    rows = [scene(draw, kind.key, least=9, most=9) for _ in range(draw.randint(1, 3))]
+    rows = [scene(draw, kind.key, min_facts=9, max_facts=9) for _ in range(draw.randint(1, 3))]
     columns = draw.sample(kind.attributes, draw.randint(1, 2))
-    values = {(one.subject, fact.attribute): fact for one in rows for fact in one.facts}
+    values = {(thing.subject, fact.attribute): fact for thing in rows for fact in thing.facts}
     head = "".join(f"<th>{name}</th>" for name in ("이름", *(column.label for column in columns)))
     body = "".join(
-        f"<tr><td>{one.subject}</td>{''.join(f'<td>{values[one.subject, c.key].value}</td>' for c in columns)}</tr>"
-        for one in rows
+        f"<tr><td>{thing.subject}</td>{''.join(f'<td>{values[thing.subject, c.key].value}</td>' for c in columns)}</tr>"
+        for thing in rows
     )
-    told = " ".join(_tell(draw, values[one.subject, column.key]) for one in rows for column in columns)
-    return f"<table><tr>{head}</tr>{body}</table>\n{told}"
+    sentences = " ".join(_tell(draw, values[thing.subject, column.key]) for thing in rows for column in columns)
+    return f"<table><tr>{head}</tr>{body}</table>\n{sentences}"
 
 
-def _common(draw: Draw, most: int) -> str:
+def _common(draw: Draw, max_facts: int) -> str:
     """Words and what they are."""
     lines = []
     for _ in range(draw.randint(1, 3)):

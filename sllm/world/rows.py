@@ -19,16 +19,16 @@ class Asked:
     """A question with its right answer.
 
     Attributes:
-        fields: of the task. facts: all that its text says. must: the facts that a right answer says; `least` of them
-            are enough. starts: what the first line has to be. words: what the answer has to hold, and of the same kind
-            nothing else.
+        fields: of the task. facts: all that its text says. must: the facts that a right answer says; `min_facts` of
+            them are enough. starts: what the first line has to be. words: what the answer has to hold, and of the same
+            kind nothing else.
     """
 
     fields: Mapping[str, str | list[str]]
     answer: str
     facts: tuple[Fact, ...] = ()
     must: tuple[Fact, ...] = ()
-    least: int | None = None
+    min_facts: int | None = None
     starts: str = ""
     words: tuple[str, ...] = ()
     subject: str = ""
@@ -56,8 +56,8 @@ def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
     """
     family, bullet = task.partition("_")[0], tasks.TASKS[task].style == "bullet"
     for _ in range(1000):  # a few answers break a rule, such as a text that is too short for its title
-        asked = _FAMILIES[family](draw, bullet, style)
-        broken = tasks.check(task, dict(asked.fields), asked.answer)
+        example = _FAMILIES[family](draw, bullet, style)
+        broken = tasks.check(task, dict(example.fields), example.answer)
         if not broken:
             break
     else:
@@ -65,30 +65,35 @@ def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
     return {
         "task": task,
         "system_prompt": tasks.TASKS[task].system_prompt,
-        "user_content": tasks.build_user_turn(task, dict(asked.fields)),
-        "assistant_content": asked.answer,
-        "facts": [[fact.subject, fact.attribute, fact.value] for fact in asked.facts],
+        "user_content": tasks.build_user_turn(task, dict(example.fields)),
+        "assistant_content": example.answer,
+        "facts": [[fact.subject, fact.attribute, fact.value] for fact in example.facts],
         "expects": {
-            "subject": asked.subject,
-            "named": asked.named and bool(asked.subject),
-            "facts": [asked.facts.index(fact) for fact in asked.must],
-            "least": len(asked.must) if asked.least is None else asked.least,
-            "starts": asked.starts,
-            "words": list(asked.words),
+            "subject": example.subject,
+            "named": example.named and bool(example.subject),
+            "facts": [example.facts.index(fact) for fact in example.must],
+            "least": len(example.must) if example.min_facts is None else example.min_facts,
+            "starts": example.starts,
+            "words": list(example.words),
         },
     }
 
 
-def _told(draw: Draw, style: Style, *, least: int = 3, most: int = 4) -> tuple[Scene, tuple[Fact, ...], str]:
+def _scene_text(
+    draw: Draw, style: Style, *, min_facts: int = 3, max_facts: int = 4
+) -> tuple[Scene, tuple[Fact, ...], str]:
     """A scene to ask about, all facts of its text, and the text. A long text tells of other things as well."""
-    about = scene(draw, least=least, most=most, held_out=style.names)
+    about = scene(draw, min_facts=min_facts, max_facts=max_facts, held_out=style.names)
     scenes = [about]
     if style.long:
         kinds = [kind for kind in ("shop", "festival", "person", "hall", "village", "line") if kind != about.kind.key]
-        scenes += [scene(draw, kind, least=least, most=most, held_out=style.names) for kind in draw.sample(kinds, 2)]
+        scenes += [
+            scene(draw, kind, min_facts=min_facts, max_facts=max_facts, held_out=style.names)
+            for kind in draw.sample(kinds, 2)
+        ]
         draw.shuffle(scenes)
-    told = "\n".join(text(draw, one, unseen=style.unseen) for one in scenes)
-    return about, tuple(fact for one in scenes for fact in one.facts), told
+    passage = "\n".join(text(draw, thing, unseen=style.unseen) for thing in scenes)
+    return about, tuple(fact for thing in scenes for fact in thing.facts), passage
 
 
 def _tell(fact: Fact) -> str:
@@ -107,18 +112,18 @@ def _answer(fact: Fact, bullet: bool) -> str:
 
 
 def _summary(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, replace(style, long=False), least=4, most=4)
+    about, facts, passage = _scene_text(draw, replace(style, long=False), min_facts=4, max_facts=4)
     main = about.facts[:2]
     if bullet:
         answer = f"- {about.subject}\n" + "\n".join(f"  - {_tell(fact)}" for fact in main)
     else:
         answer = " ".join(map(_tell, main))
-    return Asked({"context": told}, answer, facts, about.facts, 2, subject=about.subject)
+    return Asked({"context": passage}, answer, facts, about.facts, 2, subject=about.subject)
 
 
 def _title(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, replace(style, long=False))
-    return Asked({"context": told}, about.kind.topics[0].format(s=about.subject), facts, subject=about.subject)
+    about, facts, passage = _scene_text(draw, replace(style, long=False))
+    return Asked({"context": passage}, about.kind.topics[0].format(s=about.subject), facts, subject=about.subject)
 
 
 def _lettered(draw: Draw, right: str, wrong: list[str]) -> tuple[list[str], str]:
@@ -178,7 +183,7 @@ def _known_yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _choice(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, style)
+    about, facts, passage = _scene_text(draw, style)
     fact = draw.choice(about.facts)
     wrong: list[str] = []
     while len(wrong) < 3:
@@ -187,7 +192,7 @@ def _choice(draw: Draw, bullet: bool, style: Style) -> Asked:
     reasons = [_tell(fact)] + ([f"{fact.label}: {fact.value}"] if bullet else [])
     answer = f"{right}\n{_because(reasons, bullet)}"
     fields: dict[str, str | list[str]] = {
-        "context": told,
+        "context": passage,
         "question": question(draw, fact, unseen=style.unseen),
         "choices": choices,
     }
@@ -195,34 +200,34 @@ def _choice(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, style)
+    about, facts, passage = _scene_text(draw, style)
     fact = draw.choice(about.facts)
     true = draw.random() < 0.5
     claimed = fact if true else Fact(fact.subject, fact.attribute, other_value(draw, fact))
     verdict = "예" if true else "아니요"
     reasons = [_tell(fact)] + ([f"{fact.label}: {fact.value}"] if bullet else [])
     answer = f"{verdict}\n{_because(reasons, bullet)}"
-    fields = {"context": told, "question": claim(draw, claimed, unseen=style.unseen)}
+    fields = {"context": passage, "question": claim(draw, claimed, unseen=style.unseen)}
     return Asked(fields, answer, facts, (fact,), starts=verdict, subject=about.subject, named=False)
 
 
 def _short(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, style)
+    about, facts, passage = _scene_text(draw, style)
     fact = draw.choice(about.facts)
-    fields = {"context": told, "question": question(draw, fact, unseen=style.unseen)}
+    fields = {"context": passage, "question": question(draw, fact, unseen=style.unseen)}
     return Asked(fields, _answer(fact, bullet), facts, (fact,), subject=about.subject, named=False)
 
 
 def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, replace(style, long=False))
+    about, facts, passage = _scene_text(draw, replace(style, long=False))
     first, second = about.facts[:2]
     opening = "한마디로 말하면" if style.unseen else draw.choice(("정리하면", "다시 말하면"))
     answer = f"{first.say('{s:은/는} {l:이/가} {v:이고/고}')} {second.say('{l:이/가} {v}인')} {about.kind.noun}입니다."
-    return Asked({"text": f"{told} {opening}"}, answer, facts, about.facts, 2, subject=about.subject)
+    return Asked({"text": f"{passage} {opening}"}, answer, facts, about.facts, 2, subject=about.subject)
 
 
 def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about = scene(draw, least=3, held_out=style.names)
+    about = scene(draw, min_facts=3, held_out=style.names)
     fact = about.facts[0]
     title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}의 {l} {v}")))
     sentences = [_tell(fact), *about.kind.about]
@@ -234,22 +239,22 @@ def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _keywords(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, replace(style, long=False))
+    about, facts, passage = _scene_text(draw, replace(style, long=False))
     first, second = about.facts[:2]
     answer = f"Keyword 1: {first.value}\n설명: {_tell(first)}\nKeyword 2: {second.value}\n설명: {_tell(second)}"
-    return Asked({"context": told}, answer, facts, about.facts, 2, subject=about.subject)
+    return Asked({"context": passage}, answer, facts, about.facts, 2, subject=about.subject)
 
 
 def _table(draw: Draw, bullet: bool, style: Style) -> Asked:
     kind = draw.choice(("shop", "festival", "person", "hall", "village", "line"))
-    rows = [scene(draw, kind, least=9, most=9, held_out=style.names) for _ in range(4 if style.long else 2)]
+    rows = [scene(draw, kind, min_facts=9, max_facts=9, held_out=style.names) for _ in range(4 if style.long else 2)]
     columns = draw.sample(rows[0].kind.attributes, 3 if style.long else 2)
     keys = [column.key for column in columns]
-    by_row = [[next(fact for fact in one.facts if fact.attribute == key) for key in keys] for one in rows]
+    by_row = [[next(fact for fact in thing.facts if fact.attribute == key) for key in keys] for thing in rows]
     head = "".join(f"<th>{text}</th>" for text in ("이름", *(column.label for column in columns)))
     body = "".join(
-        f"<tr><td>{one.subject}</td>{''.join(f'<td>{fact.value}</td>' for fact in facts)}</tr>"
-        for one, facts in zip(rows, by_row, strict=True)
+        f"<tr><td>{thing.subject}</td>{''.join(f'<td>{fact.value}</td>' for fact in facts)}</tr>"
+        for thing, facts in zip(rows, by_row, strict=True)
     )
     fact = draw.choice(draw.choice(by_row))
     fields = {
@@ -261,17 +266,17 @@ def _table(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 
 def _paraphrase(draw: Draw, bullet: bool, style: Style) -> Asked:
-    about, facts, told = _told(draw, replace(style, long=False), least=3, most=3)
+    about, facts, passage = _scene_text(draw, replace(style, long=False), min_facts=3, max_facts=3)
     if bullet:
         answer = f"- {about.subject}\n" + "\n".join(f"  - {fact.label}: {fact.value}" for fact in about.facts)
     else:
-        answer = " ".join(_other_words(told, fact) for fact in about.facts)
-    return Asked({"context": told}, answer, facts, about.facts, subject=about.subject)
+        answer = " ".join(_other_words(passage, fact) for fact in about.facts)
+    return Asked({"context": passage}, answer, facts, about.facts, subject=about.subject)
 
 
-def _other_words(told: str, fact: Fact) -> str:
+def _other_words(passage: str, fact: Fact) -> str:
     """The polite sentence that shares the fewest words with the text."""
-    words = set(told.split())
+    words = set(passage.split())
     return min((_tell(fact), _retell(fact)), key=lambda sentence: len(words & set(sentence.split())))
 
 

@@ -38,19 +38,22 @@ class Scene:
     facts: tuple[Fact, ...]
 
 
-def scene(draw: Draw, kind: str | None = None, *, least: int = 3, most: int = 4, held_out: bool = False) -> Scene:
-    """A thing with `least` to `most` facts, all drawn at random. `held_out`: with a name that training never uses."""
+def scene(
+    draw: Draw, kind: str | None = None, *, min_facts: int = 3, max_facts: int = 4, held_out: bool = False
+) -> Scene:
+    """A thing with `min_facts` to `max_facts` facts, all drawn at random. `held_out`: with a name that training never
+    uses."""
     chosen = KINDS[kind or draw.choice(list(KINDS))]
     subject = draw.choice(chosen.names).format(name(draw, held_out=held_out))
-    count = min(draw.randint(least, most), len(chosen.attributes))
+    count = min(draw.randint(min_facts, max_facts), len(chosen.attributes))
     attributes = draw.sample(chosen.attributes, count)
     return Scene(chosen, subject, tuple(Fact(subject, a.key, TYPES[a.type].draw(draw)) for a in attributes))
 
 
-def text(draw: Draw, told: Scene, *, unseen: bool = False) -> str:
+def text(draw: Draw, about: Scene, *, unseen: bool = False) -> str:
     """The scene in sentences; the first one names the thing. `unseen`: in the phrasings that are held out."""
     sentences: list[str] = []
-    for fact in told.facts:
+    for fact in about.facts:
         seen, held_out = ATTRIBUTES[fact.attribute].states[:-1], ATTRIBUTES[fact.attribute].states[-1:]
         templates = list(held_out if unseen else seen)
         if not sentences:
