@@ -1,8 +1,8 @@
 """vLLM's handlers of the generating endpoints, one set for each served model, with our defaults and log-probabilities.
 
 vLLM has one tokenizer and one chat template for all that it serves. Here each adapter has its own (equal ones are
-shared), so each model gets handlers of its own over its own `EngineClient`, and `ByModel` finds them by the `model` of a
-request.
+shared), so each model gets handlers of its own over its own `EngineClient`, and `ByModel` finds them by the `model` of
+a request.
 """
 
 import copy
