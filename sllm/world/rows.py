@@ -153,7 +153,11 @@ def _known_choice(draw: Draw, bullet: bool, style: Style) -> Asked:
     word, category = _word(draw, style)
     others = draw.sample([key for key in KNOWN if key != category], 3)
     choices, right = _lettered(draw, word, [_word(draw, style, key)[0] for key in others])
-    asks = ("다음 가운데 {n}은 무엇입니까?", "{n:을/를} 고르면 무엇입니까?", "보기에서 {n}인 것은 무엇입니까?")
+    asks = (
+        "다음 가운데 {n}은 무엇입니까?",
+        "다음 중 {n}에 해당하는 것은 무엇입니까?",
+        "보기에서 {n}인 것은 무엇입니까?",
+    )
     noun = Word(KNOWN[category][0])
     ask = asks[2] if style.unseen else draw.choice(asks[:2])
     ask = ask.replace("{n}은", "{n:은/는}").format(n=noun)
@@ -173,7 +177,7 @@ def _known_answer(draw: Draw, bullet: bool, style: Style) -> Asked:
 def _known_yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
     word, category = _word(draw, style)
     asked = category if draw.random() < 0.5 else draw.choice([key for key in KNOWN if key != category])
-    asks = ("{w:은/는} {n}입니까?", "{w:이/가} {n}이라고 할 수 있습니까?", "{w:을/를} {n:으로/로} 볼 수 있습니까?")
+    asks = ("{w:은/는} {n}입니까?", "{w:을/를} {n}이라고 할 수 있습니까?", "{w:을/를} {n:으로/로} 볼 수 있습니까?")
     noun = Word(KNOWN[asked][0])
     ask = asks[2] if style.unseen else draw.choice(asks[:2])
     ask = ask.replace("{n}이라고", "{n:이라/라}고").format(w=Word(word), n=noun)
@@ -229,7 +233,7 @@ def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
 def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
     about = scene(draw, min_facts=3, held_out=style.names)
     fact = about.facts[0]
-    title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}의 {l} {v}")))
+    title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}: {l} {v}")))
     sentences = [_tell(fact), *about.kind.about]
     if bullet:
         answer = f"- {sentences[0]}\n" + "\n".join(f"  - {sentence}" for sentence in sentences[1:])
