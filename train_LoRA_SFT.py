@@ -84,6 +84,7 @@ def main(args) -> dict | None:
     layout.require_mergeable(base, plan.adapted)
     checkpoint.require_disk(args.output_dir, plan.disk, "this run")
     if args.dry_run:
+        memory.require_fit(plan)
         return {"stage": STAGE, "dry_run": True, **stats, "memory_bytes": plan.memory, "disk_bytes": plan.disk}
     out, resume_from = resume.prepare_output(args)
     skipped.write(out)

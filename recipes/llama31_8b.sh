@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # meta-llama/Llama-3.1-8B-Instruct on one GPU: rows → SFT → DPO → merged model → answers.
-# Needs access to the model on the Hub.
+# Needs access to the model: request it on the model's Hub page, then `hf auth login`.
 #
-#   bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl          (on a card of 80 GB)
-#   card=24 bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl  (on a card of 24 GB)
+#   bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl               look at the data, and whether it fits in memory
+#   go=1 bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl          train, on a card of 80 GB; without pairs: SFT alone
+#   card=24 go=1 bash recipes/llama31_8b.sh rows.jsonl pairs.jsonl  the same on a card of 24 GB
+#
+# Stages whose folders are complete are skipped, and a training that was stopped is resumed: after a kill start the same
+# command again. model=… takes another model or a folder; the figures below are those of this one.
 #
 # GPU memory in GB (10^9 bytes): estimates from the number of parameters and the longest batch that the flags below
 # allow, not measurements; step 3 estimates the same for your rows.
@@ -18,11 +22,12 @@
 #
 # Disk: 16 GB for the base, as much for the merged model, 2 GB for each adapter and each of its checkpoints.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 rows=${1:?training rows: task rows, messages, prompt/completion or alpaca, .jsonl or .json}
-pairs=${2:?preference pairs: prompt, chosen, rejected}
+rows=$(realpath "$rows")
+pairs=${2:+$(realpath "$2")} # preference pairs: prompt, chosen, rejected; a file, or a folder of prepare_data.py
+cd "$(dirname "$0")/.."
 card=${card:-80}
-if [ "$card" -lt 48 ]; then # a smaller card: 4 bits, one row at a time
+if [ "$card" -lt 64 ]; then # a smaller card: 4 bits, one row at a time
   bits=${bits:-4}
   batches="--batch_size 1 --gradient_accum_steps 32"
   pairs_of="--batch_size 1 --gradient_accum_steps 32 --max_seq_length 2048"
@@ -34,33 +39,63 @@ else
   weights="--max_seq_length 8192"
 fi
 out=outputs/llama31_8b
-model=meta-llama/Llama-3.1-8B-Instruct
+model=${model:-meta-llama/Llama-3.1-8B-Instruct}
+missing() { [ ! -f "$out/$1" ]; }
+stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; }
 
-# 1. Raw rows → train/valid/test. Look at report.json and rejects.jsonl before you continue.
-python prepare_data.py --input_path "$rows" --output_dir $out/data
+# 1. Raw rows → train/valid/test. Then look at report.json and rejects.jsonl, and start the recipe again with go=1.
+if missing data/run.json; then
+  python prepare_data.py --input_path "$rows" --output_dir $out/data --overwrite
+fi
 
 # 2. What will the model see? Supervised tokens are green. No weights are loaded.
-python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model --preview 2
-
-# 3. Will it fit? Memory and disk are estimated and printed; nothing is written.
-python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-  --model_id $model --bits $bits $batches --output_dir $out/sft --dry_run
+# 3. Will it fit? Memory and disk are estimated and printed, and nothing is written; exit code 2 where it will not.
+if [ -z "${go:-}" ]; then
+  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model --preview 2
+  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
+    --model_id $model --bits $bits $batches --output_dir $out/sft --dry_run
+  echo "Look at the rows above and at $out/data/rejects.jsonl, then train: the same command with go=1 in front."
+  exit
+fi
 
 # 4. SFT. The template is the model's own (llama3); r 64, alpha 128, lr 2e-5, 5 epochs are defaults; 32 rows a step.
-#    After a kill or Ctrl-C: the same command with --resume.
-python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-  --model_id $model --bits $bits $batches --output_dir $out/sft
+if missing sft/run.json; then
+  resume=""
+  if stopped sft; then
+    resume="--resume"
+  fi
+  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
+    --model_id $model --bits $bits $batches --output_dir $out/sft $resume
+fi
+last=$out/sft
 
 # 5. DPO on top; the SFT model is the reference, checked at step 0. Reference scores are computed once.
-python train_LoRA_DPO.py --trainset_path "$pairs" --model_id $out/sft --bits $bits $pairs_of \
-  --precompute_ref_log_probs --output_dir $out/dpo
+if [ -n "$pairs" ]; then
+  last=$out/dpo
+  if missing dpo/run.json; then
+    resume=""
+    if stopped dpo; then
+      resume="--resume"
+    fi
+    python train_LoRA_DPO.py --trainset_path "$pairs" --model_id $out/sft --bits $bits $pairs_of \
+      --precompute_ref_log_probs --output_dir $out/dpo $resume
+  fi
+fi
 
 # 6. Merge into 16-bit weights, tensor by tensor; the merged model has to answer as base + adapter does.
-python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged
+if missing merged/run.json; then
+  python merged_weights.py --model_id $last --merged_weights_path $out/merged --overwrite
+fi
 
 # 7. Answers to the test rows, from vLLM.
-python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 $weights \
-  --output_path $out/answers.jsonl
+if missing answers.run.json; then
+  python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 $weights \
+    --output_path $out/answers.jsonl --resume
+fi
 
-# 8. The same model behind the OpenAI API; not run here, because it serves until it is stopped:
+# 8. To serve; not run here, because a server runs until it is stopped. The chat page compares models, so for votes serve
+#    the base with its adapters instead of the merged model:
 #    python api_server.py --model_id outputs/llama31_8b/merged
+#    python api_server.py --model_id meta-llama/Llama-3.1-8B-Instruct --served_model_name base \
+#      --lora_modules sft=outputs/llama31_8b/sft dpo=outputs/llama31_8b/dpo
+#    python chainlit_app.py --api_base_url http://127.0.0.1:8000/v1

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SFT, in_process
@@ -101,6 +102,15 @@ def test_bfloat16_that_is_only_emulated_is_not_taken(monkeypatch):
     assert resolve_dtype("auto") == torch.float16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolve_dtype("auto") == torch.bfloat16
+
+
+def test_a_dry_run_is_refused_where_memory_is_short(monkeypatch, tiny_base, few_rows, tmp_path, capsys):
+    rows = ["--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "x", "--dry_run"]
+    assert in_process(SFT, *rows)["dry_run"]
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(InputError, match="this run needs about .* of memory, and 1.0 MiB are available"):
+        in_process(SFT, *rows)
+    assert "exceeds available memory" in capsys.readouterr().out
 
 
 def test_looking_at_rows_and_plans_does_not_import_unsloth(monkeypatch, tiny_base, few_rows, tmp_path, capsys):

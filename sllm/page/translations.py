@@ -6,7 +6,7 @@ _TEXTS = {  # name: (Korean, English)
     "arena": ("비교", "Arena"),
     "arena_about": ("한 질문에 두 모델이 나란히 답합니다. 투표하면 모델 이름이 보이고, 투표는 다음 모델의 DPO 학습 데이터로 사용됩니다.",
                     "Two models answer one question side by side. Their names show after the vote. Votes become DPO data for the next model."),
-    "base_about": ("**{id}** · 기본 모델. 이 프로젝트로 아직 튜닝하지 않은 상태입니다.", "**{id}** · base model, not tuned here."),
+    "base_about": ("**{id}** · 베이스 모델. 이 프로젝트로 아직 미세조정하지 않은 상태입니다.", "**{id}** · base model, not tuned here."),
     "sft_about": ("**{id}** · SFT 모델. 지시문과 모범 답변으로 학습했습니다.",
                   "**{id}** · SFT model, trained on instructions and reference answers."),
     "dpo_about": ("**{id}** · DPO 모델. SFT 모델을 선호 쌍으로 더 학습했습니다.",

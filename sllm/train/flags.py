@@ -89,4 +89,5 @@ def add_inspection_flags(group) -> None:
     add = group.add_argument
     add("--preview", type=cli.positive_int, metavar="N",
         help="print N rows as the model will see them, supervised tokens coloured, and stop")  # fmt: skip
-    add("--dry_run", action="store_true", help="check data, template, disk and memory, print the plan, and stop")
+    add("--dry_run", action="store_true",
+        help="check data, template, disk and memory, print the plan, and stop; exit 2 if memory is short")  # fmt: skip

@@ -157,6 +157,16 @@ def model_config(base: str):
         ) from None
 
 
+def require_fit(estimate: MemoryEstimate) -> None:
+    """InputError where a run needs more memory than there is, by the estimate."""
+    if estimate.memory > estimate.available:
+        needed, available = checkpoint.gib(estimate.memory), checkpoint.gib(estimate.available)
+        raise InputError(
+            f"this run needs about {needed} of memory, and {available} are available; try a smaller --batch_size or "
+            "--max_seq_length, and on a GPU --bits 4"
+        )
+
+
 def format_table(estimate: MemoryEstimate, rows: list[tuple[str, str]]) -> str:
     """What will be trained, then what it needs, as a table."""
     gib = checkpoint.gib
