@@ -161,6 +161,7 @@ def test_a_conversation_that_is_deleted_while_it_is_answered_stays_deleted(tab, 
     tab.page.click("#delete-thread")
     tab.page.click("[role=alertdialog] button >> nth=-1")
     wait_for(lambda: httpx.get(api.url.replace("/v1/models", "/log"), trust_env=False).json()["running"] == 0, 5)
+    tab.page.wait_for_url(lambda url: "/thread/" not in url)  # a reload of the deleted one is a 404
     tab.page.reload()
     tab.ready()
     assert "지울 대화" not in tab.text()
@@ -490,6 +491,7 @@ def test_axe_finds_nothing_serious_in_the_arena(browser, new_database):
 
 def serious(tab) -> None:
     """Nothing that axe calls serious or critical, once colours have changed and dialogs have come."""
+    tab.still()
     tab.page.wait_for_function(
         "document.getAnimations().every((one) => one.effect.getTiming().iterations === Infinity)"
     )
