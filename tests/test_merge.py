@@ -551,6 +551,16 @@ def _garbled(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20] + b"\xff{" + path.read_bytes()[22:])
 
 
+def _of_shards(content: str):
+    """A folder of shards with this index."""
+
+    def damage(path: Path) -> None:
+        path.write_text(content)
+        (path.parent / "model.safetensors").rename(path.parent / "model-00001-of-00001.safetensors")
+
+    return damage
+
+
 DAMAGE = {
     "adapter cut off": ("adapter", "adapter_model.safetensors", _cut, "is damaged or cut off"),
     "adapter with a garbled header": ("adapter", "adapter_model.safetensors", _garbled, "is damaged or cut off"),
@@ -559,8 +569,8 @@ DAMAGE = {
     "base config": ("base", "config.json", _cut, "config.json cannot be read"),
     "generation config": ("base", "generation_config.json", _cut, "generation_config.json cannot be read as JSON"),
     "no JSON object": ("base", "config.json", lambda path: path.write_text("[1]"), "JSON object"),
-    "index": ("base", "model.safetensors.index.json", lambda path: path.write_text('{"weight_map'), "as JSON"),
-    "no map": ("base", "model.safetensors.index.json", lambda path: path.write_text("{}"), "has no weight_map"),
+    "index": ("base", "model.safetensors.index.json", _of_shards('{"weight_map'), "cannot be read"),
+    "no map": ("base", "model.safetensors.index.json", _of_shards("{}"), "weight_map"),
     "unknown model": ("base", "config.json", lambda path: path.write_text('{"model_type": "lama"}'), "no model can be"),
 }
 

@@ -69,7 +69,7 @@ def test_transformers_resumes_dpo_without_its_adapter(trainers, sft_folder, few_
     unbroken = {row["step"]: row["loss"] for row in metrics.read_metrics(tmp_path) if "loss" in row}
     shutil.rmtree(tmp_path / "checkpoint-4")
     (tmp_path / "run.json").unlink()
-    monkeypatch.delattr(trainers.DPOTrainer, "_load_from_checkpoint")
+    monkeypatch.delattr(trainers._ReferenceTrainer, "_load_from_checkpoint")
     in_process(DPO, *flags, "--output_dir", tmp_path, "--resume")
     resumed = {row["step"]: row["loss"] for row in metrics.read_metrics(tmp_path) if "loss" in row}
     assert abs(resumed[3] - unbroken[3]) > 1e-3
