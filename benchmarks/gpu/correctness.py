@@ -204,18 +204,7 @@ def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
     expected, end = _expected_rows(folder / model, folder / "rows.jsonl")
     for name in done:
         backend, _, kind = name.partition(" ")
-        recorded = folder / f"{model}-{backend}-{'flat' if kind == 'padding-free' else kind}.rows.json"
-        if kind in ("padded", "padding-free", "packed") and recorded.exists():
-            rows = sorted(json.loads(recorded.read_text()))
-            wrong = sum(row not in expected for row in rows)
-            if kind != "packed":  # an epoch: each row once
-                wrong += sum(one != other for one, other in zip(rows, expected, strict=False)) if not wrong else 0
-                wrong += abs(len(rows) - len(expected))
-            checks.add(
-                "2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0
-            )
-            unlearned = sum(not supervised or row[supervised[-1]] != end for row, supervised in rows)
-            checks.add("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
+        _judge_rows(checks, folder, name, expected, end)
         for resumed, killed, unbroken in (("resumed", "killed", "padded"), ("dpo-resumed", "dpo-killed", "dpo")):
             if kind == resumed and f"{backend} {unbroken}" in done:
                 difference = _curve_difference(
@@ -264,6 +253,23 @@ def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
             checks.add(
                 "3 stopping", f"{backend}: end of turn among the merged model's EOS", str(end), str(ids), end in ids
             )
+
+
+def _judge_rows(checks: Checks, folder: Path, name: str, expected: list, end: int) -> None:
+    """The rows that a run fed its model against those encoded: token ids, supervised positions, end of turn."""
+    backend, _, kind = name.partition(" ")
+    recorded = folder / f"{checks.model}-{backend}-{'flat' if kind == 'padding-free' else kind}.rows.json"
+    if kind in ("padded", "padding-free", "packed") and recorded.exists():
+        rows = sorted(json.loads(recorded.read_text()))
+        wrong = sum(row not in expected for row in rows)
+        if kind != "packed":  # an epoch: each row once
+            wrong += sum(one != other for one, other in zip(rows, expected, strict=False)) if not wrong else 0
+            wrong += abs(len(rows) - len(expected))
+        checks.add(
+            "2 loss mask", f"{name}: rows fed otherwise than encoded", f"{wrong} of {len(rows)}", "0", wrong == 0
+        )
+        unlearned = sum(not supervised or row[supervised[-1]] != end for row, supervised in rows)
+        checks.add("2 loss mask", f"{name}: rows whose end of turn is not learned", unlearned, 0)
 
 
 def _judge_backends(checks: Checks, backends: list[str], folder: Path, done: dict[str, dict]) -> None:

@@ -168,7 +168,7 @@ class ThreadStore:
         return answer
 
     def _value(self, column: sa.Column, condition: sa.ColumnElement[bool]):
-        """Of the row for which `condition` holds; None if there is no such row."""
+        """The value in the first row that matches `condition`; None where no row matches."""
         with self.engine.connect() as connection:
             return connection.execute(sa.select(column).where(condition)).scalar()
 

@@ -171,7 +171,7 @@ class StopOnSignal(TrainerCallback):
 def _diverged(args, state, reason: str) -> CheckFailed:
     """The error that ends the run. Nothing is saved; earlier checkpoints are kept."""
     last, _ = latest_checkpoint(args.output_dir)
-    checkpoints = f"{last} is the last checkpoint before it" if last else "there is no checkpoint yet"
+    checkpoints = f"{last} is the last checkpoint before it" if last else "no checkpoint was written yet"
     return CheckFailed(
         f"training diverged in step {state.global_step + 1}: {reason}; the step was not taken and no adapter is saved "
         f"({checkpoints}). Start over with --overwrite and a lower --learning_rate (it was {args.learning_rate:g}), a "
