@@ -1,6 +1,8 @@
 """A hundred people at once over socket.io, and a page that is killed while they vote. The server is a stand-in."""
 
 import asyncio
+import http.client
+import select
 import signal
 import sqlite3
 
@@ -62,6 +64,20 @@ def test_a_hundred_people_are_answered_and_their_votes_are_kept(api, new_databas
         assert len(voted) == PEOPLE // 2 + 1
         slow = [line for line in page.lines if " took " in line]
         assert not slow, slow[:5]
+    finally:
+        page.stop()
+
+
+def test_an_idle_connection_is_kept(api, new_database):
+    """A proxy keeps one for a minute, and would send a request into one that the page is closing."""
+    page = chat_page(api.url.removesuffix("/models"), new_database())
+    try:
+        connection = http.client.HTTPConnection(page.url.removeprefix("http://"))
+        connection.request("GET", "/favicon")
+        assert connection.getresponse().read()
+        closed, _, _ = select.select([connection.sock], [], [], 7)  # uvicorn's own limit is 5 s
+        assert not closed
+        connection.close()
     finally:
         page.stop()
 

@@ -44,6 +44,7 @@ def serve(args: Namespace, sock: socket, address: str) -> None:
         asgi_app = app.create(page, host=args.host, users_file=users_file)
         settings = uvicorn.Config(
             asgi_app, log_level="error", timeout_graceful_shutdown=2, ws_max_size=asgi_app.longest_body,
+            timeout_keep_alive=75,  # longer than clients and proxies keep one, or a request meets a closing connection
             backlog=32,  # asyncio accepts up to this many connections before it does anything else
         )  # fmt: skip
         cli.say("server", args.api_base_url)
