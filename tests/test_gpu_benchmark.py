@@ -19,9 +19,10 @@ def gpu():
     """The benchmark's modules."""
     sys.path.insert(0, str(ROOT / "benchmarks" / "gpu"))
     import correctness
+    import judge
     import recorder
 
-    yield {"correctness": correctness, "recorder": recorder}
+    yield {"correctness": correctness, "judge": judge, "recorder": recorder}
     sys.path.remove(str(ROOT / "benchmarks" / "gpu"))
 
 
@@ -64,7 +65,7 @@ def test_every_case_is_measured(out):
 
 def test_the_checks_can_fail(out, gpu):
     """Each result is spoilt in turn, and its check has to say so."""
-    folder, correctness = out / "correctness", gpu["correctness"]
+    folder = out / "correctness"
 
     def failing(**changed) -> set[str]:
         done = {
@@ -74,7 +75,7 @@ def test_the_checks_can_fail(out, gpu):
             "peft validated": {},
             "peft merged": {"near_ties": 0, "max_logit_difference": 0.0, "logit_bound": 1.0},
         }  # fmt: skip
-        found = correctness.judge(MODEL, ["peft"], folder, done | changed)
+        found = gpu["judge"].judge(MODEL, ["peft"], folder, done | changed)
         return {check.guarantee for check in found if not check.ok}
 
     def spoilt(file: str, change) -> set[str]:
@@ -123,7 +124,6 @@ def test_the_checks_of_other_precisions_can_fail(out, gpu, tmp_path):
     """They run on a GPU only; a finished run in 16 bits stands for them."""
     from safetensors.torch import load_file, save_file
 
-    correctness = gpu["correctness"]
     source = out / "correctness"
     for name in (MODEL, f"{MODEL}-peft-padded"):
         shutil.copytree(source / name, tmp_path / name)
@@ -133,7 +133,7 @@ def test_the_checks_of_other_precisions_can_fail(out, gpu, tmp_path):
     shutil.copytree(tmp_path / f"{MODEL}-peft-padded", here)
 
     def failing() -> list[str]:
-        found = correctness.judge(MODEL, ["peft"], tmp_path, {"peft padded": {}, "peft 4-bit": {}})
+        found = gpu["judge"].judge(MODEL, ["peft"], tmp_path, {"peft padded": {}, "peft 4-bit": {}})
         return [check.what for check in found if not check.ok]
 
     assert failing() == []
