@@ -30,6 +30,11 @@ def build_parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model_id", default=str(ROOT / "sample_data" / "tiny_base"))
     p.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32, 128])
+    p.add_argument(
+        "--request_rate", type=float, nargs="+",
+        help="requests per second, arriving at random (Poisson), in place of --concurrency: a closed loop's first "
+        "tokens also depend on how many of its streams happen to end together",
+    )  # fmt: skip
     p.add_argument("--rounds", type=int, default=3, help="turns of each server at each concurrency")
     p.add_argument("--input_tokens", type=int, default=64)
     p.add_argument("--output_tokens", type=int, default=32)
@@ -94,8 +99,8 @@ def write_prompts(args, count: int, seed: int) -> Path:
     return file
 
 
-def load(args, port: int, concurrency: int, seed: int, requests: int | None = None) -> dict:
-    """One turn of vLLM's load generator; its own figures."""
+def load(args, port: int, concurrency: int, seed: int, requests: int | None = None, rate: float | None = None) -> dict:
+    """One turn of vLLM's load generator, `concurrency` requests at a time or `rate` a second; its own figures."""
     from vllm.benchmarks import serve
 
     parser = argparse.ArgumentParser()
@@ -103,7 +108,8 @@ def load(args, port: int, concurrency: int, seed: int, requests: int | None = No
     endpoint = "/v1/completions" if args.backend == "openai" else "/v1/chat/completions"
     requests = requests or REQUESTS.get(concurrency, 8 * concurrency)
     flags = f"--backend {args.backend} --base-url http://127.0.0.1:{port} --endpoint {endpoint} --model {args.model_id}"
-    flags += f" --served-model-name m --ignore-eos --num-prompts {requests} --max-concurrency {concurrency}"
+    flags += f" --served-model-name m --ignore-eos --num-prompts {requests}"
+    flags += f" --request-rate {rate}" if rate else f" --max-concurrency {concurrency}"
     if args.backend == "openai":
         flags += (
             f" --dataset-name random --random-input-len {args.input_tokens} --random-output-len {args.output_tokens}"
@@ -143,33 +149,36 @@ def main(args) -> None:
         for name in names:
             load(args, ports[name], 32, 998, 128)  # not counted
         rows = []
-        for concurrency in args.concurrency:
+        for value in args.request_rate or args.concurrency:
             found = {name: [] for name in names}
             for turn in range(args.rounds):
                 for name in names if turn % 2 == 0 else reversed(names):
-                    found[name].append(load(args, ports[name], concurrency, turn))
+                    if args.request_rate:
+                        found[name].append(load(args, ports[name], 32, turn, rate=value))
+                    else:
+                        found[name].append(load(args, ports[name], value, turn))
             for name in names:
-                keys = ("request_throughput", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms")
-                rows.append([concurrency, name, *(statistics.median(run[key] for run in found[name]) for key in keys)])
+                keys = ("request_throughput", "median_ttft_ms", "mean_ttft_ms", "p99_ttft_ms", "median_tpot_ms")
+                rows.append([value, name, *(statistics.median(run[key] for run in found[name]) for key in keys)])
                 print(json.dumps(rows[-1]), flush=True)
     finally:
         for process in processes.values():
             process.terminate()
         for process in processes.values():
             process.wait(60)
-    print(
-        "\n| concurrency | server | req/s | p50 TTFT ms | p99 TTFT ms | time per token ms |\n|---|---|---|---|---|---|"
-    )
+    title = "requests/s" if args.request_rate else "concurrency"
+    print(f"\n| {title} | server | req/s | p50 TTFT ms | mean TTFT ms | p99 TTFT ms | time per token ms |")
+    print("|---|---|---|---|---|---|---|")
     by = {(row[0], row[1]): row for row in rows}
-    for concurrency in args.concurrency:
+    for value in args.request_rate or args.concurrency:
         for name in names:
-            row = by[concurrency, name]
-            peers = [by[concurrency, peer] for peer in names if name == "ours" and peer != "ours"]
+            row = by[value, name]
+            peers = [by[value, peer] for peer in names if name == "ours" and peer != "ours"]
             cells = [
-                f"{value:,.1f}" + "".join(f" ({value / peer[column]:.2f}×)" for peer in peers)
-                for column, value in enumerate(row[2:], 2)
+                f"{figure:,.1f}" + "".join(f" ({figure / peer[column]:.2f}×)" for peer in peers)
+                for column, figure in enumerate(row[2:], 2)
             ]
-            print(f"| {concurrency} | {name} | {' | '.join(cells)} |")
+            print(f"| {value} | {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
