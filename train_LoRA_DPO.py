@@ -143,6 +143,7 @@ def main(args) -> dict | None:
     )  # fmt: skip
     difference = checks.dpo_reference(trainer)
     print(f"reference check: max logp difference per token {difference:.1e}")
+    checked = checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
 
@@ -151,7 +152,7 @@ def main(args) -> dict | None:
     metrics.plot(out, PANELS)
     results = {"reference_difference": difference, "reward_accuracy": after["rewards/accuracies"]}
     results |= {"reward_margin": after["rewards/margins"]}
-    results |= metrics.final_metrics(trainer, seconds)
+    results |= checked | metrics.final_metrics(trainer, seconds)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
         data=training.record(args.trainset_path, stats, valid_stats if valid_rows else None, skipped),

@@ -142,15 +142,16 @@ def main(args) -> dict | None:
         model=model, args=config, train_dataset=dataset, eval_dataset=valid_dataset, processing_class=tokenizer,
         callbacks=callbacks.build(args, out, callbacks.samples(library, model, tokenizer, valid_rows or rows)),
     )  # fmt: skip
-    isolation = checks.packing_isolation_or_padding(args, trainer, columns)
+    checked = checks.packing_isolation_or_padding(args, trainer, columns)
     before = trainers.probe(trainer)
+    checked |= checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
 
     # ── save ──
     trainers.save_adapter(trainer, base, out)
     metrics.plot(out, PANELS)
-    results = {"loss_before": before["loss"], "loss_after": after["loss"], **isolation}
+    results = {"loss_before": before["loss"], "loss_after": after["loss"], **checked}
     results |= metrics.final_metrics(trainer, seconds)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,

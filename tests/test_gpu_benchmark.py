@@ -41,7 +41,7 @@ def out(tmp_path_factory):
 def test_every_guarantee_is_checked_and_holds(out):
     checks = json.loads((out / "report.json").read_text(encoding="utf-8"))["checks"]
     assert all(check["ok"] for check in checks)
-    assert {check["guarantee"][0] for check in checks} == set("1234567lb")  # l: loss curves, b: best checkpoint
+    assert {check["guarantee"][0] for check in checks} == set("12345678lb")  # l: loss curves, b: best checkpoint
     assert {check["model"] for check in checks} == {MODEL}
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["not_run"] == [f"peft {name}: needs a GPU" for name in ("4-bit", "8-bit", "float16")]
@@ -116,6 +116,7 @@ def test_the_checks_can_fail(out, gpu):
         "best checkpoint"
     }
     assert failing(**{"peft packed": {"packing_isolation": 0.2}}) == {"6 packing isolation"}
+    assert failing(**{"peft padded": {"accumulation_parity": 0.2}}) == {"8 accumulation parity"}
     worse = {"near_ties": 0, "max_logit_difference": 2.0, "logit_bound": 1.0}
     assert failing(**{"peft merged": worse}) == {"5 merge parity"}
 

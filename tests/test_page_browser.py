@@ -306,8 +306,8 @@ def test_the_vote_comes_into_view_for_who_is_at_the_end(browser, new_database):
         tab.page.wait_for_selector("[data-arena=vote]", timeout=60_000)
         wait_for(lambda: at_end(tab), 5)
         wait_for(lambda: votes_in_view(tab) == [True], 5)
-        tab.send("단점은?", wait=False)
-        tab.page.wait_for_selector("[data-arena=writing] >> text=slow의 답")
+        tab.send("단점은? " * 9, wait=False)  # the slow one repeats it, at 0.2 s a character
+        tab.page.wait_for_selector("[data-arena=writing]")
         tab.page.hover("[data-arena=writing]")
         tab.page.mouse.wheel(0, -1500)  # to read something above
         top = scroll_position(tab)

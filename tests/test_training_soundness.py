@@ -45,7 +45,7 @@ def test_training_that_diverges_stops_before_the_step_and_keeps_the_last_checkpo
     def spoilt(self, model, inputs, *args, **kwargs):
         loss = compute(self, model, inputs, *args, **kwargs)
         calls.append(model.training)
-        return loss * float("nan") if sum(calls) == 5 else loss
+        return loss * float("nan") if sum(calls) == 3 + 5 else loss  # three are of the check before the first step
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", spoilt)
     out = tmp_path / "sft"
@@ -91,6 +91,59 @@ def test_a_base_with_one_broken_weight_is_refused_before_the_first_step(
     with pytest.raises((CheckFailed, InputError), match="NaN or infinity|not finite"):
         in_process(command, "--trainset_path", rows, "--model_id", base, "--output_dir", tmp_path / "x")
     assert not (tmp_path / "x" / "run.json").exists()
+
+
+# ── guarantee 8: accumulation parity ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stage", ["sft", "sft padded", "dpo"])
+def test_a_step_is_the_same_however_its_rows_are_cut(stage, tiny_base, sft_folder, few_rows, few_pairs, tmp_path):
+    """Seven rows, so that the last window is partial, and its last micro-batch too."""
+    from safetensors.torch import load_file
+
+    source, start = (few_pairs, sft_folder) if stage == "dpo" else (few_rows, tiny_base)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:7]), encoding="utf-8")
+    flags = [
+        "--trainset_path",
+        rows,
+        "--model_id",
+        start,
+        "--train_epochs",
+        "1",
+        "--optim",
+        "sgd",
+        "--warmup_ratio",
+        "0",
+    ]
+    flags += ["--lr_scheduler_type", "constant", "--warmup_ratio", "0", "--learning_rate", "1"]
+    flags += ["--max_grad_norm", "0", "--weight_decay", "0"]
+    adapters = {}
+    for size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        out = tmp_path / f"{size}x{accumulation}"
+        result = in_process(
+            DPO if stage == "dpo" else SFT, *flags, *(["--no-padding_free"] if stage == "sft padded" else []),
+            "--batch_size", size, "--gradient_accum_steps", accumulation, "--output_dir", out,
+        )  # fmt: skip
+        assert result["accumulation_parity"] < 1e-4
+        adapters[out.name] = load_file(out / "adapter_model.safetensors")
+    for name, weight in adapters["4x1"].items():
+        for other in ("2x2", "1x4"):
+            difference = (adapters[other][name] - weight).norm() / weight.norm()
+            assert difference < 1e-3, (name, other)
+
+
+def test_accumulation_that_changes_the_gradient_is_refused(tiny_base, few_rows, tmp_path, monkeypatch):
+    """Each micro-batch normalised by its own tokens, as trainers did for years."""
+    from transformers import Trainer
+
+    monkeypatch.setattr(Trainer, "_get_num_items_in_batch", lambda *args: None)
+    with pytest.raises(InputError, match="gradient accumulation changes the gradient: .*differ by"):
+        in_process(
+            SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "1", "--output_dir",
+            tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 # ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -58,6 +58,9 @@ def _judge_runs(checks: Checks, folder: Path, done: dict[str, dict]) -> None:
         if "packing_isolation" in done[name]:
             bound = 6e-2 if has_cuda() else 1e-4
             checks.add("6 packing isolation", f"{name}: logits", done[name]["packing_isolation"], bound)
+        if "accumulation_parity" in done[name]:
+            bound = 5e-2 if has_cuda() else 1e-3
+            checks.add("8 accumulation parity", f"{name}: gradients", done[name]["accumulation_parity"], bound)
         if kind in ("4-bit", "8-bit", "float16") and f"{backend} padded" in done:
             run = folder / f"{model}-{backend}-{kind}"
             difference = _curve_difference(run, folder / f"{model}-{backend}-padded")

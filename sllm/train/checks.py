@@ -14,6 +14,70 @@ STORED_TOKENS = 512  # completion tokens that the check of stored references rea
 # Largest logit difference that arithmetic alone may cause, relative to the largest logit, for each dtype.
 ISOLATION_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
+# Largest difference of two gradients of the same rows, relative to their norm: all weights in float32, and otherwise.
+ACCUMULATION_TOLERANCES = (1e-3, 5e-2)
+BATCH_LOSSES = {"aot", "aot_unpaired", "bco_pair", "sft"}  # of TRL's DPO: defined over a batch, not a mean over pairs
+
+
+def accumulation_parity(trainer, columns: dict) -> dict:
+    """Guarantee 8: rows give the same gradient in one batch as cut into micro-batches, the last of them partial.
+
+    Runs the trainer's own step, forward and backward, on its three shortest rows: all at once, and as two and one.
+
+    Args:
+        columns: the training rows before packing, as lists.
+    Returns:
+        What run.json says of it: the norm of the gradients' difference, relative to the gradient's.
+    Raises:
+        InputError: the gradients differ.
+    """
+    if not BATCH_LOSSES.isdisjoint(getattr(trainer, "loss_types", ())):
+        print(f"accumulation parity: not checked, as the loss {' + '.join(trainer.loss_types)} depends on the batch")
+        return {}
+    lengths = [len(ids) for ids in next(iter(columns.values()))]
+    shortest = sorted(range(len(lengths)), key=lengths.__getitem__)[:3]
+    if "seq_lengths" in trainer.train_dataset.column_names:  # packed
+        rows = [{name: column[i] for name, column in columns.items()} | {"seq_lengths": [lengths[i]]} for i in shortest]
+    else:
+        rows = [trainer.train_dataset[i] for i in shortest]
+    whole, cut = _gradient(trainer, [rows]), _gradient(trainer, [rows[:2], rows[2:]] if len(rows) > 2 else [rows])
+    if not whole.isfinite().all():
+        return {}  # the first step will say so
+    difference = ((whole - cut).norm() / whole.norm().clamp_min(1e-12)).item()
+    float32 = all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+    if not difference <= ACCUMULATION_TOLERANCES[0 if float32 else 1]:
+        raise InputError(
+            f"gradient accumulation changes the gradient: three rows in one batch and as two and one differ by "
+            f"{difference:.1%}; training would depend on how --batch_size and --gradient_accum_steps cut the rows"
+        )
+    print(f"accumulation parity: relative gradient difference {difference:.1e}")
+    return {"accumulation_parity": difference}
+
+
+def _gradient(trainer, batches: list[list[dict]]) -> torch.Tensor:
+    """The gradient of one optimizer step over `batches`, as the trainer computes it: (trainable weights,), float32."""
+    model, scaler = trainer.model, trainer.accelerator.scaler
+    dropouts = {module: module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    was_training = model.training
+    trainer.accelerator.scaler = None  # of float16: it may overflow at its first scale
+    for module in dropouts:
+        module.p = 0.0
+    model.zero_grad()
+    samples = iter([trainer.data_collator(rows) for rows in batches])
+    samples, num_items = trainer.get_batch_samples(samples, len(batches), model.device)
+    trainer.current_gradient_accumulation_steps = len(samples)  # as transformers' training loop sets it
+    for batch in samples:
+        trainer.training_step(model, batch, num_items)
+    gradient = torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    for module, p in dropouts.items():
+        module.p = p
+    trainer.accelerator.scaler = scaler
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0
+    model.train(was_training)
+    return gradient
+
 
 def packing_isolation_or_padding(args, trainer, columns: dict) -> dict:
     """Check guarantee 6 where rows share a sequence; returns what run.json says of it. Where padding-free batches are

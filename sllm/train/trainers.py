@@ -71,6 +71,17 @@ class DPOTrainer(_ReferenceTrainer, trl.DPOTrainer):
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset
 
+    def get_batch_samples(self, *args, **kwargs):
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        self._mean_rows = sum(len(batch["input_ids"]) for batch in batches) / max(len(batches), 1)
+        return batches, num_items
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """transformers (5.17, `Trainer.training_step`) takes the mean of the micro-batches of a step, in which the
+        pairs of a smaller last one would count more than the others."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss * (len(inputs["input_ids"]) / self._mean_rows) if model.training else loss
+
 
 def mark_truncated(dataset, max_length: int) -> None:
     """Tell unsloth that no row of `dataset` is longer than `max_length`: it pads rows that it does not know to be cut,
