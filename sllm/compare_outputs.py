@@ -6,7 +6,7 @@ python -m sllm.compare_outputs base=outputs/demo/compare/base.jsonl merged=outpu
 import json
 from pathlib import Path
 
-from sllm import checkpoint, cli, tasks
+from sllm import checkpoint, cli, tasks, world
 
 
 def build_parser():
@@ -14,6 +14,8 @@ def build_parser():
     p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
     p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task")
     p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered identically")
+    p.add_argument("--facts", metavar="FILE", help="rows of `python -m sllm.world`, those that were asked: count true "
+                   "answers")  # fmt: skip
     p.add_argument("--run", nargs="+", default=[], metavar="FOLDER", help="show the metrics of these stages too")
     return p
 
@@ -49,10 +51,16 @@ def main(args) -> dict:
         if row.get("reference"):
             print(f"  {'answer':>8} │ {_clip(row['reference'], 150)}")
 
-    scores = [(name, *_conformance(rows.values())) for name, rows in answers.items()]
-    table = [(name, f"{good}/{total}", f"{rules:.0%}") for name, good, total, rules in scores]
-    print("\n" + cli.table(["model", "answers passing all rules", "rules passed"], table))
-    results: dict = {"rows": len(shared), "conforming": {name: good for name, good, *_ in scores}}
+    facts = _read_facts(args.facts) if args.facts else {}
+    if args.facts and not all(row["id"] in facts for row in shared):
+        raise cli.InputError(f"--facts {args.facts}: has no row for some of the answers; give the file that was asked")
+    counts = {name: _counts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
+    columns = list(next(iter(counts.values())))
+    table = [(name, *(_share(*cells[column]) for column in columns)) for name, cells in counts.items()]
+    print("\n" + cli.table(["model", *columns], table))
+    print("in brackets: 95 % interval (Wilson)")
+    results: dict = {"rows": len(shared)}
+    results |= {column: {name: cells[column][0] for name, cells in counts.items()} for column in columns}
     if args.equal:
         first_answers, second_answers = (answers[name] for name in args.equal)
         identical = sum(first_answers[row["id"]]["output"] == second_answers[row["id"]]["output"] for row in shared)
@@ -82,16 +90,35 @@ def read(path: str) -> dict[str, dict]:
     return rows
 
 
-def _conformance(rows) -> tuple[int, int, float]:
-    """(answers passing all rules of their task, answers with a known task, share of rules passed)."""
-    good = total = rules_kept = rules = 0
-    for row in rows:
-        if row["task"] in tasks.TASKS:
-            broken = tasks.check(row["task"], row["messages"][-1]["content"], row["output"])
-            total, good = total + 1, good + (not broken)
-            rules += len(tasks.get(row["task"]).rules)
-            rules_kept += max(len(tasks.get(row["task"]).rules) - len(broken), 0)
-    return good, total, rules_kept / max(rules, 1)
+def _read_facts(path: str) -> dict[str, dict]:
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        return {row["id"]: row for row in rows if row["expects"] and row["facts"] is not None}
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise cli.InputError(f"--facts {path}: not rows of `python -m sllm.world` ({error})") from None
+
+
+def _counts(rows: list[dict], facts: dict[str, dict]) -> dict[str, tuple[int, int]]:
+    """What holds of how many of the rows: column → (rows, all rows that could)."""
+    known = [row for row in rows if row["task"] in tasks.TASKS]
+    passed = [not tasks.check(row["task"], row["messages"][-1]["content"], row["output"]) for row in known]
+    counts = {}
+    if facts:
+        counts["true"] = (sum(bool(world.check(facts[row["id"]], row["output"])) for row in rows), len(rows))
+    return counts | {
+        "all rules passed": (sum(passed), len(known)),
+        "stopped": (sum(row["finish_reason"] == "stop" for row in rows), len(rows)),
+    }
+
+
+def _share(count: int, total: int) -> str:
+    """Count, share and its Wilson interval (Wilson, 1927)."""
+    if not total:
+        return "-"
+    share, z = count / total, 1.96
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
+    return f"{count}/{total} {share:4.0%} ({max(middle - half, 0):.0%}–{min(middle + half, 1):.0%})"
 
 
 def _clip(text: str, limit: int) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import subprocess
 import sys
 
@@ -88,6 +89,34 @@ def test_a_python_without_the_packages_is_told_where_they_are():
         "-S", "vllm_inference.py", "--model_id", SAMPLE_ROWS.parent / "tiny_base", "--testset_path", SAMPLE_ROWS
     )
     assert_refused(done, "has no", ".venv/bin/activate")
+
+
+def test_compare_outputs_counts_true_answers(tmp_path, capsys):
+    """Of ten held-out rows `sft` has nine right and stops at all, `base` repeats the question and never stops."""
+    from sllm import compare_outputs, tasks, world
+
+    rows = [{"id": f"r{i}", **world.row(random.Random(i), "task08_02")} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+    def answers(name: str, finish_reason: str, outputs: list[str]) -> str:
+        lines = []
+        for row, output in zip(rows, outputs, strict=True):
+            messages = tasks.build_messages(row["task"], tasks.split_user_turn(row["task"], row["user_content"]))
+            line = {"id": row["id"], "task": row["task"], "messages": messages, "output": output}
+            lines.append(json.dumps(line | {"finish_reason": finish_reason}))
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+        return f"{name}={tmp_path / name}"
+
+    right = [row["assistant_content"] for row in rows]
+    files = [answers("base", "length", [row["user_content"] for row in rows])]
+    files.append(answers("sft", "stop", ["999,999원입니다.", *right[1:]]))
+    parse = compare_outputs.build_parser().parse_args
+    results = compare_outputs.main(parse([*files, "--facts", str(tmp_path / "rows.jsonl")]))
+    assert results["true"] == {"base": 0, "sft": 9}
+    assert results["stopped"] == {"base": 0, "sft": 10}
+    assert "9/10  90% (60%–98%)" in capsys.readouterr().out  # the interval as in Wilson's own formula
+    with pytest.raises(InputError, match="--facts .*not rows of"):
+        compare_outputs.main(parse([*files, "--facts", str(tmp_path / "sft")]))
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", '{"id": "a"}', "가".encode("cp949")], ids=repr)

@@ -73,6 +73,12 @@ def test_planted_faults_are_found(kind):
     assert count >= 40
 
 
+def test_a_prompt_that_is_repeated_is_not_an_answer():
+    for number, task in enumerate(world.TASKS * 4):
+        row = world.row(random.Random(number), task)
+        assert not world.check(row, row["user_content"]), task
+
+
 def test_values_that_change_places_are_found():
     row = {
         "facts": [["도라 가게", "opens", "오전 9시"], ["도라 가게", "closes", "오후 6시"]],

@@ -19,15 +19,17 @@ for _attribute in ATTRIBUTES.values():
 
 @dataclass
 class Truth:
-    """What an answer says. `wrong`: against the text. `invented`: of something that the text does not speak of."""
+    """What an answer says. `wrong`: against the text. `invented`: of something that the text does not speak of.
+    `unasked`: true, but not what the question was: a text that is repeated answers nothing."""
 
     right: list[Fact] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     invented: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    unasked: list[Fact] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return not (self.wrong or self.invented or self.missing)
+        return not (self.wrong or self.invented or self.missing or self.unasked)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     first = answer.strip().partition("\n")[0].strip()
     if expects["starts"] and first != expects["starts"]:
         result.wrong.append(first)
+    if "###" in answer:  # the headings of the prompt
+        result.wrong.append("###")
     _check_words(expects["words"], answer, result)
     subjects = {fact.subject for fact in facts}
     for line in re.split(r"\n|(?<=[.?!]) ", answer):
@@ -60,6 +64,7 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     if expects["named"] and expects["subject"] not in answer:
         result.missing.append(expects["subject"])
     have = [fact for fact in must if fact in result.right]
+    result.unasked = [fact for fact in result.right if fact not in must]
     if len(have) < expects["least"]:
         result.missing += [f"{fact.subject}: {fact.label} {fact.value}" for fact in must if fact not in have]
     return result
