@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sllm import checkpoint, cli, tasks, world
 
+TITLES = {"true": "true", "rules_passed": "all rules passed", "stopped": "stopped"}
+
 
 def build_parser():
     p = cli.parser(__doc__, "-m sllm.compare_outputs")
@@ -57,7 +59,7 @@ def main(args) -> dict:
     counts = {name: _counts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
     columns = list(next(iter(counts.values())))
     table = [(name, *(_share(*cells[column]) for column in columns)) for name, cells in counts.items()]
-    print("\n" + cli.table(["model", *columns], table))
+    print("\n" + cli.table(["model", *(TITLES[column] for column in columns)], table))
     print("in brackets: 95 % interval (Wilson)")
     results: dict = {"rows": len(shared)}
     results |= {column: {name: cells[column][0] for name, cells in counts.items()} for column in columns}
@@ -106,7 +108,7 @@ def _counts(rows: list[dict], facts: dict[str, dict]) -> dict[str, tuple[int, in
     if facts:
         counts["true"] = (sum(bool(world.check(facts[row["id"]], row["output"])) for row in rows), len(rows))
     return counts | {
-        "all rules passed": (sum(passed), len(known)),
+        "rules_passed": (sum(passed), len(known)),
         "stopped": (sum(row["finish_reason"] == "stop" for row in rows), len(rows)),
     }
 
