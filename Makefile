@@ -21,7 +21,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no Python 3.11 with venv; apt-get install python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 2; }
 
 $(VENV)/.torch: | $(BIN)/python
-	$(BIN)/pip install -q --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || $(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || { echo "no CPU build of torch from $(TORCH_CPU_INDEX); installing the plain one"; $(BIN)/pip install -q $(TORCH); }
 	touch $@
 
 $(VENV)/.done: requirements-cpu.txt requirements-dev.txt $(VENV)/.torch

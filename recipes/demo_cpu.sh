@@ -8,6 +8,7 @@ out=outputs/demo
 
 stage() { printf '\n━━ %s ━━\n' "$1"; }
 missing() { [ ! -f "$out/$1" ]; }
+stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; } # after Ctrl-C
 
 # The base model: shipped built, so that nothing is downloaded (sllm/tiny_base.py builds it).
 if missing base/run.json; then
@@ -27,16 +28,24 @@ fi
 # and the best checkpoint on held-out rows would be the one that has learned least.
 if missing sft/run.json; then
   stage "SFT"
+  resume="--overwrite"
+  if stopped sft; then
+    resume="--resume"
+  fi
   python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $out/base --learning_rate 3e-3 \
-    --train_epochs 12 --batch_size 8 --gradient_accum_steps 1 --logging_steps 12 --output_dir $out/sft --overwrite
+    --train_epochs 12 --batch_size 8 --gradient_accum_steps 1 --logging_steps 12 --output_dir $out/sft $resume
 fi
 
 # Preference pairs → DPO adapter; the reference is the SFT model.
 if missing dpo/run.json; then
   stage "DPO"
+  resume="--overwrite"
+  if stopped dpo; then
+    resume="--resume"
+  fi
   python train_LoRA_DPO.py --trainset_path sample_data/preference_pairs.jsonl --model_id $out/sft \
     --learning_rate 2e-4 --train_epochs 2 --batch_size 8 --gradient_accum_steps 1 --logging_steps 3 \
-    --output_dir $out/dpo --overwrite
+    --output_dir $out/dpo $resume
 fi
 
 # Adapter + base → 16-bit weights that any tool loads. float16 rounds eight times finer than bfloat16, which keeps the

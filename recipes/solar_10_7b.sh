@@ -26,11 +26,16 @@
 # compute in 8 bits (Ada, Hopper and later).
 # Disk: 21 GB for the base, as much for the merged model, 3 GB for each adapter and each of its checkpoints.
 set -euo pipefail
-rows=${1:?training rows: task rows, messages, prompt/completion or alpaca, .jsonl or .json}
-rows=$(realpath "$rows")
-pairs=${2:+$(realpath "$2")} # preference pairs: prompt, chosen, rejected; a file, or a folder of prepare_data.py
+# Rows: task rows, messages, prompt/completion or alpaca. Pairs: prompt, chosen, rejected; a folder of prepare_data.py too.
+if [ ! -e "${1:-}" ] || { [ -n "${2:-}" ] && [ ! -e "$2" ]; }; then
+  echo "error: ${*:-no rows named}: no such file; usage: bash $0 ROWS [PAIRS], both .jsonl or .json" >&2
+  exit 2
+fi
+rows=$(realpath "$1")
+pairs=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."
 card=${card:-80}
+command -v nvidia-smi >/dev/null || bits=${bits:-16} # no GPU: to try the recipe with a small model, 4 bits need one
 if [ "$card" -lt 64 ]; then # a smaller card: 4 bits, one row at a time, weights in 8 bits for inference
   bits=${bits:-4}
   batches="--batch_size 1 --gradient_accum_steps 32"
@@ -42,14 +47,29 @@ else
   pairs_of="--batch_size 2 --gradient_accum_steps 16 --max_seq_length 4096"
   weights="--max_seq_length 4096"
 fi
-out=outputs/solar_10_7b
+out=${out:-outputs/solar_10_7b}
 model=${model:-upstage/SOLAR-10.7B-v1.0}
 missing() { [ ! -f "$out/$1" ]; }
+digest() { find "$1" -type f -print0 | sort -z | xargs -0 cat | sha256sum; }
 stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; }
 
+# A stage that is there was made from the same rows, pairs and model, or the recipe stops.
+made_from() { # STAGE INPUTS
+  if [ -d "$out/$1" ] && [ "$(cat "$out/$1.inputs" 2>/dev/null)" != "$2" ]; then
+    echo "error: $out/$1 was made from other rows, pairs or another model; name another folder: out=outputs/NAME" >&2
+    exit 2
+  fi
+  echo "$2" >"$out/$1.inputs"
+}
+mkdir -p "$out"
+rows_digest=$(digest "$rows")
+made_from sft "$model $rows_digest"
+[ -z "$pairs" ] || made_from dpo "$model $rows_digest $(digest "$pairs")"
+
 # 1. Raw rows → train/valid/test. Then look at report.json and rejects.jsonl, and start the recipe again with go=1.
-if missing data/run.json; then
+if missing data/run.json || [ "$(cat "$out/data.inputs" 2>/dev/null)" != "$rows_digest" ]; then
   python prepare_data.py --input_path "$rows" --output_dir $out/data --overwrite
+  echo "$rows_digest" >"$out/data.inputs"
 fi
 
 # 2. What will the model see? Supervised tokens are green. No weights are loaded.
@@ -96,6 +116,7 @@ if missing answers.run.json; then
   python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 $weights \
     --output_path $out/answers.jsonl --resume
 fi
+echo "done: $out/merged, and its answers to the test rows in $out/answers.jsonl"
 
 # 8. To serve; not run here, because a server runs until it is stopped. The chat page compares models, so for votes serve
 #    the base with its adapters instead of the merged model. On a card of 24 GB add --quantization fp8.

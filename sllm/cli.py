@@ -45,6 +45,18 @@ class CheckFailed(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """A misspelt flag is named with the one that was meant, before argparse misses a required one."""
+        from difflib import get_close_matches
+
+        known = list(self._option_string_actions)
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and len(flag) > 2 and flag not in known:
+                close = get_close_matches(flag, [name for name in known if len(name) > 4], 1, 0.85)
+                self.error(f"unrecognized arguments: {word}" + (f"; did you mean {close[0]}?" if close else ""))
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (see python {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)

@@ -1,11 +1,11 @@
-r"""Answers in the Markdown of Chainlit's page: HTML tables as Markdown, `\(…\)` and `\[…\]` as formulas, and a dollar
-sign escaped where it does not start a formula."""
+r"""Answers in the Markdown of Chainlit's page: HTML tables as Markdown, `\(…\)` and `\[…\]` as formulas, a dollar
+sign escaped where it does not start a formula, and a colon in front of a word, which remark takes for a directive."""
 
 import re
 
 from sllm.page.html_tables import Tables
 
-_SPECIAL = re.compile(r"```|~~~|`+|\\\[|\\\(|\\.|\$\$|\$", re.DOTALL)
+_SPECIAL = re.compile(r"```|~~~|`+|\\\[|\\\(|\\.|\$\$|\$|:(?=[^\W\d_])", re.DOTALL)
 _INLINE = re.compile(r"\$(?![\s$])(?!\d[^$\n]*[가-힣])[^$\n]*(?<![\s\\])\$(?!\d)")  # pandoc's rule, and no prices
 FENCES = ("```", "~~~")
 MAX_OPEN = 4_000  # characters of one paragraph that are converted again when more text arrives
@@ -83,8 +83,8 @@ def _is_complete(text: str) -> bool:
 
 
 def with_formulas(text: str) -> str:
-    """Formulas between dollar signs, other dollar signs escaped; code stays as it is."""
-    if "$" not in text and "\\" not in text:
+    """Formulas between dollar signs, other dollar signs and `:word` escaped; code stays as it is."""
+    if not any(mark in text for mark in "$\\:"):
         return text
     parts: list[str] = []
     absent: set[str] = set()  # closing marks that are not in the rest: nothing is searched twice
@@ -99,7 +99,9 @@ def with_formulas(text: str) -> str:
     while match := _SPECIAL.search(text, at):
         mark, start, stop = match.group(), match.start(), match.end()
         converted = mark  # an escape, or a formula that does not end
-        if mark.startswith(("`", "~")):
+        if mark == ":":
+            converted = "\\:"
+        elif mark.startswith(("`", "~")):
             end = closing(mark, stop)
             stop = end + len(mark) if end >= 0 else (len(text) if mark in FENCES else stop)
             converted = text[start:stop]

@@ -55,13 +55,21 @@ def _describe(value: object) -> str:
 
 def check_output(args) -> Path:
     """The output folder may be written; with --resume it holds a checkpoint. Changes nothing."""
-    if args.preview:
-        return Path(args.output_dir)
+    out = Path(args.output_dir)
+    if args.preview or (args.dry_run and out.is_dir()):
+        return out
     if args.resume and args.overwrite:
         raise cli.InputError("--resume continues the run in --output_dir and --overwrite removes it; choose one")
     if args.resume and not Path(args.output_dir).is_dir():
         raise cli.InputError(f"{args.output_dir} is missing, so there is nothing to resume; leave out --resume")
-    out = checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    has_checkpoints = any(out.glob(f"checkpoint-*/{checkpoints.COMPLETE}"))
+    unfinished = not (args.overwrite or args.resume or (out / checkpoint.RUN_FILE).exists()) and has_checkpoints
+    checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume or unfinished)
+    if unfinished:
+        raise cli.InputError(
+            f"{out} exists and has checkpoints of a run that was stopped; continue it with --resume, replace it with "
+            "--overwrite, or name another folder"
+        )
     if args.resume:
         last, passed_over = checkpoints.latest_checkpoint(out)
         if last is None:
