@@ -121,6 +121,12 @@ def test_formulas_and_html_tables_are_rendered(tab):
     assert tab.page.query_selector(".message-content .katex-html").is_visible() is False
 
 
+def test_choices_keep_their_letters(tab):
+    tab.profile("good")
+    tab.send("보기:a) 사과 b) 배")
+    assert "보기:a) 사과 b) 배" in tab.messages()[-1]
+
+
 def test_nothing_is_loaded_from_elsewhere(tab):
     tab.send("안녕")
     assert tab.outside == []
