@@ -27,6 +27,13 @@ def test_every_script_answers_help_and_bad_flags(script):
         assert refused.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("--input_pth", "--input_path"), ("--lr", None)])
+def test_a_misspelt_flag_is_answered_with_the_one_that_was_meant(script, typed, meant):
+    refused = script("prepare_data.py", typed, "rows.jsonl")
+    assert_refused(refused, typed)
+    assert (f"did you mean {meant}?" in refused.stderr) == (meant is not None)
+
+
 def test_help_imports_nothing_heavy():
     code = "import runpy, sys; sys.argv = [sys.argv[1], '--help']\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\nprint([m for m in ('torch', 'transformers', 'vllm', 'numpy') if m in sys.modules], file=sys.stderr)"  # noqa: E501
     for name in SCRIPTS:

@@ -154,7 +154,7 @@ def test_the_checks_of_other_precisions_can_fail(out, gpu, tmp_path):
 def test_a_command_that_fails_is_a_failed_check(gpu, tmp_path):
     commands = gpu["correctness"].Commands(tmp_path, at_once=1)
     started = commands.start("wrong", "train_LoRA_SFT.py", "--no_such_flag")
-    with pytest.raises(RuntimeError, match="wrong ended with 2: error: .*--trainset_path"):
+    with pytest.raises(RuntimeError, match="wrong ended with 2: error: .*--no_such_flag"):
         started.result()
 
 

@@ -3,6 +3,7 @@ weights too coarse to move; and what a finished run can still be asked for."""
 
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 from conftest import DPO, SFT, assert_refused, in_process
@@ -550,6 +551,16 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path):
     lines = [b'{"step": 1, "loss": 2.0}', b'{"st\xb4p": 2}', b"[3]", b'{"loss": 1.0}', b'{"step": 5}', b'{"step": 6']
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     assert [row["step"] for row in metrics.read_metrics(tmp_path)] == [1, 5]
+
+
+def test_a_stopped_run_that_is_started_again_names_resume(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "sft")
+    (tmp_path / "sft" / "run.json").unlink()
+    args = Namespace(output_dir=str(tmp_path / "sft"), preview=0, dry_run=False, overwrite=False, resume=False)
+    with pytest.raises(InputError, match="continue it with --resume, replace it with --overwrite"):
+        resume.check_output(args)
+    args.dry_run = True  # which writes nothing
+    assert resume.check_output(args) == tmp_path / "sft"
 
 
 def test_a_run_is_resumed_where_its_inputs_lie_now():
