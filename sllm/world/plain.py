@@ -32,17 +32,24 @@ def _tell(draw: Draw, fact: Fact) -> str:
 
 
 def _dialogue(draw: Draw, max_facts: int) -> str:
-    """A passage, and two people who talk about it."""
+    """A passage, and two people who talk about all of it, each fact once or twice: what is to be learned, reading an
+    answer off the text, is in most of the tokens."""
     about, passage = _scene_text(draw, max_facts)
-    facts = draw.sample(about.facts, draw.randint(1, len(about.facts)))
+    facts = [*about.facts, *draw.sample(about.facts, draw.randint(0, len(about.facts)))]
+    draw.shuffle(facts)
     asker, other = draw.choice((("물음", "대답"), ("손님", "주인"), ("아이", "어른")))
     lines = [passage]
     for fact in facts:
-        if draw.random() < 0.7:
+        turn, wrong = draw.random(), other_value(draw, fact)
+        if turn < 0.6:
             lines += [f"{asker}: {question(draw, fact)}", f"{other}: {fact.value}입니다. {_tell(draw, fact)}"]
+        elif turn < 0.75:
+            first, second = draw.sample((fact.value, wrong), 2)
+            choice = fact.say("{s}의 {l:은/는}") + f" {first}입니까, {second}입니까?"
+            lines += [f"{asker}: {choice}", f"{other}: {fact.value}입니다. {_tell(draw, fact)}"]
         else:
             true = draw.random() < 0.5
-            claimed = fact if true else Fact(fact.subject, fact.attribute, other_value(draw, fact))
+            claimed = fact if true else Fact(fact.subject, fact.attribute, wrong)
             lines += [f"{asker}: {claim(draw, claimed)}", f"{other}: {'예' if true else '아니요'}, {_tell(draw, fact)}"]
     return "\n".join(lines)
 
