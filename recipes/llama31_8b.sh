@@ -52,7 +52,7 @@ stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; }
 # A stage that is there was made from the same rows, pairs and model, or the recipe stops.
 made_from() { # STAGE INPUTS
   if [ -d "$out/$1" ] && [ "$(cat "$out/$1.inputs" 2>/dev/null)" != "$2" ]; then
-    echo "error: $out/$1 was made from other rows, pairs or another model; name another folder: out=outputs/NAME" >&2
+    echo "error: $out/$1 was made from other rows, pairs or another model; remove it and what came after, or name another folder: out=outputs/NAME" >&2
     exit 2
   fi
   echo "$2" >"$out/$1.inputs"
@@ -60,7 +60,9 @@ made_from() { # STAGE INPUTS
 mkdir -p "$out"
 rows_digest=$(digest "$rows")
 made_from sft "$model $rows_digest"
-[ -z "$pairs" ] || made_from dpo "$model $rows_digest $(digest "$pairs")"
+inputs="$model $rows_digest ${pairs:+$(digest "$pairs")}"
+[ -z "$pairs" ] || made_from dpo "$inputs"
+made_from merged "$inputs"
 
 # 1. Raw rows → train/valid/test. Then look at report.json and rejects.jsonl, and start the recipe again with go=1.
 if missing data/run.json || [ "$(cat "$out/data.inputs" 2>/dev/null)" != "$rows_digest" ]; then
