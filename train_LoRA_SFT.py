@@ -122,6 +122,9 @@ def main(args) -> dict | None:
         padding_free=flat,
         train_sampling_strategy="group_by_length" if args.group_by_length else "random",
         **targets.loss_settings(plan.adapted),
+        # TRL (1.14) would add a mixture of experts' balancing loss to each micro-batch undivided, so that it grew with
+        # --gradient_accum_steps, and to the loss of evaluation; DPO adds none.
+        router_aux_loss_coef=0.0,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=args.batch_size,
         gradient_accumulation_steps=accumulation,
