@@ -4,6 +4,7 @@ python -m sllm.compare_outputs base=outputs/demo/compare/base.jsonl merged=outpu
 """
 
 import json
+import math
 from pathlib import Path
 
 from sllm import checkpoint, cli, tasks, world
@@ -18,6 +19,8 @@ def build_parser():
     p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered identically")
     p.add_argument("--facts", metavar="FILE", help="rows of `python -m sllm.world`, those that were asked: count true "
                    "answers")  # fmt: skip
+    p.add_argument("--test", nargs=2, metavar="NAME", dest="tested", help="is the second better than the first? exact "
+                   "McNemar test on the rows that only one of them has right")  # fmt: skip
     p.add_argument("--run", nargs="+", default=[], metavar="FOLDER", help="show the metrics of these stages too")
     return p
 
@@ -31,9 +34,9 @@ def main(args) -> dict:
         if not name or name in answers:
             raise cli.InputError(f"{pair}: give each file a name of its own")
         answers[name] = read(path)
-    unknown = [name for name in args.equal or [] if name not in answers]
-    if unknown:
-        raise cli.InputError(f"--equal {' '.join(unknown)}: not among {', '.join(answers)}")
+    for flag, names in (("--equal", args.equal), ("--test", args.tested)):
+        if unknown := [name for name in names or [] if name not in answers]:
+            raise cli.InputError(f"{flag} {' '.join(unknown)}: not among {', '.join(answers)}")
     runs = {folder: checkpoint.read_run(folder) for folder in args.run}
     if None in runs.values():
         missing = ", ".join(folder for folder, record in runs.items() if record is None)
@@ -43,26 +46,31 @@ def main(args) -> dict:
     if not shared:
         raise cli.InputError("the files share no row ids: they answer different test sets")
 
+    facts = _read_facts(args.facts) if args.facts else {}
+    if args.facts and not all(row["id"] in facts for row in shared):
+        raise cli.InputError(f"--facts {args.facts}: has no row for some of the answers; give the file that was asked")
     by_task = {row["task"]: row for row in reversed(shared)}  # the first row of each task
     for row in list(reversed(by_task.values()))[: args.rows]:
         title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
         for name in answers:
             answer = answers[name][row["id"]]["output"]
-            print(f"  {name:>8} │ {_clip(answer, 150)}")
+            mark = ("✓ " if world.check(facts[row["id"]], answer) else "✗ ") if facts else ""
+            print(f"  {name:>8} │ {mark}{_clip(answer, 150)}")
         if row.get("reference"):
-            print(f"  {'answer':>8} │ {_clip(row['reference'], 150)}")
+            print(f"  {'answer':>8} │ {'  ' if facts else ''}{_clip(row['reference'], 150)}")
+    if facts:
+        print("\n✓ true, ✗ not: a fact is wrong, invented or missing")
 
-    facts = _read_facts(args.facts) if args.facts else {}
-    if args.facts and not all(row["id"] in facts for row in shared):
-        raise cli.InputError(f"--facts {args.facts}: has no row for some of the answers; give the file that was asked")
-    counts = {name: _counts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
-    columns = list(next(iter(counts.values())))
-    table = [(name, *(_share(*cells[column]) for column in columns)) for name, cells in counts.items()]
+    verdicts = {name: _verdicts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
+    columns = list(next(iter(verdicts.values())))
+    table = [(name, *(_share(cells[column]) for column in columns)) for name, cells in verdicts.items()]
     print("\n" + cli.table(["model", *(TITLES[column] for column in columns)], table))
     print("in brackets: 95 % interval (Wilson)")
     results: dict = {"rows": len(shared)}
-    results |= {column: {name: cells[column][0] for name, cells in counts.items()} for column in columns}
+    results |= {column: {name: sum(cells[column]) for name, cells in verdicts.items()} for column in columns}
+    if args.tested:
+        results["p"] = _print_test(*args.tested, verdicts)
     if args.equal:
         first_answers, second_answers = (answers[name] for name in args.equal)
         identical = sum(first_answers[row["id"]]["output"] == second_answers[row["id"]]["output"] for row in shared)
@@ -100,23 +108,33 @@ def _read_facts(path: str) -> dict[str, dict]:
         raise cli.InputError(f"--facts {path}: not rows of `python -m sllm.world` ({error})") from None
 
 
-def _counts(rows: list[dict], facts: dict[str, dict]) -> dict[str, tuple[int, int]]:
-    """What holds of how many of the rows: column → (rows, all rows that could)."""
+def _verdicts(rows: list[dict], facts: dict[str, dict]) -> dict[str, list[bool]]:
+    """What holds of which rows: column → a verdict for each row that can have one."""
     known = [row for row in rows if row["task"] in tasks.TASKS]
-    passed = [not tasks.check(row["task"], row["messages"][-1]["content"], row["output"]) for row in known]
-    counts = {}
-    if facts:
-        counts["true"] = (sum(bool(world.check(facts[row["id"]], row["output"])) for row in rows), len(rows))
-    return counts | {
-        "rules_passed": (sum(passed), len(known)),
-        "stopped": (sum(row["finish_reason"] == "stop" for row in rows), len(rows)),
+    verdicts = {"true": [bool(world.check(facts[row["id"]], row["output"])) for row in rows]} if facts else {}
+    return verdicts | {
+        "rules_passed": [not tasks.check(row["task"], row["messages"][-1]["content"], row["output"]) for row in known],
+        "stopped": [row["finish_reason"] == "stop" for row in rows],
     }
 
 
-def _share(count: int, total: int) -> str:
+def _print_test(first: str, second: str, verdicts: dict[str, dict[str, list[bool]]]) -> dict[str, float]:
+    """The exact McNemar test of each column (McNemar, 1947); returns its two-sided p-values."""
+    values = {}
+    for column, before in verdicts[first].items():
+        pairs = list(zip(before, verdicts[second][column], strict=True))
+        worse, better = pairs.count((True, False)), pairs.count((False, True))
+        one_side = sum(math.comb(better + worse, k) for k in range(min(better, worse) + 1)) / 2 ** (better + worse)
+        values[column] = min(1.0, 2 * one_side)
+        print(f"{first} → {second}, {TITLES[column]}: {better} more, {worse} fewer (p = {values[column]:.2g})")
+    return values
+
+
+def _share(verdicts: list[bool]) -> str:
     """Count, share and its Wilson interval (Wilson, 1927)."""
-    if not total:
+    if not verdicts:
         return "-"
+    count, total = sum(verdicts), len(verdicts)
     share, z = count / total, 1.96
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)

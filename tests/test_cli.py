@@ -118,10 +118,14 @@ def test_compare_outputs_counts_true_answers(tmp_path, capsys):
     files = [answers("base", "length", [row["user_content"] for row in rows])]
     files.append(answers("sft", "stop", ["999,999원입니다.", *right[1:]]))
     parse = compare_outputs.build_parser().parse_args
-    results = compare_outputs.main(parse([*files, "--facts", str(tmp_path / "rows.jsonl")]))
+    results = compare_outputs.main(parse([*files, "--facts", str(tmp_path / "rows.jsonl"), "--test", "base", "sft"]))
     assert results["true"] == {"base": 0, "sft": 9}
     assert results["stopped"] == {"base": 0, "sft": 10}
-    assert "9/10  90% (60%–98%)" in capsys.readouterr().out  # the interval as in Wilson's own formula
+    assert results["p"]["true"] == 2 / 2**9  # nine rows, all better: two sides of one of 2^9 ways
+    printed = capsys.readouterr().out
+    assert "9/10  90% (60%–98%)" in printed  # the interval as in Wilson's own formula
+    assert "base → sft, true: 9 more, 0 fewer (p = 0.0039)" in printed
+    assert printed.count("✗") == 3  # both answers to the first row, and the legend
     with pytest.raises(InputError, match="--facts .*not rows of"):
         compare_outputs.main(parse([*files, "--facts", str(tmp_path / "sft")]))
 
