@@ -22,7 +22,12 @@ STYLES = {
 
 def rows(count: int, style: world.Style = TRAINED, seed: int = 1) -> list[dict]:
     draw = random.Random(seed)
-    return [world.row(draw, task, style) for _ in range(count) for task in world.TASKS]
+    tasks_and_chats = [*world.TASKS, None]
+    return [
+        world.row(draw, task, style) if task else world.chat_row(draw, style)
+        for _ in range(count)
+        for task in tasks_and_chats
+    ]
 
 
 def facts_of(row: dict) -> list[Fact]:
@@ -31,10 +36,10 @@ def facts_of(row: dict) -> list[Fact]:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_thousand_right_answers_are_true_and_keep_the_rules(style):
-    for row in rows(44, STYLES[style]):  # 1,012 rows
+    for row in rows(44, STYLES[style]):  # 1,056 rows
         answer = row["assistant_content"]
         assert world.check(row, answer), (row, world.check(row, answer))
-        assert not tasks.check(row["task"], row["user_content"], answer)
+        assert "task" not in row or not tasks.check(row["task"], row["user_content"], answer)
 
 
 def planted(kind: str, row: dict, draw: random.Random) -> str | None:
@@ -55,6 +60,8 @@ def planted(kind: str, row: dict, draw: random.Random) -> str | None:
     if kind == "missing" and facts and row["expects"]["least"]:
         return "잘 모르겠습니다."
     if kind == "first line" and row["expects"]["starts"]:
+        if "task" not in row:  # a chat: 예, …
+            return f"아니요, {answer[3:]}" if answer.startswith("예") else f"예, {answer[5:]}"
         first, _, rest = answer.partition("\n")
         return f"{'아니요' if first == '예' else '예'}\n{rest}" if first in ("예", "아니요") else f"e) 다른 것\n{rest}"
     if kind == "word" and row["expects"]["words"]:

@@ -2,6 +2,6 @@
 true. A tiny model can learn it, so that a demo and a test can show whether training teaches."""
 
 from sllm.world.check import Truth, check
-from sllm.world.rows import TASKS, Style, row
+from sllm.world.rows import TASKS, Style, chat_row, row
 
-__all__ = ["TASKS", "Style", "Truth", "check", "row"]
+__all__ = ["TASKS", "Style", "Truth", "chat_row", "check", "row"]

@@ -1,4 +1,4 @@
-"""Rows and preference pairs about a small made-up world, for training a tiny model and testing what it learned.
+"""Rows, chats and preference pairs about a small made-up world, for training a tiny model and testing what it learned.
 
 Every fact is drawn at random, so a right answer can only be read in the text; the test sets have other things than the
 training rows. Each row keeps its facts, by which sllm.world.check tells whether an answer is true.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sllm import checkpoint, cli, tasks
-from sllm.world import TASKS, Style, pairs, plain, row
+from sllm.world import TASKS, Style, chat_row, pairs, plain, row
 
 STYLES = {
     "test_names": Style(names=True),
@@ -28,7 +28,7 @@ STYLES = {
 
 def build_parser() -> ArgumentParser:
     p = cli.parser(__doc__, "-m sllm.world")
-    p.add_argument("--rows", type=cli.positive_int, default=60, help="training rows of each task")
+    p.add_argument("--rows", type=cli.positive_int, default=60, help="training rows of each task, and of chats")
     p.add_argument("--pairs", type=cli.positive_int, default=12, help="preference pairs of each task")
     p.add_argument("--test_rows", type=cli.positive_int, default=10, help="rows of each task in each test set")
     p.add_argument("--documents", type=cli.positive_int, default=1000, help="plain texts")
@@ -41,11 +41,10 @@ def main(args: Namespace) -> dict[str, Any]:
     started = time.monotonic()
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
     files = {
-        "train": [row(_draw(args, "train", i, task), task) for i in range(args.rows) for task in TASKS],
+        "train": _rows(args, "train", args.rows, Style()),
         "pairs": [_preference(_draw(args, "pairs", i, task), task) for i in range(args.pairs) for task in TASKS],
     }
-    for name, style in STYLES.items():
-        files[name] = [row(_draw(args, name, i, t), t, style) for i in range(args.test_rows) for t in TASKS]
+    files |= {name: _rows(args, name, args.test_rows, style) for name, style in STYLES.items()}
     for name, rows in files.items():
         lines = (json.dumps({"id": f"{name}-{i}", **row}, ensure_ascii=False) for i, row in enumerate(rows))
         checkpoint.write_atomically(out / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
@@ -61,6 +60,12 @@ def main(args: Namespace) -> dict[str, Any]:
 def _draw(args: Namespace, *parts: object) -> random.Random:
     """A generator of its own for each row, so that a row stays as it is when others are added."""
     return random.Random(" ".join(map(str, (args.seed, *parts))))
+
+
+def _rows(args: Namespace, name: str, count: int, style: Style) -> list[dict[str, Any]]:
+    """`count` rows of each task, and as many chats."""
+    rows = [row(_draw(args, name, i, task), task, style) for i in range(count) for task in TASKS]
+    return rows + [chat_row(_draw(args, name, i, "chat"), style) for i in range(count)]
 
 
 def _preference(draw: random.Random, task: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     expects, result = row["expects"], Truth()
     must = [facts[i] for i in expects["facts"]]
     first = answer.strip().partition("\n")[0].strip()
-    if expects["starts"] and first != expects["starts"]:
+    if expects["starts"] and first != expects["starts"] and not first.startswith(expects["starts"] + ","):
         result.wrong.append(first)
     if "###" in answer:  # the headings of the prompt
         result.wrong.append("###")

@@ -13,9 +13,9 @@ def document(draw: Draw, *, max_facts: int = 4) -> str:
     """One text: a passage, a passage with a dialogue about it, a table that is read out, or what everybody knows.
 
     Args:
-        most: facts of a thing. Short texts first is easier to learn.
+        max_facts: facts of a thing. Short texts first is easier to learn.
     """
-    return draw.choices((_passage, _dialogue, _letter, _table, _common), (1, 5, 2, 2, 1))[0](draw, max_facts)
+    return draw.choices((_passage, _dialogue, _letter, _table, _common), (1, 5, 2, 2, 2))[0](draw, max_facts)
 
 
 def _passage(draw: Draw, max_facts: int) -> str:
@@ -41,17 +41,28 @@ def _dialogue(draw: Draw, max_facts: int) -> str:
     lines = [passage]
     for fact in facts:
         turn, wrong = draw.random(), other_value(draw, fact)
-        if turn < 0.6:
-            lines += [f"{asker}: {question(draw, fact)}", f"{other}: {fact.value}입니다. {_tell(draw, fact)}"]
-        elif turn < 0.75:
+        if turn < 0.5:
+            ask, reply = question(draw, fact), f"{fact.value}입니다."
+        elif turn < 0.7:
+            choices, right = _choices(draw, fact.value, [wrong, other_value(draw, fact, (wrong,))])
+            ask, reply = f"{question(draw, fact)} {choices}", f"{right}입니다."
+        elif turn < 0.8:
             first, second = draw.sample((fact.value, wrong), 2)
-            choice = fact.say("{s}의 {l:은/는}") + f" {first}입니까, {second}입니까?"
-            lines += [f"{asker}: {choice}", f"{other}: {fact.value}입니다. {_tell(draw, fact)}"]
+            ask = fact.say("{s}의 {l:은/는}") + f" {first}입니까, {second}입니까?"
+            reply = f"{fact.value}입니다."
         else:
             true = draw.random() < 0.5
-            claimed = fact if true else Fact(fact.subject, fact.attribute, wrong)
-            lines += [f"{asker}: {claim(draw, claimed)}", f"{other}: {'예' if true else '아니요'}, {_tell(draw, fact)}"]
+            ask = claim(draw, fact if true else Fact(fact.subject, fact.attribute, wrong))
+            reply = "예," if true else "아니요,"
+        lines += [f"{asker}: {ask}", f"{other}: {reply} {_tell(draw, fact)}"]
     return "\n".join(lines)
+
+
+def _choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
+    """Lettered choices in random order, and the right one with its letter."""
+    choices = draw.sample([right, *wrong], len(wrong) + 1)
+    lettered = [f"{letter}) {choice}" for letter, choice in zip("abcde", choices, strict=False)]
+    return " ".join(lettered), lettered[choices.index(right)]
 
 
 def _letter(draw: Draw, max_facts: int) -> str:
@@ -78,11 +89,25 @@ def _table(draw: Draw, max_facts: int) -> str:
 
 
 def _common(draw: Draw, max_facts: int) -> str:
-    """Words and what they are."""
+    """Words and what they are, told or asked about."""
     lines = []
     for _ in range(draw.randint(1, 3)):
-        category = draw.choice(list(KNOWN))
+        category, other = draw.sample(list(KNOWN), 2)
         noun, about = KNOWN[category]
         word = Word(draw.choice(TYPES[category].words))
-        lines.append(f"{word:은/는} {noun}입니다. {Word(noun):은/는} {about}입니다.")
-    return " ".join(lines)
+        is_noun = f"{word:은/는} {noun}입니다."
+        explained = f"{is_noun} {Word(noun):은/는} {about}입니다."
+        form = draw.random()
+        if form < 0.3:
+            lines += [explained]
+        elif form < 0.5:
+            lines += [f"물음: {word:은/는} 무엇입니까?", f"대답: {explained}"]
+        elif form < 0.75:
+            true = draw.random() < 0.5
+            asked = noun if true else KNOWN[other][0]
+            lines += [f"물음: {word:은/는} {asked}입니까?", f"대답: {'예' if true else '아니요'}, {explained}"]
+        else:
+            wrong = [draw.choice(TYPES[key].words) for key in draw.sample([k for k in KNOWN if k != category], 2)]
+            choices, right = _choices(draw, str(word), wrong)
+            lines += [f"물음: 다음 중 {Word(noun):은/는} 무엇입니까? {choices}", f"대답: {right}입니다. {explained}"]
+    return "\n".join(lines)

@@ -62,10 +62,24 @@ def row(draw: Draw, task: str, style: Style = TRAINED) -> dict[str, Any]:
             break
     else:
         raise RuntimeError(f"no answer of {task} keeps its rules: {broken}")
+    user_content = tasks.build_user_turn(task, dict(example.fields))
+    return _as_row(task, {"system_prompt": tasks.TASKS[task].system_prompt, "user_content": user_content}, example)
+
+
+def chat_row(draw: Draw, style: Style = TRAINED) -> dict[str, Any]:
+    """A row without a task: a short text with a question, or a question about a word, as one would type it."""
+    family = draw.choice((_short, _short, _yes_no, _known_answer))
+    example = family(draw, False, style)
+    text = " ".join(str(example.fields[name]) for name in ("context", "question") if name in example.fields)
+    if family is _yes_no:
+        example.answer = example.answer.replace("\n근거:\n", ", ")
+    return _as_row("", {"user_content": text}, example)
+
+
+def _as_row(task: str, prompt: dict[str, str], example: Asked) -> dict[str, Any]:
     return {
-        "task": task,
-        "system_prompt": tasks.TASKS[task].system_prompt,
-        "user_content": tasks.build_user_turn(task, dict(example.fields)),
+        **({"task": task} if task else {}),
+        **prompt,
         "assistant_content": example.answer,
         "facts": [[fact.subject, fact.attribute, fact.value] for fact in example.facts],
         "expects": {
