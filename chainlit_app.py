@@ -11,6 +11,7 @@ name in capitals after SLLM_ (SLLM_API_BASE_URL, SLLM_API_KEY, SLLM_DATABASE_URL
 
 import os
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sllm import cli, network
@@ -27,6 +28,8 @@ def build_parser():
     group.add_argument("--host", default="127.0.0.1", help="address to listen on")
     group.add_argument("--port", type=int, default=8501, help="0: any free port")
     group.add_argument("--system_prompt", default="", help="of new conversations; users can change it")
+    group.add_argument("--welcome", default="", metavar="TEXT", help="line on the first page, below the model")
+    group.add_argument("--starters_path", metavar="FILE", help="questions to start from on the first page, one a line")
     group.add_argument("--max_file_mb", type=cli.positive_float, default=1.0, help="largest file or message, in MiB")
     group.add_argument(
         "--database_url",
@@ -52,7 +55,8 @@ def main(args) -> dict | None:
     address = network.url(args.host, sock)
     from sllm.page import launch
 
-    launch.serve(args, sock, address)
+    starters = read_starters(args.starters_path) if args.starters_path else None
+    launch.serve(args, sock, address, starters)
     return {"stage": "chat", "address": address}
 
 
@@ -71,8 +75,19 @@ def check_flags(args) -> None:
         problems.append(f"--host {args.host} is open to other machines; use --auth password with a --users_file")
     if args.auth == "password" and not args.users_file:
         problems.append("--auth password requires --users_file; --add_user NAME writes one")
+    if args.starters_path and not read_starters(args.starters_path):
+        problems.append(f"--starters_path {args.starters_path} has no line")
     if problems:
         raise InputError(problems)
+
+
+def read_starters(path: str) -> list[str]:
+    """The lines of the file; InputError if it cannot be read."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--starters_path {path}: {error}") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def check_users(args) -> None:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from api_server import read_examples
 from sllm import tasks
 from sllm.serve.tasks_api import task_entries
 
@@ -117,7 +118,9 @@ async def log(request: Request):
 
 
 async def task_list(request: Request):
-    return JSONResponse({"object": "list", "data": task_entries()} if "--tasks" in sys.argv else {}, 200)
+    return JSONResponse(
+        {"object": "list", "data": task_entries(read_examples(None))} if "--tasks" in sys.argv else {}, 200
+    )
 
 
 async def task(request: Request):

@@ -421,6 +421,8 @@ SERVER = [
     ("--kv_cache_dtype int3", "--kv_cache_dtype"),
     ("--chat_template gone", "gone"),
     ("--api_key :", "key"),
+    ("--task_examples gone.jsonl", "gone.jsonl"),
+    ("--task_examples {rows}", "no row names one of the tasks"),
 ]  # fmt: skip
 
 

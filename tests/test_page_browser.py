@@ -440,6 +440,25 @@ def test_the_help_names_the_models(browser, new_database, locale, said):
         server.stop()
 
 
+def test_the_first_page_says_and_offers_what_it_is_told(browser, api, tmp_path):
+    (tmp_path / "starters.txt").write_text("수박은 무엇입니까?\n\n가람은 몇 시에 옵니까?\n", encoding="utf-8")
+    server = chat_page(
+        base(api), f"sqlite:///{tmp_path}/chat.db", "--starters_path",
+        tmp_path / "starters.txt", "--welcome", "작은 세계만 압니다.",
+    )  # fmt: skip
+    tab = browser.open(server.url)
+    try:
+        tab.page.wait_for_selector("text=작은 세계만 압니다.")
+        assert [button.inner_text() for button in tab.page.query_selector_all("#starters button")] == [
+            KO["task_starter"], "수박은 무엇입니까?", "가람은 몇 시에 옵니까?",
+        ]  # fmt: skip
+        tab.page.click("text=수박은 무엇입니까?")
+        tab.wait("수박은 무엇입니까?의 1번째 답")
+    finally:
+        tab.page.context.close()
+        server.stop()
+
+
 @pytest.mark.parametrize("locale", ["ko-KR", "en-US"])
 def test_axe_finds_nothing_serious(browser, page, locale):
     words = KO if locale == "ko-KR" else EN

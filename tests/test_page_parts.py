@@ -181,6 +181,9 @@ def test_wrong_flags_are_all_said_at_once(tmp_path):
     assert_refused(run_script("chainlit_app.py", *flags), "users.txt:1 is not name:hash")
     assert_refused(run_script("chainlit_app.py", "--database_url", "chat.db"), "not a SQLAlchemy URL")
     assert_refused(run_script("chainlit_app.py", SLLM_PORT="abc"), "abc")
+    assert_refused(run_script("chainlit_app.py", "--starters_path", tmp_path / "none.txt"), "none.txt")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert_refused(run_script("chainlit_app.py", "--starters_path", tmp_path / "empty.txt"), "has no line")
 
 
 def test_a_command_makes_entries(tmp_path):

@@ -59,7 +59,7 @@ def test_every_route_there_is(tiny_base):
     registry = models.Models(
         str(tiny_base), [served], defaults={}, context=8, max_loras=0, max_lora_rank=0, chat_template="auto", parsers={}
     )
-    app, _ = web.endpoints(registry, admission.Capacity(1, 1), lambda: "ready")
+    app, _ = web.endpoints(registry, admission.Capacity(1, 1), lambda: "ready", [])
     found = {
         f"{method} {route.path}"
         for route in app.routes

@@ -103,26 +103,27 @@ def _install_welcome(page: Page) -> None:
     async def profiles(user, language) -> list[ChatProfile]:
         text = texts_for(language)
         try:
-            return _profiles(await page.server.models(), text)
+            return _profiles(await page.server.models(), text, page.welcome)
         except Problem:
             return [ChatProfile(name="-", display_name=text["no_models"], markdown_description=text["no_models_about"])]
 
     @cl.set_starters
     async def starters(user, language) -> list[Starter]:
         text = texts_for(language)
-        choose = text["task_starter"]
+        choose, questions = text["task_starter"], page.starters or text["starters"]
         return [
             Starter(label=choose, message=choose, command=text["task"], icon="/public/task.svg"),
-            *(Starter(label=question, message=question, icon="/public/ask.svg") for question in text["starters"]),
+            *(Starter(label=question, message=question, icon="/public/ask.svg") for question in questions),
         ]
 
 
-def _profiles(models: list[ModelInfo], text: dict) -> list[ChatProfile]:
+def _profiles(models: list[ModelInfo], text: dict, welcome: str) -> list[ChatProfile]:
     best = min(models, key=lambda model: KINDS.index(model.kind) if model.kind in KINDS else len(KINDS))
-    profiles = []
+    profiles, below = [], f"\n\n{welcome}" if welcome else ""
     for model in models:
         about = text[f"{model.kind if model.kind in KINDS else 'other'}_about"].format(id=model.id)
-        profiles.append(ChatProfile(model.id, about, icon="/public/model.svg", default=model.id == best.id))
+        profiles.append(ChatProfile(model.id, about + below, icon="/public/model.svg", default=model.id == best.id))
     if len(models) > 1:
-        profiles.append(ChatProfile(ARENA, text["arena_about"], display_name=text["arena"], icon="/public/arena.svg"))
+        about = text["arena_about"] + below
+        profiles.append(ChatProfile(ARENA, about, display_name=text["arena"], icon="/public/arena.svg"))
     return profiles

@@ -35,12 +35,18 @@ class Page:
 
     One thread writes, so that writes happen in the order in which they were requested. Neither it nor the readers are
     threads of asyncio's own pool, which others keep busy.
+
+    Attributes:
+        system_prompt: of new conversations. welcome, starters: a line and questions of the first page; None: our own
+            questions.
     """
 
     server: ApiClient
     store: ChatStore
     system_prompt: str = ""
     max_file_mb: float = 1.0
+    welcome: str = ""
+    starters: list[str] | None = None
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "database-write"))
     _readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "database-read"))
 

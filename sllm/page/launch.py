@@ -20,8 +20,9 @@ from sllm.page.translations import CHAINLIT_TEXTS
 SITE = Path(__file__).resolve().parent / "site"
 
 
-def serve(args: Namespace, sock: socket, address: str) -> None:
-    """Serve the page until it is stopped. `args`: of chainlit_app.py; `sock`: bound to `address`, a URL."""
+def serve(args: Namespace, sock: socket, address: str, starters: list[str] | None) -> None:
+    """Serve the page until it is stopped. `args`: of chainlit_app.py; `sock`: bound to `address`, a URL; `starters`: of
+    `Page`."""
     with tempfile.TemporaryDirectory(prefix="sllm-page-") as root:
         prepare_site(Path(root))
         set_environment(args, root)
@@ -39,7 +40,7 @@ def serve(args: Namespace, sock: socket, address: str) -> None:
 
         config.run.host, config.run.port, config.run.headless = args.host, sock.getsockname()[1], True
         server = ApiClient(args.api_base_url, args.api_key, timeout=args.timeout)
-        page = Page(server, store, args.system_prompt, args.max_file_mb)
+        page = Page(server, store, args.system_prompt, args.max_file_mb, args.welcome, starters)
         users_file = args.users_file if args.auth == "password" else None
         asgi_app = app.create(page, host=args.host, users_file=users_file)
         settings = uvicorn.Config(

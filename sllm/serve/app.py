@@ -52,10 +52,11 @@ EXAMPLES = {  # of the documentation page, ready to send
 
 def create(
     models: Models, state: Callable[[], str], *, in_flight: InFlightSettings, access_control: access.AccessSettings,
-    body: BodySettings,
+    body: BodySettings, tasks: list[dict],
 ):  # fmt: skip
-    """(the app in all of its middleware, its `InFlight`). `state`: of the server, for /ready."""
-    app, lean = endpoints(models, in_flight.capacity, state)
+    """(the app in all of its middleware, its `InFlight`). `state`: of the server, for /ready. `tasks`: of
+    /v1/tasks."""
+    app, lean = endpoints(models, in_flight.capacity, state, tasks)
     requests = InFlight(lean, in_flight, paths=GENERATING)
     asgi = access.AccessControl(RequestBody(requests, body, fields=known_fields(app)), access_control)
     asgi = RequestLog(asgi, routes={route.path for route in app.routes if "{" not in route.path})
@@ -66,7 +67,9 @@ def create(
     return asgi, requests
 
 
-def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> tuple[FastAPI, LeanPath]:
+def endpoints(
+    models: Models, capacity: Capacity, state: Callable[[], str], tasks: list[dict]
+) -> tuple[FastAPI, LeanPath]:
     """The app without its middleware, and the lean path in front of it."""
     from vllm.entrypoints.anthropic import api_router as anthropic
     from vllm.entrypoints.openai.chat_completion import api_router as chat
@@ -88,7 +91,7 @@ def endpoints(models: Models, capacity: Capacity, state: Callable[[], str]) -> t
         setattr(app.state, attribute, ByModel(attribute, models, capacity))
     lean = LeanPath(ErrorFormat(app), models=models, capacity=capacity)
 
-    for router in (models_api.router(models), state_api.router(state), tasks_api.router(lean, models)):
+    for router in (models_api.router(models), state_api.router(state), tasks_api.router(lean, models, tasks)):
         app.include_router(router)
     _handle_errors(app)
     _document(app, models.first.name)

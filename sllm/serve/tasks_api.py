@@ -1,8 +1,7 @@
 """`/v1/tasks`: the task types, and their answers with a verdict of each rule."""
 
-import json
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -14,8 +13,6 @@ from sllm.serve.completion_response import respond
 from sllm.serve.errors import ApiError
 from sllm.serve.lean_path import ASYNC_TOKENIZE_CHARS, Declined, LeanPath, PlainRequest, vllm_error
 from sllm.tasks.table import FIELDS
-
-SAMPLES = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
 
 # The fields of the task (GET /v1/tasks says which), and the sampling fields of a chat.
 TaskRequest = msgspec.defstruct(
@@ -31,9 +28,12 @@ def fields() -> set[str]:
     return set(TaskRequest.__struct_fields__)
 
 
-def router(lean: LeanPath, models) -> APIRouter:
+def router(lean: LeanPath, models, entries: list[dict]) -> APIRouter:
+    """
+    Args:
+        entries: of `task_entries`.
+    """
     routes = APIRouter(tags=["tasks"])
-    entries = task_entries()
     task_list = sse.body({"object": "list", "data": entries})
     body = {"content": {"application/json": {"schema": _schema(), "examples": task_examples(entries)}}}
 
@@ -106,14 +106,12 @@ class _Answer(Response):
         await respond(self.job, scope, send, models=self.lean.models, capacity=self.lean.capacity)
 
 
-def task_entries() -> list[dict]:
-    """Every task as `/v1/tasks` lists it."""
+def task_entries(rows: Iterable[dict]) -> list[dict]:
+    """Every task as `/v1/tasks` lists it; its example is the first of `rows` that has the task."""
     examples: dict[str, dict] = {}
-    if SAMPLES.is_file():
-        for line in SAMPLES.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["task"] not in examples:
-                examples[row["task"]] = tasks.split_user_turn(row["task"], row["user_content"])
+    for row in rows:
+        if row["task"] in tasks.TASKS and row["task"] not in examples:
+            examples[row["task"]] = tasks.split_user_turn(row["task"], row["messages"][-1]["content"])
     entries = []
     for task in tasks.TASKS.values():
         optional = [] if "question" in task.fields else ["question"]
