@@ -147,6 +147,7 @@ def main(args) -> dict | None:
     )  # fmt: skip
     checked = checks.packing_isolation_or_padding(args, trainer, columns)
     before = trainers.probe(trainer)
+    checked |= checks.loss_mask(trainer, columns, chat.end_of_turn(tokenizer)[1])
     checked |= checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)

@@ -2,6 +2,7 @@
 weights too coarse to move; and what a finished run can still be asked for."""
 
 import json
+import re
 import shutil
 from argparse import Namespace
 
@@ -145,6 +146,75 @@ def test_accumulation_that_changes_the_gradient_is_refused(tiny_base, few_rows, 
             tmp_path / "out",
         )  # fmt: skip
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+# ── guarantee 2, on what the model is given ────────────────────────────────────────────────────────────────
+
+
+def shift(labels: list[int]) -> list[int]:
+    return [*labels[1:], -100]
+
+
+def without_end(labels: list[int]) -> list[int]:
+    return [*labels[:-1], -100]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(shift, "labels are not the token at their place"), (without_end, "would not learn to stop")],
+    ids=["shifted by one", "without the end of turn"],
+)
+def test_labels_that_are_not_the_answer_are_refused(change, said, tiny_base, few_rows, tmp_path, monkeypatch):
+    from sllm.data import tokenize
+
+    columns = tokenize.sft_columns
+
+    def changed(*args, **kwargs):
+        built, stats = columns(*args, **kwargs)
+        return built | {"labels": [change(labels) for labels in built["labels"]]}, stats
+
+    monkeypatch.setattr(tokenize, "sft_columns", changed)
+    with pytest.raises(InputError, match=said):
+        in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--packing"], ["--no-padding_free"]], ids=["flattened", "packed", "padded"])
+def test_a_loss_of_other_tokens_is_refused(flags, tiny_base, few_rows, tmp_path, monkeypatch):
+    """As by a loss that shifts labels which are shifted already."""
+    from sllm.train.trainers import SFTTrainer
+
+    compute_loss = SFTTrainer.compute_loss
+
+    def shifted(self, model, inputs, *args, **kwargs):
+        return compute_loss(self, model, inputs | {"labels": inputs["labels"].roll(-1, 1)}, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", shifted)
+    with pytest.raises(InputError, match="the trainer's loss is .* where that of the supervised tokens is"):
+        in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "o", *flags)
+
+
+def test_training_that_changes_nothing_is_refused(tiny_base, few_rows, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    with pytest.raises(CheckFailed, match="training changed no weight of the adapter"):
+        in_process(
+            SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "3", "--warmup_ratio", "0",
+            "--output_dir", tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_pairs_that_look_swapped_are_noted(sft_folder, few_pairs, tmp_path, capsys):
+    flags = ["--model_id", sft_folder, "--output_dir", tmp_path / "dpo", "--dry_run", "--trainset_path"]
+    in_process(DPO, *flags, few_pairs)
+    assert "swapped" not in capsys.readouterr().out
+    pairs = [json.loads(line) for line in few_pairs.read_text(encoding="utf-8").splitlines()]
+    pairs = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    in_process(DPO, *flags, tmp_path / "pairs.jsonl")
+    assert re.search(r"note: in \d+ pairs the chosen answer breaks a rule", capsys.readouterr().out)
 
 
 # ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────

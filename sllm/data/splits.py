@@ -149,6 +149,19 @@ def conformance(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return dict(sorted(by_task.items()))
 
 
+def swapped_pairs(rows: list[dict[str, Any]]) -> int:
+    """Preference rows whose chosen answer breaks a rule of its task where the rejected one keeps all."""
+    count = 0
+    for row in rows:
+        if row["task"] in tasks.TASKS and sum(turn["role"] == "user" for turn in row["prompt"]) == 1:
+            chosen, rejected = (
+                tasks.check(row["task"], row["prompt"][-1]["content"], row[side][0]["content"])
+                for side in ("chosen", "rejected")
+            )
+            count += bool(chosen) and not rejected
+    return count
+
+
 def report(
     files: list[InputFile], rows: list[dict[str, Any]], groups: list[int], split_names: list[str]
 ) -> dict[str, Any]:

@@ -21,8 +21,15 @@ def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) 
 
 
 def notes(rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | None) -> list[str]:
-    """Lines to print: keys that are not used, rows that are truncated or skipped. `context`: the model's, in tokens."""
-    return [*formats.notes(rows), *tokenize.truncation_summary(stats, context_length=context), *skipped.lines()]
+    """Lines to print: keys that are not used, rows that are truncated, skipped or probably swapped. `context`: the
+    model's, in tokens."""
+    lines = [*formats.notes(rows), *tokenize.truncation_summary(stats, context_length=context), *skipped.lines()]
+    if swapped := splits.swapped_pairs([row for row in rows if "chosen" in row]):
+        lines.append(
+            f"note: in {swapped} pairs the chosen answer breaks a rule of its task and the rejected one keeps all; "
+            "they may be swapped"
+        )
+    return lines
 
 
 def record(path: str, stats: TokenStats, valid_stats: TokenStats | None, skipped: Skipped) -> dict[str, Any]:

@@ -19,6 +19,48 @@ ACCUMULATION_TOLERANCES = (1e-3, 5e-2)
 BATCH_LOSSES = {"aot", "aot_unpaired", "bco_pair", "sft"}  # of TRL's DPO: defined over a batch, not a mean over pairs
 
 
+def loss_mask(trainer, columns: dict, end: int) -> dict:
+    """Guarantee 2, on what the model is given: its loss is that of the supervised tokens themselves, each predicted
+    from those before it, and the end of the answer is among them.
+
+    Args:
+        columns: the training rows before packing, as lists. end: the token that ends a turn.
+    Returns:
+        What run.json says of it: by how much the trainer's loss differs, relative to the loss.
+    Raises:
+        InputError: the labels, or the loss, are others.
+    """
+    rows = _shortest_rows(trainer, columns)
+    inputs = trainer._prepare_inputs(trainer.data_collator(rows))
+    ids, labels = inputs["input_ids"], inputs["labels"]  # (rows, seq) or (1, seq), not shifted
+    supervised = labels != -100
+    wrong = int((labels[supervised] != ids[supervised]).sum())
+    if wrong or not supervised.any():
+        raise InputError(
+            f"{wrong} of {int(supervised.sum())} labels are not the token at their place: the loss would be that of "
+            "other tokens (guarantee 2); nothing was trained"
+        )
+    if end not in labels[supervised]:
+        raise InputError("no label is the token that ends a turn: the model would not learn to stop (guarantee 2)")
+    model, was_training = trainer.model, trainer.model.training
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        batch = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**batch, use_cache=False).logits[:, :-1].float()
+        expected = torch.nn.functional.cross_entropy(logits[supervised[:, 1:]], labels[:, 1:][supervised[:, 1:]])
+        loss = trainer.compute_loss(model, dict(inputs)).float()
+    trainer._metrics["eval"].clear()
+    model.train(was_training)
+    difference = ((loss - expected).abs() / expected.clamp_min(1e-6)).item()
+    if math.isfinite(expected.item()) and not difference <= (1e-3 if model.dtype == torch.float32 else 5e-2):
+        raise InputError(
+            f"the trainer's loss is {loss.item():.4g} where that of the supervised tokens is {expected.item():.4g} "
+            "(guarantee 2); nothing was trained"
+        )
+    print(f"loss mask: {int(supervised.sum())} labels checked, relative loss difference {difference:.1e}")
+    return {"loss_mask": difference}
+
+
 def accumulation_parity(trainer, columns: dict) -> dict:
     """Guarantee 8: rows give the same gradient in one batch as cut into micro-batches, the last of them partial.
 
@@ -34,12 +76,7 @@ def accumulation_parity(trainer, columns: dict) -> dict:
     if not BATCH_LOSSES.isdisjoint(getattr(trainer, "loss_types", ())):
         print(f"accumulation parity: not checked, as the loss {' + '.join(trainer.loss_types)} depends on the batch")
         return {}
-    lengths = [len(ids) for ids in next(iter(columns.values()))]
-    shortest = sorted(range(len(lengths)), key=lengths.__getitem__)[:3]
-    if "seq_lengths" in trainer.train_dataset.column_names:  # packed
-        rows = [{name: column[i] for name, column in columns.items()} | {"seq_lengths": [lengths[i]]} for i in shortest]
-    else:
-        rows = [trainer.train_dataset[i] for i in shortest]
+    rows = _shortest_rows(trainer, columns)
     whole, cut = _gradient(trainer, [rows]), _gradient(trainer, [rows[:2], rows[2:]] if len(rows) > 2 else [rows])
     if not whole.isfinite().all():
         return {}  # the first step will say so
@@ -52,6 +89,15 @@ def accumulation_parity(trainer, columns: dict) -> dict:
         )
     print(f"accumulation parity: relative gradient difference {difference:.1e}")
     return {"accumulation_parity": difference}
+
+
+def _shortest_rows(trainer, columns: dict) -> list[dict]:
+    """The three shortest rows, as the trainer's collator takes them."""
+    lengths = [len(ids) for ids in next(iter(columns.values()))]
+    shortest = sorted(range(len(lengths)), key=lengths.__getitem__)[:3]
+    if "seq_lengths" in trainer.train_dataset.column_names:  # packed
+        return [{name: column[i] for name, column in columns.items()} | {"seq_lengths": [lengths[i]]} for i in shortest]
+    return [trainer.train_dataset[i] for i in shortest]
 
 
 def _gradient(trainer, batches: list[list[dict]]) -> torch.Tensor:

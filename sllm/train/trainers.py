@@ -115,7 +115,12 @@ def set_up_logging(out: Path) -> None:
 
 
 def run(trainer, resume_from: str | None) -> float:
-    """Run the trainer; returns its seconds. A signal ends it with a checkpoint and cli.Interrupted."""
+    """Run the trainer; returns its seconds. A signal ends it with a checkpoint and cli.Interrupted.
+
+    Raises:
+        CheckFailed: no weight of the adapter changed.
+    """
+    before = _adapter_norms(trainer.model)
     hint = cli.command_line(drop=["--overwrite"], add=["--resume"])
     try:
         seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
@@ -126,7 +131,17 @@ def run(trainer, resume_from: str | None) -> float:
     stopped = any(isinstance(callback, StopOnSignal) and callback.stop_requested for callback in callbacks)
     if stopped and trainer.state.global_step < trainer.state.max_steps:
         raise cli.Interrupted(hint)
+    warmup = trainer.args.get_warmup_steps(trainer.state.max_steps)  # whose first step has a learning rate of 0
+    if trainer.state.global_step > warmup and _adapter_norms(trainer.model) == before:
+        raise cli.CheckFailed(
+            "training changed no weight of the adapter: the optimizer does not have them, or its steps round to "
+            "nothing; nothing was saved"
+        )
     return seconds
+
+
+def _adapter_norms(model) -> list[float]:
+    return [p.detach().double().norm().item() for p in model.parameters() if p.requires_grad]
 
 
 def probe(trainer, count: int = 128) -> dict[str, float]:
