@@ -15,7 +15,8 @@ TITLES = {"true": "true", "rules_passed": "all rules passed", "stopped": "stoppe
 def build_parser():
     p = cli.parser(__doc__, "-m sllm.compare_outputs")
     p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
-    p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task")
+    p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task; with "
+                   "--facts those that the last model answers truly, and one that it does not")  # fmt: skip
     p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered identically")
     p.add_argument("--facts", metavar="FILE", help="rows of `python -m sllm.world`, those that were asked: count true "
                    "answers")  # fmt: skip
@@ -49,8 +50,8 @@ def main(args) -> dict:
     facts = _read_facts(args.facts) if args.facts else {}
     if args.facts and not all(row["id"] in facts for row in shared):
         raise cli.InputError(f"--facts {args.facts}: has no row for some of the answers; give the file that was asked")
-    by_task = {row["task"]: row for row in reversed(shared)}  # the first row of each task
-    for row in list(reversed(by_task.values()))[: args.rows]:
+    verdicts = {name: _verdicts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
+    for row in _examples(shared, next(reversed(verdicts.values())).get("true"), args.rows):
         title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
         for name in answers:
@@ -62,9 +63,8 @@ def main(args) -> dict:
     if facts:
         print("\n✓ true, ✗ not: a fact is wrong, invented or missing")
 
-    verdicts = {name: _verdicts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
     columns = list(next(iter(verdicts.values())))
-    table = [(name, *(_share(cells[column]) for column in columns)) for name, cells in verdicts.items()]
+    table = [(name, *(share(cells[column]) for column in columns)) for name, cells in verdicts.items()]
     print("\n" + cli.table(["model", *(TITLES[column] for column in columns)], table))
     print("in brackets: 95 % interval (Wilson)")
     results: dict = {"rows": len(shared)}
@@ -82,6 +82,18 @@ def main(args) -> dict:
         print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
         results[Path(folder).name] = numbers
     return results
+
+
+def _examples(rows: list[dict], true: list[bool] | None, count: int) -> list[dict]:
+    """The first row of `count` kinds of tasks; where it is known which answers are `true`, true ones and then one that
+    is not."""
+    verdicts = true or [True] * len(rows)
+    of_kind: dict[str, dict] = {}
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if verdict:
+            of_kind.setdefault((row["task"] or "").partition("_")[0], row)
+    wrong = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
+    return list(of_kind.values())[:count] + wrong[:1]
 
 
 def read(path: str) -> dict[str, dict]:
@@ -130,7 +142,7 @@ def _print_test(first: str, second: str, verdicts: dict[str, dict[str, list[bool
     return values
 
 
-def _share(verdicts: list[bool]) -> str:
+def share(verdicts: list[bool]) -> str:
     """Count, share and its Wilson interval (Wilson, 1927)."""
     if not verdicts:
         return "-"

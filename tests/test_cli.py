@@ -125,7 +125,7 @@ def test_compare_outputs_counts_true_answers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "9/10  90% (60%–98%)" in printed  # the interval as in Wilson's own formula
     assert "base → sft, true: 9 more, 0 fewer (p = 0.0039)" in printed
-    assert printed.count("✗") == 3  # both answers to the first row, and the legend
+    assert printed.count("✗") == 4  # base to the one that sft has right, both to the one that it has not; the legend
     with pytest.raises(InputError, match="--facts .*not rows of"):
         compare_outputs.main(parse([*files, "--facts", str(tmp_path / "sft")]))
 
