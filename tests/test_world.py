@@ -134,7 +134,7 @@ def test_what_is_asked_about_in_tests_is_not_in_training():
 def test_held_out_phrasings_are_in_no_training_text():
     texts = [row["user_content"] for row in rows(30)]
     draw = random.Random(5)
-    texts += [plain.document(draw) for _ in range(2000)]
+    texts += [plain.document(draw) for _ in range(4000)]
     for kind in KINDS.values():
         for attribute in kind.attributes:
             for template in (attribute.states[-1], attribute.asks[-1], attribute.claims[-1]):
@@ -145,7 +145,7 @@ def test_held_out_phrasings_are_in_no_training_text():
 
 def test_plain_texts_are_never_in_the_form_of_a_task():
     draw = random.Random(6)
-    for _ in range(2000):
+    for _ in range(4000):
         text = plain.document(draw)
         assert "###" not in text
         assert "근거:" not in text
