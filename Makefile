@@ -51,7 +51,7 @@ lint: setup
 # The page's tests need the machine to themselves.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 -m "not page and not processes"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "page or processes"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10 -m "page or processes"
 
 test-fast: lint
 	$(BIN)/python -m pytest -m "not torch and not page and not processes"
