@@ -1,6 +1,5 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
 # make serve     the demo's models: API and chat page together, until Ctrl-C
-# make tiny-base  a base like the shipped one, with a tenth of its training: a quick look at how it is built
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (seconds)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
@@ -40,7 +39,7 @@ clean-demo:
 	rm -rf outputs/demo
 
 tiny-base: setup
-	$(BIN)/python -m sllm.tiny_base --output_dir outputs/tiny_base --steps 600
+	$(BIN)/python -m sllm.tiny_base --output_dir outputs/tiny_base
 
 lint: setup
 	$(BIN)/ruff check .
