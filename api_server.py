@@ -10,12 +10,9 @@ With an admin key adapters are loaded, replaced and unloaded while it runs (POST
 """
 
 import signal
-from pathlib import Path
 
-from sllm import checkpoint, cli, network, tasks
+from sllm import checkpoint, cli, network
 from sllm.cli import InputError
-
-SAMPLE_ROWS = Path(__file__).resolve().parent / "sample_data" / "task_rows.jsonl"
 
 
 def build_parser():
@@ -34,10 +31,7 @@ def build_parser():
     group.add_argument("--seed", type=cli.integer(0, MAX_SEED), default=0, help="random seed of requests without one")
     flags.add_parallel_flags(p)
     flags.add_sampling_flags(p.add_argument_group("request defaults"), temperature=1.0)
-    p.add_argument_group("tasks").add_argument(
-        "--task_examples", metavar="FILE", help="rows: the first one of each task is its example in /v1/tasks and in "
-        "the forms of the chat page (default: sample_data/task_rows.jsonl)",
-    )  # fmt: skip
+    flags.add_task_flags(p)
     group = p.add_argument_group("tools and reasoning")
     group.add_argument("--tool_call_parser", metavar="NAME", help="vLLM's tool call parser of this family, such as "
                        "hermes")  # fmt: skip
@@ -53,6 +47,7 @@ def build_parser():
 
 
 def main(args) -> dict | None:
+    from sllm.data import formats
     from sllm.serve import access, dtypes, environment, parsers, served_model
     from sllm.serve.flags import ENGINE, PARALLEL, SAMPLING
 
@@ -63,7 +58,7 @@ def main(args) -> dict | None:
     (base, adapters), control, examples, *_ = cli.collect_errors(
         lambda: served_model.of_command_line(args),
         lambda: access.of_command_line(args),
-        lambda: read_examples(args.task_examples),
+        lambda: formats.load_rows(args.task_examples, "prompts"),
         lambda: check_lengths(args),
         lambda: dtypes.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
         lambda: parsers.check(args.tool_call_parser, args.reasoning_parser),
@@ -132,18 +127,6 @@ def main(args) -> dict | None:
     if server.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     return {"stage": "served", "address": address}
-
-
-def read_examples(path: str | None) -> list[dict]:
-    """The rows whose prompts are the examples of tasks: of --task_examples, else the sample rows where they are."""
-    from sllm.data import formats
-
-    if path is None and not SAMPLE_ROWS.is_file():
-        return []
-    rows = formats.load_rows(path or SAMPLE_ROWS, "prompts")
-    if not any(row["task"] in tasks.TASKS for row in rows):
-        raise InputError(f"--task_examples {path}: no row names one of the tasks, such as task01_01")
-    return rows
 
 
 def check_lengths(args) -> None:

@@ -50,12 +50,13 @@ def build_parser():
 def main(args) -> dict | None:
     if args.add_user:
         return add_user(args)
-    cli.collect_errors(lambda: check_flags(args), lambda: check_users(args))
+    starters, *_ = cli.collect_errors(
+        lambda: read_starters(args.starters_path), lambda: check_flags(args), lambda: check_users(args)
+    )
     sock = network.bind(args.host, args.port)
     address = network.url(args.host, sock)
     from sllm.page import launch
 
-    starters = read_starters(args.starters_path) if args.starters_path else None
     launch.serve(args, sock, address, starters)
     return {"stage": "chat", "address": address}
 
@@ -75,19 +76,24 @@ def check_flags(args) -> None:
         problems.append(f"--host {args.host} is open to other machines; use --auth password with a --users_file")
     if args.auth == "password" and not args.users_file:
         problems.append("--auth password requires --users_file; --add_user NAME writes one")
-    if args.starters_path and not read_starters(args.starters_path):
-        problems.append(f"--starters_path {args.starters_path} has no line")
     if problems:
         raise InputError(problems)
 
 
-def read_starters(path: str) -> list[str]:
-    """The lines of the file; InputError if it cannot be read."""
+def read_starters(path: str | None) -> list[str] | None:
+    """The lines of the file, or None without one."""
+    if not path:
+        return None
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"--starters_path {path}: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"--starters_path {path}: {error.strerror}") from None
+    except UnicodeError:
+        raise InputError(f"--starters_path {path} is not UTF-8") from None
+    questions = [line.strip() for line in lines if line.strip()]
+    if not questions:
+        raise InputError(f"--starters_path {path} has no line")
+    return questions
 
 
 def check_users(args) -> None:

@@ -98,7 +98,7 @@ def main(args) -> dict | None:
     from peft import LoraConfig
     from trl import DPOConfig
 
-    from sllm.train import callbacks, checks, metrics, trainers
+    from sllm.train import callbacks, checks, gradient_checks, metrics, trainers
 
     trainers.set_up_logging(out)
     loading = {"max_seq_length": max_length, "gradient_checkpointing": arguments.gradient_checkpointing(args)}
@@ -121,6 +121,7 @@ def main(args) -> dict | None:
         precompute_ref_log_probs=args.precompute_ref_log_probs,
         max_length=max_length,
         train_sampling_strategy="random",
+        router_aux_loss_coef=0.0,  # it depends on the batch, and TRL (1.14) adds it to each micro-batch undivided
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=args.batch_size,
         gradient_accumulation_steps=accumulation,
@@ -143,7 +144,7 @@ def main(args) -> dict | None:
     )  # fmt: skip
     difference = checks.dpo_reference(trainer)
     print(f"reference check: max logp difference per token {difference:.1e}")
-    checked = checks.accumulation_parity(trainer, columns)
+    checked = gradient_checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
 

@@ -94,7 +94,7 @@ def main(args) -> dict | None:
     from peft import LoraConfig
     from trl import SFTConfig, pack_dataset
 
-    from sllm.train import callbacks, checks, metrics, trainers, varlen_attention
+    from sllm.train import callbacks, checks, gradient_checks, metrics, trainers, varlen_attention
 
     trainers.set_up_logging(out)
     loading = {"max_seq_length": max_length, "gradient_checkpointing": arguments.gradient_checkpointing(args)}
@@ -122,9 +122,7 @@ def main(args) -> dict | None:
         padding_free=flat,
         train_sampling_strategy="group_by_length" if args.group_by_length else "random",
         **targets.loss_settings(plan.adapted),
-        # TRL (1.14) would add a mixture of experts' balancing loss to each micro-batch undivided, so that it grew with
-        # --gradient_accum_steps, and to the loss of evaluation; DPO adds none.
-        router_aux_loss_coef=0.0,
+        router_aux_loss_coef=0.0,  # it depends on the batch, and TRL (1.14) adds it to each micro-batch undivided
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=args.batch_size,
         gradient_accumulation_steps=accumulation,
@@ -147,8 +145,8 @@ def main(args) -> dict | None:
     )  # fmt: skip
     checked = checks.packing_isolation_or_padding(args, trainer, columns)
     before = trainers.probe(trainer)
-    checked |= checks.loss_mask(trainer, columns, chat.end_of_turn(tokenizer)[1])
-    checked |= checks.accumulation_parity(trainer, columns)
+    checked |= gradient_checks.loss_mask(trainer, columns, chat.end_of_turn(tokenizer)[1])
+    checked |= gradient_checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
 

@@ -27,10 +27,12 @@
 # Disk: 21 GB for the base, as much for the merged model, 3 GB for each adapter and each of its checkpoints.
 set -euo pipefail
 # Rows: task rows, messages, prompt/completion or alpaca. Pairs: prompt, chosen, rejected; a folder of prepare_data.py too.
-if [ ! -e "${1:-}" ] || { [ -n "${2:-}" ] && [ ! -e "$2" ]; }; then
-  echo "error: ${*:-no rows named}: no such file; usage: bash $0 ROWS [PAIRS], both .jsonl or .json" >&2
-  exit 2
-fi
+for file in "${1:-}" ${2:+"$2"}; do
+  if [ ! -e "$file" ]; then
+    echo "error: ${file:-no rows named}: no such file; usage: bash $0 ROWS [PAIRS], both .jsonl or .json" >&2
+    exit 2
+  fi
+done
 rows=$(realpath "$1")
 pairs=${2:+$(realpath "$2")}
 cd "$(dirname "$0")/.."

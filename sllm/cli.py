@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
+from itertools import takewhile
 from typing import Any, NoReturn, TypeVar, cast
 
 N = TypeVar("N", int, float)
@@ -46,15 +47,17 @@ class CheckFailed(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """A misspelt flag is named with the one that was meant, before argparse misses a required one."""
+        """Misspelt flags are named with those that were meant, before argparse misses a required one."""
         from difflib import get_close_matches
 
-        known = list(self._option_string_actions)
-        for word in sys.argv[1:] if args is None else args:
+        known, problems = list(self._option_string_actions), []
+        for word in takewhile(lambda word: word != "--", sys.argv[1:] if args is None else args):
             flag = word.partition("=")[0]
-            if flag.startswith("--") and len(flag) > 2 and flag not in known:
+            if flag.startswith("--") and " " not in flag and flag not in known:
                 close = get_close_matches(flag, [name for name in known if len(name) > 4], 1, 0.85)
-                self.error(f"unrecognized arguments: {word}" + (f"; did you mean {close[0]}?" if close else ""))
+                problems.append(word + (f" (did you mean {close[0]}?)" if close else ""))
+        if problems:
+            self.error(f"unrecognized arguments: {', '.join(problems)}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

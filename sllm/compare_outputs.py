@@ -15,7 +15,7 @@ TITLES = {"true": "true", "rules_passed": "all rules passed", "stopped": "stoppe
 def build_parser():
     p = cli.parser(__doc__, "-m sllm.compare_outputs")
     p.add_argument("answers", nargs="+", metavar="NAME=FILE", help="a name to show and its answers (.jsonl)")
-    p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another task; with "
+    p.add_argument("--rows", type=cli.positive_int, default=3, help="prompts to show, each of another kind; with "
                    "--facts those that the last model answers truly, and one that it does not")  # fmt: skip
     p.add_argument("--equal", nargs=2, metavar="NAME", help="count the rows that these two answered identically")
     p.add_argument("--facts", metavar="FILE", help="rows of `python -m sllm.world`, those that were asked: count true "
@@ -48,9 +48,13 @@ def main(args) -> dict:
         raise cli.InputError("the files share no row ids: they answer different test sets")
 
     facts = _read_facts(args.facts) if args.facts else {}
-    if args.facts and not all(row["id"] in facts for row in shared):
-        raise cli.InputError(f"--facts {args.facts}: has no row for some of the answers; give the file that was asked")
-    verdicts = {name: _verdicts([rows[row["id"]] for row in shared], facts) for name, rows in answers.items()}
+    if args.facts and not all(
+        row["id"] in facts and facts[row["id"]]["user_content"] == row["messages"][-1]["content"] for row in shared
+    ):
+        raise cli.InputError(
+            f"--facts {args.facts}: does not have all rows that were answered; give the file that was asked"
+        )
+    verdicts = {name: _verdicts(shared, rows, facts) for name, rows in answers.items()}
     for row in _examples(shared, next(reversed(verdicts.values())).get("true"), args.rows):
         title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
@@ -61,7 +65,7 @@ def main(args) -> dict:
         if row.get("reference"):
             print(f"  {'answer':>8} │ {'  ' if facts else ''}{_clip(row['reference'], 150)}")
     if facts:
-        print("\n✓ true, ✗ not: a fact is wrong, invented or missing")
+        print("\n✓ true, ✗ not: a fact is wrong, invented, missing or not asked for")
 
     columns = list(next(iter(verdicts.values())))
     table = [(name, *(share(cells[column]) for column in columns)) for name, cells in verdicts.items()]
@@ -104,7 +108,7 @@ def read(path: str) -> dict[str, dict]:
             if line.strip():
                 row = json.loads(line)
                 rows[row["id"]] = row
-                row["output"].strip(), row["task"], row["messages"][-1]["content"]
+                row["output"].strip(), row["task"], row["messages"][-1]["content"], row["finish_reason"]
     except (ValueError, TypeError, LookupError, AttributeError):
         raise cli.InputError(
             f"{path}:{len(rows) + 1}: not a line of answers; make the file with vllm_inference.py"
@@ -120,13 +124,16 @@ def _read_facts(path: str) -> dict[str, dict]:
         raise cli.InputError(f"--facts {path}: not rows of `python -m sllm.world` ({error})") from None
 
 
-def _verdicts(rows: list[dict], facts: dict[str, dict]) -> dict[str, list[bool]]:
-    """What holds of which rows: column → a verdict for each row that can have one."""
+def _verdicts(rows: list[dict], answers: dict[str, dict], facts: dict[str, dict]) -> dict[str, list[bool]]:
+    """What holds of the answers to which rows: column → a verdict for each row that can have one."""
     known = [row for row in rows if row["task"] in tasks.TASKS]
-    verdicts = {"true": [bool(world.check(facts[row["id"]], row["output"])) for row in rows]} if facts else {}
+    output = {key: answer["output"] for key, answer in answers.items()}
+    verdicts = {"true": [bool(world.check(facts[row["id"]], output[row["id"]])) for row in rows]} if facts else {}
     return verdicts | {
-        "rules_passed": [not tasks.check(row["task"], row["messages"][-1]["content"], row["output"]) for row in known],
-        "stopped": [row["finish_reason"] == "stop" for row in rows],
+        "rules_passed": [
+            not tasks.check(row["task"], row["messages"][-1]["content"], output[row["id"]]) for row in known
+        ],
+        "stopped": [answers[row["id"]]["finish_reason"] == "stop" for row in rows],
     }
 
 
@@ -147,10 +154,10 @@ def share(verdicts: list[bool]) -> str:
     if not verdicts:
         return "-"
     count, total = sum(verdicts), len(verdicts)
-    share, z = count / total, 1.96
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
-    return f"{count}/{total} {share:4.0%} ({max(middle - half, 0):.0%}–{min(middle + half, 1):.0%})"
+    ratio, z = count / total, 1.96
+    middle = (ratio + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * (ratio * (1 - ratio) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
+    return f"{count}/{total} {ratio:4.0%} ({max(middle - half, 0):.0%}–{min(middle + half, 1):.0%})"
 
 
 def _clip(text: str, limit: int) -> str:

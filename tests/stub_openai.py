@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from api_server import read_examples
 from sllm import tasks
+from sllm.data import formats
+from sllm.serve.flags import SAMPLE_ROWS
 from sllm.serve.tasks_api import task_entries
 
 MODELS = (
@@ -119,7 +120,10 @@ async def log(request: Request):
 
 async def task_list(request: Request):
     return JSONResponse(
-        {"object": "list", "data": task_entries(read_examples(None))} if "--tasks" in sys.argv else {}, 200
+        {"object": "list", "data": task_entries(formats.load_rows(SAMPLE_ROWS, "prompts"))}
+        if "--tasks" in sys.argv
+        else {},
+        200,
     )
 
 

@@ -466,14 +466,14 @@ def test_what_changes_nothing_is_let_through(server):
 
 
 def test_examples_of_tasks_are_the_first_rows_of_a_file(tmp_path):
-    import api_server
     from sllm import world
+    from sllm.data import formats
     from sllm.serve import tasks_api
 
     rows = [world.row(random.Random(i), task) for i, task in enumerate(["task08_01", "task08_01", "task02"])]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in [world.chat_row(random.Random(9)), *rows]))
-    listed = tasks_api.task_entries(api_server.read_examples(str(path)))
+    listed = tasks_api.task_entries(formats.load_rows(path, "prompts"))
     examples = {entry["id"]: entry["example"] for entry in listed if entry["example"]}
     assert examples == {row["task"]: tasks.split_user_turn(row["task"], row["user_content"]) for row in rows[::2]}
 

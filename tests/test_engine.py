@@ -422,7 +422,7 @@ SERVER = [
     ("--chat_template gone", "gone"),
     ("--api_key :", "key"),
     ("--task_examples gone.jsonl", "gone.jsonl"),
-    ("--task_examples {rows}", "no row names one of the tasks"),
+    ("--task_examples {at}/no.json", "no.json"),
 ]  # fmt: skip
 
 

@@ -196,8 +196,9 @@ def test_each_family_trains_merges_and_serves(name, data, tiny_base, tmp_path):
     trained = run(train_LoRA_SFT, "--model_id", base, "--trainset_path", data["rows"], "--output_dir",
         tmp_path / "sft", "--lora_r", 4, "--max_steps", 3, "--learning_rate", "2e-2", *common)  # fmt: skip
     assert trained["accumulation_parity"] < 1e-5  # a balancing loss of experts would depend on the micro-batches
-    run(train_LoRA_DPO, "--model_id", tmp_path / "sft", "--trainset_path", data["pairs"], "--output_dir",
+    preferred = run(train_LoRA_DPO, "--model_id", tmp_path / "sft", "--trainset_path", data["pairs"], "--output_dir",
         tmp_path / "dpo", "--max_steps", 2, "--learning_rate", 2e-3, *common)  # fmt: skip
+    assert preferred["accumulation_parity"] < 1e-5
     merged = tmp_path / "merged"
     run(merged_weights, "--model_id", tmp_path / "dpo", "--merged_weights_path", merged)
     on_disk, before = weights(merged), weights(base)

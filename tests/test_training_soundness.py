@@ -99,27 +99,20 @@ def test_a_base_with_one_broken_weight_is_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize("stage", ["sft", "sft padded", "dpo"])
-def test_a_step_is_the_same_however_its_rows_are_cut(stage, tiny_base, sft_folder, few_rows, few_pairs, tmp_path):
+def test_a_step_is_the_same_however_its_rows_are_cut(
+    stage, tiny_base, sft_folder, few_rows, few_pairs, tmp_path, monkeypatch
+):
     """Seven rows, so that the last window is partial, and its last micro-batch too."""
     from safetensors.torch import load_file
 
     source, start = (few_pairs, sft_folder) if stage == "dpo" else (few_rows, tiny_base)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:7]), encoding="utf-8")
-    flags = [
-        "--trainset_path",
-        rows,
-        "--model_id",
-        start,
-        "--train_epochs",
-        "1",
-        "--optim",
-        "sgd",
-        "--warmup_ratio",
-        "0",
-    ]
+    flags = ["--trainset_path", rows, "--model_id", start, "--train_epochs", "1", "--optim", "sgd"]
     flags += ["--lr_scheduler_type", "constant", "--warmup_ratio", "0", "--learning_rate", "1"]
     flags += ["--max_grad_norm", "0", "--weight_decay", "0"]
+    as_given = lambda args, *_: (args.batch_size, args.gradient_accum_steps)  # noqa: E731
+    monkeypatch.setattr(arguments, "micro_batches", as_given)  # a CPU would make one of each step's
     adapters = {}
     for size, accumulation in ((4, 1), (2, 2), (1, 4)):
         out = tmp_path / f"{size}x{accumulation}"
@@ -135,12 +128,38 @@ def test_a_step_is_the_same_however_its_rows_are_cut(stage, tiny_base, sft_folde
             assert difference < 1e-3, (name, other)
 
 
+def test_bfloat16_trains_without_a_gpu(tiny_base, few_rows, tmp_path):
+    result = in_process(
+        SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "2", "--dtype", "bfloat16",
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert 1e-6 < result["accumulation_parity"] < 0.05  # of rounding
+
+
+@pytest.mark.parametrize("change", ["no token count", "attention dropout"])
+def test_what_some_models_do_leaves_the_gradient_the_same(change, tiny_base, few_rows, tmp_path, monkeypatch):
+    """Gemma 4 says that its loss takes no token count; Llama may drop attention weights in training."""
+    from transformers import LlamaForCausalLM
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    if change == "no token count":
+        monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    else:
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.3}))
+        (base / "run.json").unlink()
+    result = in_process(
+        SFT, "--trainset_path", few_rows, "--model_id", base, "--max_steps", "1", "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert result["accumulation_parity"] < 1e-4
+
+
 def test_accumulation_that_changes_the_gradient_is_refused(tiny_base, few_rows, tmp_path, monkeypatch):
     """Each micro-batch normalised by its own tokens, as trainers did for years."""
     from transformers import Trainer
 
     monkeypatch.setattr(Trainer, "_get_num_items_in_batch", lambda *args: None)
-    with pytest.raises(InputError, match="gradient accumulation changes the gradient: .*differ by"):
+    with pytest.raises(CheckFailed, match="gradient accumulation changes the gradient: .*differ by"):
         in_process(
             SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "1", "--output_dir",
             tmp_path / "out",
@@ -161,7 +180,7 @@ def without_end(labels: list[int]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(shift, "labels are not the token at their place"), (without_end, "would not learn to stop")],
+    [(shift, "labels differ from the input token"), (without_end, "would not learn to stop")],
     ids=["shifted by one", "without the end of turn"],
 )
 def test_labels_that_are_not_the_answer_are_refused(change, said, tiny_base, few_rows, tmp_path, monkeypatch):
@@ -174,7 +193,7 @@ def test_labels_that_are_not_the_answer_are_refused(change, said, tiny_base, few
         return built | {"labels": [change(labels) for labels in built["labels"]]}, stats
 
     monkeypatch.setattr(tokenize, "sft_columns", changed)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(CheckFailed, match=said):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out" / "run.json").exists()
 
@@ -190,7 +209,7 @@ def test_a_loss_of_other_tokens_is_refused(flags, tiny_base, few_rows, tmp_path,
         return compute_loss(self, model, inputs | {"labels": inputs["labels"].roll(-1, 1)}, *args, **kwargs)
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", shifted)
-    with pytest.raises(InputError, match="the trainer's loss is .* where that of the supervised tokens is"):
+    with pytest.raises(CheckFailed, match="the trainer's loss is .* where the cross-entropy of the supervised tokens"):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "o", *flags)
 
 
@@ -198,7 +217,7 @@ def test_training_that_changes_nothing_is_refused(tiny_base, few_rows, tmp_path,
     import torch
 
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    with pytest.raises(CheckFailed, match="training changed no weight of the adapter"):
+    with pytest.raises(CheckFailed, match="3 steps changed no weight of the adapter"):
         in_process(
             SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "3", "--warmup_ratio", "0",
             "--output_dir", tmp_path / "out",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sllm import tasks
 from sllm.cli import InputError
 from sllm.data.input_files import InputFile, RejectedRow
-from sllm.data.rows import ignored_keys, near_misses, unknown_tasks
+from sllm.data.rows import Row, ignored_keys, near_misses, unknown_tasks
 
 R = TypeVar("R", bound=dict[str, Any])  # a row
 SPLITS = ("train", "valid", "test")
@@ -149,17 +149,16 @@ def conformance(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return dict(sorted(by_task.items()))
 
 
-def swapped_pairs(rows: list[dict[str, Any]]) -> int:
-    """Preference rows whose chosen answer breaks a rule of its task where the rejected one keeps all."""
-    count = 0
-    for row in rows:
-        if row["task"] in tasks.TASKS and sum(turn["role"] == "user" for turn in row["prompt"]) == 1:
-            chosen, rejected = (
-                tasks.check(row["task"], row["prompt"][-1]["content"], row[side][0]["content"])
-                for side in ("chosen", "rejected")
-            )
-            count += bool(chosen) and not rejected
-    return count
+def swapped_pairs(rows: list[Row]) -> list[Row]:
+    """The preference rows whose chosen answer breaks a rule of its task where the rejected one keeps all."""
+
+    def broken(row: Row, side: str) -> bool:
+        return bool(tasks.check(row["task"], row["prompt"][-1]["content"], row[side][0]["content"]))
+
+    known = [
+        row for row in rows if row["task"] in tasks.TASKS and sum(turn["role"] == "user" for turn in row["prompt"]) == 1
+    ]
+    return [row for row in known if broken(row, "chosen") and not broken(row, "rejected")]
 
 
 def report(

@@ -6,7 +6,7 @@ from typing import Any
 
 from sllm import checkpoint, cli
 from sllm.data import formats, splits, tokenize
-from sllm.data.rows import Row, Skipped
+from sllm.data.rows import Row, Skipped, source_of
 from sllm.data.tokenize import TokenStats
 
 
@@ -24,10 +24,11 @@ def notes(rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | N
     """Lines to print: keys that are not used, rows that are truncated, skipped or probably swapped. `context`: the
     model's, in tokens."""
     lines = [*formats.notes(rows), *tokenize.truncation_summary(stats, context_length=context), *skipped.lines()]
-    if swapped := splits.swapped_pairs([row for row in rows if "chosen" in row]):
+    pairs = [row for row in rows if "chosen" in row]
+    if swapped := splits.swapped_pairs(pairs):
         lines.append(
-            f"note: in {swapped} pairs the chosen answer breaks a rule of its task and the rejected one keeps all; "
-            "they may be swapped"
+            f"note: in {len(swapped)} of {cli.plural(len(pairs), 'pair')}, such as {source_of(swapped[0])}, the chosen "
+            "answer breaks a rule of its task and the rejected one keeps all: are they swapped?"
         )
     return lines
 

@@ -2,11 +2,13 @@
 answers at once."""
 
 import argparse
+from pathlib import Path
 
 from sllm import cli
 from sllm.serve.dtypes import KV_CACHE_DTYPES, QUANTIZATIONS, resolve_dtype
 from sllm.serve.model_info import LORA_RANKS
 
+SAMPLE_ROWS = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()
 ENGINE = "dtype quantization kv_cache_dtype enforce_eager gpu_memory_utilization seed".split()  # as vLLM calls them
 PARALLEL = {
@@ -95,6 +97,13 @@ def add_access_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--allowed_origins", nargs="+", default=[], metavar="URL", help="origins that CORS allows")
     group.add_argument("--rate_limit_rpm", type=cli.positive_int, metavar="N", help="requests a minute for each key")
     group.add_argument("--max_body_mb", type=cli.positive_float, default=4.0, help="largest request")
+
+
+def add_task_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument_group("tasks").add_argument(
+        "--task_examples", default=str(SAMPLE_ROWS), metavar="FILE", help="rows: the first one of each task is its "
+        "example in /v1/tasks and in the forms of the chat page",
+    )  # fmt: skip
 
 
 def add_load_flags(p: argparse.ArgumentParser):

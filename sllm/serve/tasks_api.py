@@ -107,7 +107,7 @@ class _Answer(Response):
 
 
 def task_entries(rows: Iterable[dict]) -> list[dict]:
-    """Every task as `/v1/tasks` lists it; its example is the first of `rows` that has the task."""
+    """Every task as `/v1/tasks` lists it; its example is the first of `rows`, of `load_rows`, that has the task."""
     examples: dict[str, dict] = {}
     for row in rows:
         if row["task"] in tasks.TASKS and row["task"] not in examples:

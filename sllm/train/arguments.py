@@ -191,6 +191,8 @@ def warmup(args) -> float:
 
 
 def precision(args) -> dict[str, bool]:
-    """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell."""
+    """bf16 or fp16 autocast, as --dtype says; a quantised model's own dtype does not tell. Without a GPU transformers
+    refuses both unless it is told to use the CPU."""
     dtype = resolve_dtype(args.dtype)
-    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
+    use_cpu = not torch.cuda.is_available()
+    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16, "use_cpu": use_cpu}

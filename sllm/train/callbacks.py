@@ -35,6 +35,25 @@ def build(args, folder: Path, samples: Callable) -> list[TrainerCallback]:
     return [*early_stopping, Progress(folder, samples, Fingerprint.of(args)), StopOnSignal()]
 
 
+class AdapterChange(TrainerCallback):
+    """Whether a step of this run changed the adapter. `steps`: those with a learning rate, until one did."""
+
+    def __init__(self):
+        self.steps, self.seen = 0, False
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):  # after a checkpoint was loaded
+        self.before = self._norms(model)
+
+    def on_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if not self.seen and any(group["lr"] > 0 for group in optimizer.param_groups):
+            self.steps += 1
+            self.seen = self._norms(model) != self.before
+
+    @staticmethod
+    def _norms(model) -> list[float]:
+        return [p.detach().double().norm().item() for p in model.parameters() if p.requires_grad]
+
+
 class Progress(TrainerCallback):
     """One line a step, `metrics.jsonl`, sample answers at each evaluation, and the marker of each checkpoint.
 

@@ -18,7 +18,7 @@ from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from sllm import checkpoint, cli
-from sllm.train.callbacks import PROBE, StopOnSignal
+from sllm.train.callbacks import PROBE, AdapterChange, StopOnSignal
 from sllm.train.checkpoints import latest_checkpoint
 
 
@@ -40,6 +40,12 @@ class SFTTrainer(_Trainer, trl.SFTTrainer):
     transformers takes the mean of each batch and then the mean of the batches, so that a short answer's tokens count
     more than a long one's, and the figure (which chooses the best checkpoint) changes with --batch_size.
     """
+
+    def __init__(self, model, args, **kwargs):
+        super().__init__(model, args, **kwargs)
+        if args.loss_type == "chunked_nll":
+            # Some models (Gemma 3n and 4) say that their loss takes no token count; TRL's, in its place, does.
+            self.model_accepts_loss_kwargs = True
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         tokens = (inputs["labels"][..., 1:] != -100).sum()  # as the model's own loss shifts them
@@ -78,7 +84,8 @@ class DPOTrainer(_ReferenceTrainer, trl.DPOTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         """transformers (5.17, `Trainer.training_step`) takes the mean of the micro-batches of a step, in which the
-        pairs of a smaller last one would count more than the others."""
+        pairs of a smaller last one would count more than the others. Losses that are no mean over pairs (sft, aot) get
+        the same weight, which is not exact for them."""
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * (len(inputs["input_ids"]) / self._mean_rows) if model.training else loss
 
@@ -120,7 +127,8 @@ def run(trainer, resume_from: str | None) -> float:
     Raises:
         CheckFailed: no weight of the adapter changed.
     """
-    before = _adapter_norms(trainer.model)
+    change = AdapterChange()
+    trainer.add_callback(change)
     hint = cli.command_line(drop=["--overwrite"], add=["--resume"])
     try:
         seconds = trainer.train(resume_from_checkpoint=resume_from).metrics["train_runtime"]
@@ -131,17 +139,12 @@ def run(trainer, resume_from: str | None) -> float:
     stopped = any(isinstance(callback, StopOnSignal) and callback.stop_requested for callback in callbacks)
     if stopped and trainer.state.global_step < trainer.state.max_steps:
         raise cli.Interrupted(hint)
-    warmup = trainer.args.get_warmup_steps(trainer.state.max_steps)  # whose first step has a learning rate of 0
-    if trainer.state.global_step > warmup and _adapter_norms(trainer.model) == before:
+    if change.steps and not change.seen:
         raise cli.CheckFailed(
-            "training changed no weight of the adapter: the optimizer does not have them, or its steps round to "
-            "nothing; nothing was saved"
+            f"{change.steps} steps changed no weight of the adapter: the optimizer does not have them, or its steps "
+            f"round to nothing; no adapter was saved, checkpoints in {trainer.args.output_dir} are left"
         )
     return seconds
-
-
-def _adapter_norms(model) -> list[float]:
-    return [p.detach().double().norm().item() for p in model.parameters() if p.requires_grad]
 
 
 def probe(trainer, count: int = 128) -> dict[str, float]:

@@ -50,10 +50,10 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     expects, result = row["expects"], Truth()
     must = [facts[i] for i in expects["facts"]]
     first = answer.strip().partition("\n")[0].strip()
-    if expects["starts"] and first != expects["starts"] and not first.startswith(expects["starts"] + ","):
+    is_chat = "task" not in row  # there a verdict begins a sentence
+    if expects["starts"] and first != expects["starts"] and not (is_chat and first.startswith(expects["starts"] + ",")):
         result.wrong.append(first)
-    if "###" in answer:  # the headings of the prompt
-        result.wrong.append("###")
+    result.wrong += [heading for heading in ("###Context###", "###Question###") if heading in answer]  # of the prompt
     _check_words(expects["words"], answer, result)
     subjects = {fact.subject for fact in facts}
     for line in re.split(r"\n|(?<=[.?!]) ", answer):
@@ -64,7 +64,7 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     if expects["named"] and expects["subject"] not in answer:
         result.missing.append(expects["subject"])
     have = [fact for fact in must if fact in result.right]
-    result.unasked = [fact for fact in result.right if fact not in must]
+    result.unasked = [fact for fact in result.right if must and fact not in must]
     if len(have) < expects["least"]:
         result.missing += [f"{fact.subject}: {fact.label} {fact.value}" for fact in must if fact not in have]
     return result

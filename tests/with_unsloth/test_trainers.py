@@ -84,6 +84,17 @@ def test_labels_reach_the_model_as_they_were_made(patched_trl, model, tokenizer,
 
 
 @pytest.mark.parametrize("flat", [True, False])
+def test_loss_and_gradient_are_checked(patched_trl, model, tokenizer, columns, tmp_path, flat):
+    """On the trainer that unsloth puts in TRL's place."""
+    from sllm.train import gradient_checks  # after TRL is patched
+
+    trainer = sft_trainer(patched_trl, model, tokenizer, columns, tmp_path, flat=flat)
+    end = columns["labels"][0][-1]
+    assert gradient_checks.loss_mask(trainer, columns, end)["loss_mask"] < 1e-3
+    assert gradient_checks.accumulation_parity(trainer, columns)["accumulation_parity"] < 1e-3
+
+
+@pytest.mark.parametrize("flat", [True, False])
 def test_the_evaluation_does_not_depend_on_the_batch(patched_trl, model, tokenizer, columns, tmp_path, flat):
     found = []
     for size in (1, 3, 8):
@@ -103,7 +114,7 @@ def test_an_epoch_counts_every_real_token(patched_trl, model, tokenizer, columns
 
 
 def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tokenizer, tmp_path):
-    from sllm.train import trainers  # after TRL is patched
+    from sllm.train import gradient_checks, trainers  # after TRL is patched
 
     pairs = formats.load_rows(str(ROOT / "sample_data" / "preference_pairs.jsonl"), "preference")[:4]
     columns, _ = tokenize.dpo_columns(tokenizer, pairs, LENGTH)
@@ -117,5 +128,6 @@ def test_the_reference_is_the_model_that_dpo_starts_from(patched_trl, model, tok
         callbacks=[Progress(tmp_path), StopOnSignal()],
     )  # fmt: skip
     assert checks.dpo_reference(trainer) <= 1e-3
+    assert gradient_checks.accumulation_parity(trainer, columns)["accumulation_parity"] < 1e-3
     trainer.train()
     assert [row["step"] for row in metrics.read_metrics(tmp_path) if "loss" in row] == [1, 2]
