@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 from conftest import DPO, SFT, in_process
 
-from sllm.cli import InputError
+from sllm.cli import CheckFailed
 from sllm.train import metrics
 
 pytestmark = pytest.mark.torch
@@ -79,5 +79,5 @@ def test_transformers_resumes_dpo_without_its_adapter(trainers, sft_folder, few_
 def test_transformers_averages_pairs_over_micro_batches(trainers, sft_folder, few_pairs, tmp_path, monkeypatch):
     monkeypatch.delattr(trainers.DPOTrainer, "compute_loss")
     flags = ["--trainset_path", few_pairs, "--model_id", sft_folder, "--max_steps", "1"]
-    with pytest.raises(InputError, match="gradient accumulation changes the gradient"):
+    with pytest.raises(CheckFailed, match="gradient accumulation changes the gradient"):
         in_process(DPO, *flags, "--output_dir", tmp_path)

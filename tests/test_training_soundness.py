@@ -233,7 +233,9 @@ def test_pairs_that_look_swapped_are_noted(sft_folder, few_pairs, tmp_path, caps
     pairs = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     in_process(DPO, *flags, tmp_path / "pairs.jsonl")
-    assert re.search(r"note: in \d+ pairs the chosen answer breaks a rule", capsys.readouterr().out)
+    assert re.search(
+        r"note: in \d+ of \d+ pairs, such as .*:\d+ \(.*\), the chosen answer breaks", capsys.readouterr().out
+    )
 
 
 # ── evaluation ─────────────────────────────────────────────────────────────────────────────────────────────
