@@ -218,7 +218,12 @@ class Tab:
             self.idle()
 
     def idle(self, seconds: float = 60) -> None:
-        self.page.wait_for_selector("#stop-button", state="detached", timeout=seconds * 1000)
+        """Waits until the server has taken what was sent and no answer is being written. A page that is loaded before
+        the server has taken a message puts it back into the input."""
+        self.page.wait_for_function(
+            "sessionStorage.getItem('sllm-sent') === null && !document.querySelector('#stop-button')",
+            timeout=seconds * 1000,
+        )
 
     def text(self) -> str:
         return self.page.inner_text("body")

@@ -7,14 +7,14 @@ import httpx
 import pytest
 from browser_helpers import chat_page, needs_browser, wait_for
 from conftest import DPO, succeed
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from server_process import Running
 
-from sllm import tasks
+from sllm import chat, tasks
 from sllm.chatstore import ChatStore
 from sllm.page.translations import EN, KO
 
 pytestmark = [needs_browser, pytest.mark.page]
+ENDS = ["</s>", "<|im_end|>"]
 
 
 def serve(base, port: int = 0, **adapters) -> Running:
@@ -83,21 +83,44 @@ def test_settings_change_the_request(tab, database):
     assert kept.sampling["seed"] == 7
 
 
-def test_stop_ends_the_generation_in_the_engine(tab, api, database):
-    tab.profile("base")
-    for number in range(8):  # the tiny model may have said all that it has to say before anybody can press a button
-        tab.send(f"{number}. 아주 길게 이야기해 주세요.", wait=False)
-        try:
-            tab.page.click("#stop-button", timeout=3000)
-            wait_for(api.idle, 3)
-            tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{KO['stopped']}')", timeout=3000)
-        except PlaywrightTimeout:
-            tab.idle()
-            continue
+@pytest.fixture
+def endless_api(tiny_base, tmp_path):
+    """A server of a base that hardly ever ends an answer: the logit of both tokens that end one is 0."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_base, tmp_path / "endless")
+    weights = load_file(folder / "model.safetensors")
+    ends = chat.load_tokenizer(str(folder)).convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    weights["model.embed_tokens.weight"][ends] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    succeed("-m", "sllm.accept", folder)
+    server = Running("--model_id", folder, "--max_seq_length", 2048)
+    yield server
+    server.stop()
+
+
+def test_stop_ends_the_generation_in_the_engine(browser, endless_api, new_database):
+    database = new_database()
+    page = chat_page(f"{endless_api.url}/v1", database)
+    tab = browser.open(page.url)
+    try:
+        tab.page.click("#chat-settings-open-modal")
+        tab.page.focus("[role=slider] >> nth=3")
+        for _ in range(8):
+            tab.page.keyboard.press("PageUp")  # from 512 tokens at most to 1,792
+        tab.page.click("#confirm")
+        tab.page.wait_for_selector("#confirm", state="detached")
+        tab.send("아주 길게 이야기해 주세요.", wait=False)
+        wait_for(lambda: len(tab.messages()) == 2 and len(tab.messages()[1]) > 100)
+        assert not endless_api.idle()
+        tab.page.click("#stop-button")
+        wait_for(endless_api.idle, 3)
+        tab.page.wait_for_selector(f"[data-sonner-toast]:has-text('{KO['stopped']}')")
         tab.still(500)
-        if last_answer(database).finish_reason == "stopped":  # else it was stopped before its first word
-            return
-    pytest.fail("no answer was stopped")
+        assert last_answer(database).finish_reason == "stopped"
+    finally:
+        tab.page.context.close()
+        page.stop()
 
 
 def test_a_task_is_asked_with_its_form_and_judged(tab, database):

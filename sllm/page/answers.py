@@ -19,6 +19,7 @@ from sllm.page.messages import Message, ThreadMissing, new_id
 from sllm.page.view import AUTHOR
 
 SAVE_SECONDS = 1.0  # at most this much of an answer is lost when the page is killed
+SHOW_SECONDS = 0.1  # between two updates: a browser draws the whole answer each time, and can freeze over every token
 log = logging.getLogger(__name__)
 
 
@@ -119,15 +120,16 @@ class Reply:
         """Stream the answer; returns whether it was stopped."""
         conversation, answer, text = self.conversation, self.answer, self.request.text
         show = partial(conversation.stream, self.message)
-        saved: float | None = None
+        shown, saved = 0.0, 0.0
         try:
             await conversation.start_answer(self.message)
             async with aclosing(stream(conversation.page.server, self.path, self.body, text, show)) as chunks:
                 async for chunk in chunks:
                     answer.add(chunk)
-                    if answer.rendered:
+                    if answer.rendered and time.monotonic() - shown > SHOW_SECONDS:
+                        shown = time.monotonic()
                         await show(answer.rendered)
-                    if answer.text.strip() and (saved is None or time.monotonic() - saved > SAVE_SECONDS):
+                    if answer.text.strip() and time.monotonic() - saved > SAVE_SECONDS:
                         saved = time.monotonic()
                         await conversation.save(self.message, answer=self._stored("broken"))  # until it has ended
         except asyncio.CancelledError:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from sllm.chatstore import Comparison, NotStored, StoredAnswer
-from sllm.page.answers import SAVE_SECONDS, StreamingAnswer, report_problem, stream
+from sllm.page.answers import SAVE_SECONDS, SHOW_SECONDS, StreamingAnswer, report_problem, stream
 from sllm.page.api_client import ModelInfo, Problem
 from sllm.page.chat_session import RequestContext
 from sllm.page.conversation import Conversation
@@ -17,7 +17,6 @@ from sllm.page.markdown import Markdown
 from sllm.page.messages import Message, new_id
 from sllm.page.view import AUTHOR
 
-SHOW_SECONDS = 0.1  # between two updates of a comparison that is being written
 SIDES = ("left", "right")
 ARENA_TEXTS = (
     "arena_ask", "arena_same", "arena_writing", "arena_left", "arena_right",
