@@ -14,24 +14,28 @@ from browser_helpers import Browser, chat_page, free_port  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 from server_process import Running  # noqa: E402
 
-DEMO, DOCS = ROOT / "outputs" / "demo", ROOT / "docs"
+DEMO, DOCS, WORLD = ROOT / "outputs" / "demo", ROOT / "docs", ROOT / "sample_data" / "world"
+SHOP = "노람 가게는 수요일에 쉰다. 노람 가게는 책을 판다. 문을 닫는 시각은 오후 7시다."
+WELCOME = "이 작은 모델은 지어낸 세계의 짧은 글을 읽고 답합니다. 그 밖의 것은 알지 못합니다."
+FESTIVAL = "두손 축제는 해마다 5월에 열린다. 대표 행사는 씨름이다. 두손 축제의 대표 행사는 무엇입니까?"
 
 
 def main() -> None:
     api = Running(
         "--model_id", DEMO / "base", "--lora_modules", f"sft={DEMO / 'sft'}", f"dpo={DEMO / 'dpo'}",
-        "--max_num_seqs", 64, "--max_seq_length", 1024,
+        "--max_num_seqs", 64, "--max_seq_length", 1024, "--task_examples", WORLD / "test_names.jsonl",
     )  # fmt: skip
     port = free_port()
+    first_page = ("--starters_path", WORLD / "starters.txt", "--welcome", WELCOME)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page = chat_page(f"{api.url}/v1", f"sqlite:///{folder}/chat.db", port=port)
+        page = chat_page(f"{api.url}/v1", f"sqlite:///{folder}/chat.db", *first_page, port=port)
         browser = Browser(playwright)
         try:
             if len(sys.argv) < 2:
                 pictures(browser, page.url)
             streaming(browser, page.url, api)
             page.stop()
-            page = chat_page(f"{api.url}/v1", f"sqlite:///{folder}/chat.db", port=port)
+            page = chat_page(f"{api.url}/v1", f"sqlite:///{folder}/chat.db", *first_page, port=port)
             after_a_restart(browser, page.url, api)
         finally:
             browser.close()
@@ -76,7 +80,7 @@ def pictures(browser: Browser, url: str) -> None:
         tab.page.keyboard.press("ArrowLeft")
     tab.page.click("#confirm")
     tab.page.wait_for_timeout(6000)
-    tab.send("수출이 늘어난 까닭을 한 문장으로 말해 주세요.")
+    tab.send(f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?")
     tab.page.wait_for_selector("[data-arena=vote]")
     tab.page.set_viewport_size({"width": 1200, "height": 1000})
     tab.page.locator("[data-vote=tie]").scroll_into_view_if_needed()
@@ -86,7 +90,7 @@ def pictures(browser: Browser, url: str) -> None:
     tab.shot(DOCS / "page_arena_voted.png")
 
     tab = browser.open(url, height=760)
-    tab.send("갯벌이 중요한 까닭은 무엇인가요?")
+    tab.send(FESTIVAL)
     tab.page.click("button:has(svg.lucide-refresh-cw) >> nth=-1")
     tab.page.wait_for_selector("[data-branch]")
     tab.idle()
@@ -99,8 +103,10 @@ def pictures(browser: Browser, url: str) -> None:
 
     phone = browser.open(url, width=390, height=844)
     phone.profile("arena")
-    phone.send("바다가 파란 까닭은?")
-    phone.page.wait_for_selector("[data-arena=vote]")
+    for question in (FESTIVAL, "감자는 무엇입니까?", f"{SHOP} 노람 가게는 무엇을 팝니까?"):
+        phone.send(question)
+        if phone.page.locator("[data-arena=vote]").count():  # none where two models gave the same answer
+            break
     phone.shot(DOCS / "page_phone.png")
 
 
@@ -114,8 +120,8 @@ def streaming(browser: Browser, url: str, api: Running) -> None:
         settings(tab, 14)
         tab.page.click("#confirm")
         tab.page.wait_for_timeout(6000)
-        tab.send("갯벌은 어떻게 만들어지나요?", wait=False)
-        tab.page.wait_for_function("document.querySelector('.ai-message .message-content')?.innerText.length > 40")
+        tab.send(f"{SHOP} 노람 가게는 무엇을 팝니까?", wait=False)
+        tab.page.wait_for_function("document.querySelector('.ai-message .message-content')?.innerText.length > 12")
         tab.page.screenshot(path=str(DOCS / "page_streaming.png"))
         tab.page.click("#stop-button")
         tab.idle()
@@ -126,11 +132,11 @@ def after_a_restart(browser: Browser, url: str, api: Running) -> None:
     """The page was restarted; then the server goes down."""
     tab = browser.open(url, height=760)
     tab.page.wait_for_timeout(6000)
-    tab.page.click("text=갯벌은 어떻게 만들어지나요? >> nth=0")
+    tab.page.click("text=노람 가게는 무엇을 팝니까? >> nth=0")
     tab.page.wait_for_selector(".ai-message")
     tab.shot(DOCS / "page_history.png")
     api.stop()
-    tab.send("그럼 갯벌에는 무엇이 사나요?", wait=False)
+    tab.send(f"{SHOP} 노람 가게는 언제 문을 닫습니까?", wait=False)
     tab.page.wait_for_selector("text=다시 시도합니다 >> visible=true")
     tab.shot(DOCS / "page_waiting.png")
 
