@@ -4,6 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=outputs/demo
+world=sample_data/world
 api_port=${API_PORT:-8000}
 page_port=${PAGE_PORT:-8501}
 api="http://127.0.0.1:$api_port"
@@ -25,10 +26,12 @@ trap stop EXIT
 
 mkdir -p outputs/chat
 api() {
-  exec python api_server.py --port "$api_port" --model_id "$out/base" --lora_modules "sft=$out/sft" "dpo=$out/dpo"
+  exec python api_server.py --port "$api_port" --model_id "$out/base" --lora_modules "sft=$out/sft" "dpo=$out/dpo" \
+    --task_examples $world/test_names.jsonl
 }
 page() {
-  exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1"
+  exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" --starters_path $world/starters.txt \
+    --welcome "이 작은 모델은 지어낸 세계의 짧은 글을 읽고 답합니다. 그 밖의 것은 알지 못합니다."
 }
 api 2>>outputs/chat/api.log &
 pids+=($!)

@@ -55,33 +55,34 @@ missing() { [ ! -f "$out/$1" ]; }
 digest() { find "$1" -type f -print0 | sort -z | xargs -0 cat | sha256sum; }
 stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; }
 
-# A stage that is there was made from the same rows, pairs and model, or the recipe stops.
+# A stage that is there was made from the same rows, pairs, model and settings, or the recipe stops.
 made_from() { # STAGE INPUTS
   if [ -d "$out/$1" ] && [ "$(cat "$out/$1.inputs" 2>/dev/null)" != "$2" ]; then
-    echo "error: $out/$1 was made from other rows, pairs or another model; remove it and what came after, or name another folder: out=outputs/NAME" >&2
+    echo "error: $out/$1 was made from other rows or pairs, another model or other settings; remove it and what came after, or name another folder: out=outputs/NAME" >&2
     exit 2
   fi
   echo "$2" >"$out/$1.inputs"
 }
 mkdir -p "$out"
 rows_digest=$(digest "$rows")
-made_from sft "$model $rows_digest"
-inputs="$model $rows_digest ${pairs:+$(digest "$pairs")}"
+trained="$model $bits $batches $rows_digest"
+made_from sft "$trained"
+inputs="$trained ${pairs:+$pairs_of $(digest "$pairs")}"
 [ -z "$pairs" ] || made_from dpo "$inputs"
 made_from merged "$inputs"
 
 # 1. Raw rows → train/valid/test. Then look at report.json and rejects.jsonl, and start the recipe again with go=1.
 if missing data/run.json || [ "$(cat "$out/data.inputs" 2>/dev/null)" != "$rows_digest" ]; then
-  python prepare_data.py --input_path "$rows" --output_dir $out/data --overwrite
+  python prepare_data.py --input_path "$rows" --output_dir "$out/data" --overwrite
   echo "$rows_digest" >"$out/data.inputs"
 fi
 
 # 2. What will the model see? Supervised tokens are green. No weights are loaded.
 # 3. Will it fit? Memory and disk are estimated and printed, and nothing is written; exit code 2 where it will not.
 if [ -z "${go:-}" ]; then
-  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --model_id $model --chat_template solar --preview 2
-  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-    --model_id $model --chat_template solar --bits $bits $batches --output_dir $out/sft --dry_run
+  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --model_id "$model" --chat_template solar --preview 2
+  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --validation_path "$out/data/valid.jsonl" \
+    --model_id "$model" --chat_template solar --bits $bits $batches --output_dir "$out/sft" --dry_run
   echo "Look at the rows above and at $out/data/rejects.jsonl, then train: the same command with go=1 in front."
   exit
 fi
@@ -92,33 +93,34 @@ if missing sft/run.json; then
   if stopped sft; then
     resume="--resume"
   fi
-  python train_LoRA_SFT.py --trainset_path $out/data/train.jsonl --validation_path $out/data/valid.jsonl \
-    --model_id $model --chat_template solar --bits $bits $batches --output_dir $out/sft $resume
+  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --validation_path "$out/data/valid.jsonl" \
+    --model_id "$model" --chat_template solar --bits $bits $batches --output_dir "$out/sft" $resume
 fi
-last=$out/sft
+last="$out/sft"
 
 # 5. DPO on top; the SFT model is the reference, checked at step 0. Reference scores are computed once.
 if [ -n "$pairs" ]; then
-  last=$out/dpo
+  last="$out/dpo"
   if missing dpo/run.json; then
     resume=""
     if stopped dpo; then
       resume="--resume"
     fi
-    python train_LoRA_DPO.py --trainset_path "$pairs" --model_id $out/sft --bits $bits $pairs_of \
-      --precompute_ref_log_probs --output_dir $out/dpo $resume
+    python train_LoRA_DPO.py --trainset_path "$pairs" --model_id "$out/sft" --bits $bits $pairs_of \
+      --precompute_ref_log_probs --output_dir "$out/dpo" $resume
   fi
 fi
 
 # 6. Merge into 16-bit weights, tensor by tensor; the merged model has to answer as base + adapter does.
 if missing merged/run.json; then
-  python merged_weights.py --model_id $last --merged_weights_path $out/merged --overwrite
+  rm -f "$out"/answers.* # of an earlier merged model
+  python merged_weights.py --model_id "$last" --merged_weights_path "$out/merged" --overwrite
 fi
 
 # 7. Answers to the test rows, from vLLM.
 if missing answers.run.json; then
-  python vllm_inference.py --model_id $out/merged --testset_path $out/data/test.jsonl --max_tokens 1024 $weights \
-    --output_path $out/answers.jsonl --resume
+  python vllm_inference.py --model_id "$out/merged" --testset_path "$out/data/test.jsonl" --max_tokens 1024 $weights \
+    --output_path "$out/answers.jsonl" --resume
 fi
 echo "done: $out/merged, and its answers to the test rows in $out/answers.jsonl"
 

@@ -146,13 +146,16 @@ def collect_errors(*checks: Callable[[], object]) -> list[Any]:
     return results
 
 
-def command_line(script: str | None = None, *, drop: Sequence[str] = (), add: Sequence[str] = ()) -> str:
+def command_line(*, drop: Sequence[str] = (), add: Sequence[str] = ()) -> str:
     """This process's command as one would type it, without the flags in `drop` and with those in `add`."""
     import shlex
 
     words = [word for word in sys.argv[1:] if word not in drop]
     words += [word for word in add if word not in words]
-    return shlex.join(["python", os.path.relpath(script or sys.argv[0]), *words])
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:  # python -m
+        return shlex.join(["python", "-m", module.name.removesuffix(".__main__"), *words])
+    return shlex.join(["python", os.path.relpath(sys.argv[0]), *words])
 
 
 def run(main: Callable[[argparse.Namespace], dict[str, Any] | None], p: argparse.ArgumentParser) -> None:

@@ -47,14 +47,14 @@ def main(args) -> dict:
     if not shared:
         raise cli.InputError("the files share no row ids: they answer different test sets")
 
-    facts = _read_facts(args.facts) if args.facts else {}
+    facts = read_facts(args.facts) if args.facts else {}
     if args.facts and not all(
         row["id"] in facts and facts[row["id"]]["user_content"] == row["messages"][-1]["content"] for row in shared
     ):
         raise cli.InputError(
             f"--facts {args.facts}: does not have all rows that were answered; give the file that was asked"
         )
-    verdicts = {name: _verdicts(shared, rows, facts) for name, rows in answers.items()}
+    verdicts = {name: verdicts_of(shared, rows, facts) for name, rows in answers.items()}
     for row in _examples(shared, next(reversed(verdicts.values())).get("true"), args.rows):
         title = tasks.get(row["task"]).name_ko if row["task"] in tasks.TASKS else ""
         print(f"\n■ {row['task'] or ''} {title}\n  {_clip(row['messages'][-1]['content'], 150)}")
@@ -82,10 +82,9 @@ def main(args) -> dict:
         results["identical"] = identical
     for folder, record in runs.items():
         metrics = record.get("metrics", {})
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-        results[Path(folder).name] = numbers
-    return results
+        runs[folder] = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in runs[folder].items()))
+    return results | ({"runs": runs} if runs else {})
 
 
 def _examples(rows: list[dict], true: list[bool] | None, count: int) -> list[dict]:
@@ -102,21 +101,20 @@ def _examples(rows: list[dict], true: list[bool] | None, count: int) -> list[dic
 
 def read(path: str) -> dict[str, dict]:
     """Lines of vllm_inference.py by their id. InputError for a file of anything else."""
-    rows = {}
+    rows, lines = {}, 0
     try:
         for line in Path(path).read_text(encoding="utf-8").split("\n"):
+            lines += 1
             if line.strip():
                 row = json.loads(line)
                 rows[row["id"]] = row
                 row["output"].strip(), row["task"], row["messages"][-1]["content"], row["finish_reason"]
     except (ValueError, TypeError, LookupError, AttributeError):
-        raise cli.InputError(
-            f"{path}:{len(rows) + 1}: not a line of answers; make the file with vllm_inference.py"
-        ) from None
+        raise cli.InputError(f"{path}:{lines}: not a line of answers; make the file with vllm_inference.py") from None
     return rows
 
 
-def _read_facts(path: str) -> dict[str, dict]:
+def read_facts(path: str) -> dict[str, dict]:
     try:
         rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
         return {row["id"]: row for row in rows if row["expects"] and row["facts"] is not None}
@@ -124,7 +122,7 @@ def _read_facts(path: str) -> dict[str, dict]:
         raise cli.InputError(f"--facts {path}: not rows of `python -m sllm.world` ({error})") from None
 
 
-def _verdicts(rows: list[dict], answers: dict[str, dict], facts: dict[str, dict]) -> dict[str, list[bool]]:
+def verdicts_of(rows: list[dict], answers: dict[str, dict], facts: dict[str, dict]) -> dict[str, list[bool]]:
     """What holds of the answers to which rows: column → a verdict for each row that can have one."""
     known = [row for row in rows if row["task"] in tasks.TASKS]
     output = {key: answer["output"] for key, answer in answers.items()}
@@ -150,14 +148,20 @@ def _print_test(first: str, second: str, verdicts: dict[str, dict[str, list[bool
 
 
 def share(verdicts: list[bool]) -> str:
-    """Count, share and its Wilson interval (Wilson, 1927)."""
+    """Count, share and its 95 % interval."""
     if not verdicts:
         return "-"
     count, total = sum(verdicts), len(verdicts)
-    ratio, z = count / total, 1.96
+    low, high = interval(count / total, total)
+    return f"{count}/{total} {count / total:4.0%} ({low:.0%}–{high:.0%})"
+
+
+def interval(ratio: float, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `total` (Wilson, 1927)."""
+    z = 1.96
     middle = (ratio + z * z / (2 * total)) / (1 + z * z / total)
     half = z * (ratio * (1 - ratio) / total + z * z / (4 * total * total)) ** 0.5 / (1 + z * z / total)
-    return f"{count}/{total} {ratio:4.0%} ({max(middle - half, 0):.0%}–{min(middle + half, 1):.0%})"
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _clip(text: str, limit: int) -> str:

@@ -40,8 +40,9 @@ def counted_preempt(*args, **kwargs):
 
 scheduler.schedule, scheduler._preempt_request = counted_schedule, counted_preempt
 draw = random.Random(0)
-prompts = [{"prompt_token_ids": [draw.randrange(100, 1900) for _ in range(draw.choice([20, 60, 150, 240]))]}
-           for _ in range(30)]
+tokens = range(100, llm.model_config.get_vocab_size())
+lengths = [60 if row % 10 == 2 else draw.choice([20, 60, 150, 240]) for row in range(30)]  # three answers need room
+prompts = [{"prompt_token_ids": draw.choices(tokens, k=length)} for length in lengths]
 kinds = [
     {}, {}, {"n": 3}, {"logprobs": 3, "prompt_logprobs": 1}, {"min_p": 0.05}, {"top_k": 40}, {"top_p": 0.9},
     {"presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.3}, {"temperature": 0}, {"seed": None},

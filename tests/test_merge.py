@@ -131,7 +131,7 @@ def test_weights_are_pefts_merge_rounded_once(name, tiny_base, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     with torch.no_grad():
         difference = (model(input_ids=ids).logits - loaded(input_ids=ids).logits).abs().max().item()
-    assert 0 < difference <= result["logit_bound"] < 0.2
+    assert 0 < difference <= result["logit_bound"] < 0.5
 
     head = model.get_base_model().lm_head
     if name == "embedding":  # peft's merge would write into the weight that the output layer shares

@@ -19,7 +19,7 @@ MESSAGES = [{"role": "system", "content": ROW["system_prompt"]}, {"role": "user"
 @pytest.fixture(scope="module")
 def server(tiny_base):
     running = Running(
-        "--model_id", tiny_base, "--served_model_name", "base", "--max_seq_length", 512, "--max_tokens", 60,
+        "--model_id", tiny_base, "--served_model_name", "base", "--max_seq_length", 1024, "--max_tokens", 60,
         "--admin_key", "boss", "--max_loras", 2, "--max_num_seqs", 16,
     )  # fmt: skip
     yield running

@@ -40,7 +40,7 @@ def test_transformers_averages_the_evaluation_loss_over_batches(trainers, tiny_b
             "--learning_rate", "1e-12", "--batch_size", size, "--output_dir", out,
         )  # fmt: skip
         losses += [row["eval_loss"] for row in metrics.read_metrics(out) if "eval_loss" in row][-1:]
-    assert abs(losses[0] - losses[1]) > 1e-2
+    assert abs(losses[0] - losses[1]) > 1e-4
 
 
 def test_trl_casts_the_adapter_of_a_quantised_model(

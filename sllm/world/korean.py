@@ -20,6 +20,13 @@ _DIGITS = "영일이삼사오육칠팔구"  # how the last digit of a number is 
 _ONSETS, _VOWELS, _CODAS = (0, 2, 3, 5, 6, 7, 9, 11, 12, 18), (0, 4, 8, 13, 20), (0, 0, 0, 4, 8, 16, 21)
 
 
+# What a made-up name must not be: indecent or grim, or a word that the texts use.
+_NO_NAME = re.compile(
+    r"자지|보지|시발|지랄|병신|성기|성고|고자|음부|음란|항문|오줌|자살|살인|강간|사망|시신|무덤|사형|놈|한남"
+    r"|^(?:보리|가수|기자|어부|농부|만두|모자|우산|감자|노래|사진|수영|그림|시계|의자|손님|주인|아이|어른|사람|이장|물음|이름|고기)$"
+)
+
+
 class Word(str):
     """A text whose format takes a particle: `f"{Word('빵집'):은/는}"` is 빵집은."""
 
@@ -55,7 +62,7 @@ def name(draw: random.Random, *, held_out: bool = False) -> str:
     beside it. `held_out`: one of the fifth of them that names nothing in training."""
     while True:
         text = "".join(_syllable(draw) for _ in range(draw.choice((2, 2, 3))))
-        if (zlib.crc32(text.encode()) % 5 == 0) == held_out:
+        if (zlib.crc32(text.encode()) % 5 == 0) == held_out and not _NO_NAME.search(text):
             return text
 
 

@@ -1,34 +1,54 @@
 """Plain texts about the small world, which a base model is trained on: never in the form of a task."""
 
 import random
+from dataclasses import dataclass
 
-from sllm.world.kinds import ATTRIBUTES, KNOWN, TYPES
+from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES, unlike
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, text
 
 Draw = random.Random
 
 
-FORMS = ("question", "letter", "verdict")  # of a turn of a dialogue: with lettered choices, with yes or no
+FORMS = ("question", "letter", "verdict")  # a question: open, with lettered choices, answered by yes or no
+Piece = tuple[str, bool]  # a text, and whether it follows from what stands before it
 
 
-def document(draw: Draw, *, max_facts: int = 4) -> str:
-    """One text: a passage, a passage with a dialogue about it, a table that is talked about, what everybody knows, or a
-    list with letters.
+@dataclass(frozen=True)
+class Level:
+    """How hard the texts are: what is learned early makes the rest learnable.
 
-    Args:
-        max_facts: facts of a thing. Short texts first is easier to learn.
+    Attributes:
+        max_facts: facts of a thing at most. judging: most questions offer choices or claim something, which has to be
+            compared with the text; of no use before a model can read.
     """
-    kinds = (_passage, _dialogue, _letter, _table, _common, _list)
-    return draw.choices(kinds, (1, 6, 1, 3, 3, 2))[0](draw, max_facts)
+
+    max_facts: int = 4
+    judging: bool = False
 
 
-def _passage(draw: Draw, max_facts: int) -> str:
-    return text(draw, scene(draw, min_facts=1, max_facts=max_facts))
+DEFAULT = Level(4, judging=True)
 
 
-def _scene_text(draw: Draw, max_facts: int) -> tuple[Scene, str]:
-    about = scene(draw, min_facts=1, max_facts=max_facts)
+def document(draw: Draw, level: Level = DEFAULT) -> str:
+    """One text: the pieces of `document_pieces`."""
+    return "".join(piece for piece, _ in document_pieces(draw, level))
+
+
+def document_pieces(draw: Draw, level: Level) -> list[Piece]:
+    """A passage, a passage with a dialogue about it or told again, a table that is talked about, what everybody knows,
+    or a list or a passage with short questions."""
+    kinds = (_passage, _dialogue, _retelling, _table, _common, _list, _quiz)
+    weights = (1, 6, 2, 2, 3, 5, 6) if level.judging else (1, 6, 4, 4, 3, 2, 2)
+    return draw.choices(kinds, weights)[0](draw, level)
+
+
+def _passage(draw: Draw, level: Level) -> list[Piece]:
+    return [(text(draw, scene(draw, min_facts=1, max_facts=level.max_facts)), False)]
+
+
+def _scene_text(draw: Draw, level: Level) -> tuple[Scene, str]:
+    about = scene(draw, min_facts=1, max_facts=level.max_facts)
     return about, text(draw, about)
 
 
@@ -36,42 +56,47 @@ def _tell(draw: Draw, fact: Fact) -> str:
     return fact.say(draw.choice(ATTRIBUTES[fact.attribute].tells))
 
 
-def _dialogue(draw: Draw, max_facts: int) -> str:
-    """A passage, and two people who talk about all of it, each fact once or twice: what is to be learned, reading an
-    answer off the text, is in most of the tokens. A few passages tell of two things."""
-    about, passage = _scene_text(draw, max_facts)
-    facts = [*about.facts, *draw.sample(about.facts, draw.randint(0, len(about.facts)))]
-    if max_facts > 2 and draw.random() < 0.2:
-        other, more = _scene_text(draw, max_facts)
+def _dialogue(draw: Draw, level: Level) -> list[Piece]:
+    """A passage, and two people who talk about all of it, each fact one to three times. A few passages tell of two
+    things."""
+    about, passage = _scene_text(draw, level)
+    facts = [*about.facts * draw.randint(1, 2), *draw.sample(about.facts, draw.randint(0, len(about.facts)))]
+    if level.max_facts > 2 and draw.random() < 0.2:
+        other, more = _scene_text(draw, level)
         facts += other.facts
         passage = "\n".join(draw.sample((passage, more), 2))
     draw.shuffle(facts)
-    return "\n".join([passage, *_turns(draw, facts)])
+    return [(passage, False), *_turns(draw, facts, level)]
 
 
 def _speakers(draw: Draw) -> tuple[str, str]:
     """What stands in front of a question and of its answer, which begins a line or follows a colon."""
     asker, other = draw.choice((("물음", "대답"), ("손님", "주인"), ("아이", "어른")))
-    return (f"{asker}: ", f"{other}: ") if draw.random() < 0.5 else (f"{asker}:\n", f"{other}:\n")
+    return (f"\n{asker}: ", f"\n{other}: ") if draw.random() < 0.5 else (f"\n{asker}:\n", f"\n{other}:\n")
 
 
-def _turns(draw: Draw, facts: list[Fact]) -> list[str]:
+def _turns(draw: Draw, facts: list[Fact], level: Level) -> list[Piece]:
+    """A question and an answer about each of the facts; in a third of the dialogues told in a sentence too."""
     asker, other = _speakers(draw)
-    lines = []
+    is_told = draw.random() < 1 / 3
+    weights = (10, 40, 45, 5) if level.judging else (50, 20, 25, 5)
+    pieces = []
     for fact in facts:
-        ask, reply = turn(draw, fact, draw.choices((*FORMS, "either"), (30, 25, 40, 5))[0])
-        lines += [f"{asker}{ask}", f"{other}{reply} {_tell(draw, fact)}"]
-    return lines
+        ask, reply = turn(draw, fact, draw.choices((*FORMS, "either"), weights)[0])
+        answer = f"{reply} {_tell(draw, fact)}" if is_told else f"{reply.rstrip(',.')}."
+        pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
+    return pieces
 
 
 def turn(draw: Draw, fact: Fact, form: str) -> tuple[str, str]:
-    """A question about a fact, and the beginning of its answer. `form`: one of `FORMS`, or either: which of two."""
+    """A question about a fact, and the beginning of its answer. `form`: one of `FORMS`, or "either", which offers two
+    values."""
     wrong = [other_value(draw, fact)]
     if form == "question":
         return question(draw, fact), f"{fact.value}입니다."
     if form == "either":
         first, second = draw.sample((fact.value, *wrong), 2)
-        return fact.say("{s}의 {l:은/는}") + f" {first}입니까, {second}입니까?", f"{fact.value}입니다."
+        return fact.say("{s:은/는} {l:이/가}") + f" {first}입니까, {second}입니까?", f"{fact.value}입니다."
     if form == "letter":
         for _ in range(draw.randint(1, 2)):
             wrong.append(other_value(draw, fact, tuple(wrong)))
@@ -89,68 +114,122 @@ def _choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
     return " ".join(lettered), lettered[choices.index(right)]
 
 
-def _letter(draw: Draw, max_facts: int) -> str:
-    """The same facts twice, in other words."""
-    about, passage = _scene_text(draw, max_facts)
-    again = " ".join(_tell(draw, fact) for fact in draw.sample(about.facts, len(about.facts)))
-    labels = ", ".join(f"{fact.label}: {fact.value}" for fact in about.facts)
+def _retelling(draw: Draw, level: Level) -> list[Piece]:
+    """The same facts once more, in their order: in other words, as a list, or both."""
+    about, passage = _scene_text(draw, level)
+    sentences = [_tell(draw, fact) for fact in about.facts]
+    labels = [f"{fact.label}: {fact.value}" for fact in about.facts]
+    again, listed = " ".join(sentences), f"{about.subject} - {', '.join(labels)}"
+    told = draw.choice(
+        (
+            again,
+            listed,
+            f"{again}\n{listed}",
+            "\n".join([about.subject, *labels]),
+            "\n".join(f"{i}. {sentence}" for i, sentence in enumerate(sentences, 1)),
+            "\n".join(f"{label}\n{sentence}" for label, sentence in zip(labels, sentences, strict=True)),
+        )
+    )
     opening = draw.choice(("다시 말하면 이렇습니다.", "정리하면 이렇습니다."))
-    return f"{passage}\n{opening} {again}\n{about.subject} - {labels}"
+    return [(f"{passage}\n{opening}\n", False), (told, True)]
 
 
-def _table(draw: Draw, max_facts: int) -> str:
-    """A table, and two people who talk about some of it."""
+def _table(draw: Draw, level: Level) -> list[Piece]:
+    """A table, and two people who talk about most of it."""
     kind = scene(draw).kind
-    rows = [scene(draw, kind.key, min_facts=9, max_facts=9) for _ in range(draw.randint(2, 3))]
-    columns = draw.sample(kind.attributes, draw.randint(1, 2))
+    rows = [
+        scene(draw, kind.key, min_facts=9, max_facts=9) for _ in range(2 if level.max_facts < 3 else draw.randint(2, 3))
+    ]
+    columns = draw.sample(kind.attributes, 1 if level.max_facts < 2 else draw.randint(1, 2))
     values = {(thing.subject, fact.attribute): fact for thing in rows for fact in thing.facts}
     head = "".join(f"<th>{name}</th>" for name in ("이름", *(column.label for column in columns)))
     body = "".join(
         f"<tr><td>{thing.subject}</td>{''.join(f'<td>{values[thing.subject, c.key].value}</td>' for c in columns)}</tr>"
         for thing in rows
     )
-    facts = draw.sample([values[thing.subject, column.key] for thing in rows for column in columns], 2)
-    return "\n".join([f"<table><tr>{head}</tr>{body}</table>", *_turns(draw, facts)])
+    facts = [values[thing.subject, column.key] for thing in rows for column in columns]
+    asked = draw.sample(facts, min(4, len(facts)))
+    return [(f"<table><tr>{head}</tr>{body}</table>", False), *_turns(draw, asked, level)]
 
 
-def _common(draw: Draw, max_facts: int) -> str:
-    """Words and what they are, told or asked about."""
-    lines = []
+def _common(draw: Draw, level: Level) -> list[Piece]:
+    """Words and what they are, told or asked about; or what is true of every thing of a kind."""
+    if draw.random() < 0.2:
+        return [(" ".join(draw.choice(list(KINDS.values())).about), True)]
+    pieces: list[Piece] = []
     asker, other = _speakers(draw)
     for _ in range(draw.randint(1, 3)):
-        category, another = draw.sample(list(KNOWN), 2)
+        category = draw.choice(list(KNOWN))
         noun, about = KNOWN[category]
         word = Word(draw.choice(TYPES[category].words))
         explained = f"{word:은/는} {noun}입니다. {Word(noun):은/는} {about}입니다."
-        form = draw.choices(("told", "plain", "yes or no", "lettered"), (30, 20, 25, 25))[0]
+        form = draw.choices(("told", "plain", "yes or no", "lettered"), (20, 20, 30, 30))[0]
         if form == "told":
-            lines += [explained]
-        elif form == "plain":
-            lines += [f"{asker}{word:은/는} 무엇입니까?", f"{other}{explained}"]
+            pieces += [(f"\n{word:은/는} ", False), (explained.removeprefix(f"{word:은/는} "), True)]
+            continue
+        if form == "plain":
+            ask, answer = f"{word:은/는} 무엇입니까?", explained
         elif form == "yes or no":
             true = draw.random() < 0.5
-            asked = noun if true else KNOWN[another][0]
-            lines += [f"{asker}{word:은/는} {asked}입니까?", f"{other}{'예' if true else '아니요'}, {explained}"]
+            asked = noun if true else KNOWN[draw.choice(unlike(category))][0]
+            ask, answer = f"{word:은/는} {asked}입니까?", f"{'예' if true else '아니요'}, {explained}"
         else:
-            others = draw.sample([key for key in KNOWN if key != category], draw.randint(2, 3))
+            others = draw.sample(unlike(category), draw.randint(2, 3))
             choices, right = _choices(draw, str(word), [draw.choice(TYPES[key].words) for key in others])
-            lines += [f"{asker}다음 중 {Word(noun):은/는} 무엇입니까? {choices}", f"{other}{right}입니다. {explained}"]
-    return "\n".join(lines)
+            ask, answer = f"다음 중 {Word(noun):은/는} 무엇입니까? {choices}", f"{right}입니다. {explained}"
+        pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
+    (first, follows), *rest = pieces
+    return [(first.lstrip("\n"), follows), *rest]
 
 
-def _list(draw: Draw, max_facts: int) -> str:
-    """Words or values with letters, and which letter each one has: what choosing among them needs."""
+def _list(draw: Draw, level: Level) -> list[Piece]:
+    """A list of words or values, and many short questions: is it in the list, which of these is, which letter has it?
+    Judging a claim and choosing an answer need it, and it takes a lot of examples to emerge."""
     if draw.random() < 0.5:
-        words = [draw.choice(TYPES[key].words) for key in draw.sample(list(KNOWN), draw.randint(3, 5))]
+        words = draw.sample([word for key in KNOWN for word in TYPES[key].words], 10)
     else:
         fact = draw.choice(scene(draw).facts)
         words = [fact.value]
-        while len(words) < 4:
+        while len(words) < 7:
             words.append(other_value(draw, fact, tuple(words)))
-    letters = {word: f"{letter})" for letter, word in zip("abcde", words, strict=False)}
-    listed = "목록: " + " ".join(f"{letter} {word}" for word, letter in letters.items())
-    order = draw.sample(words, len(words))
-    if draw.random() < 0.5:
-        return f"{listed}\n" + " ".join(f"{Word(word):은/는} {letters[word]}입니다." for word in order)
-    asker, other = _speakers(draw)
-    return f"{listed}\n" + "\n".join(f"{asker}{word}\n{other}{letters[word]} {word}" for word in order)
+    count = draw.randint(1, len(words) - 3)
+    listed, others = words[:count], words[count:]
+    form = draw.choice(("member", "choice", "letter"))
+    # Each word is asked about once: an answer is not found in another one.
+    if form == "letter":
+        letters = {word: f"{letter})" for letter, word in zip("abcde", draw.sample(words, 5), strict=True)}
+        pieces: list[Piece] = [("목록: " + " ".join(f"{letter} {word}" for word, letter in letters.items()), False)]
+        for word in draw.sample(list(letters), len(letters)):
+            pieces += [(f"\n{word}? ", False), (letters[word], True)]
+        return pieces
+    pieces = [(f"목록: {', '.join(listed)}", False)]
+    if form == "member":
+        for word in draw.sample(words, len(words)):
+            pieces += [(f"\n{word}? ", False), ("예." if word in listed else "아니요.", True)]
+        return pieces
+    for word in draw.sample(listed, len(listed)):
+        choices, right = _choices(draw, word, draw.sample(others, draw.randint(1, 3)))
+        pieces += [(f"\n{choices} 답: ", False), (right, True)]
+    return pieces
+
+
+def _quiz(draw: Draw, level: Level) -> list[Piece]:
+    """A passage, and many short questions about it."""
+    about, passage = _scene_text(draw, level)
+    pieces: list[Piece] = [(passage, False)]
+    for _ in range(draw.randint(4, 12)):
+        fact = draw.choice(about.facts)
+        wrong = [other_value(draw, fact)]
+        form = draw.choices(FORMS, (1, 4, 4) if level.judging else (2, 1, 1))[0]
+        if form == "question":
+            pieces += [(f"\n{fact.label}? ", False), (f"{fact.value}.", True)]
+        elif form == "verdict":
+            true = draw.random() < 0.5
+            pieces += [(f"\n{fact.label} {fact.value if true else wrong[0]}? ", False)]
+            pieces += [("예." if true else "아니요.", True)]
+        else:
+            for _ in range(draw.randint(0, 2)):
+                wrong.append(other_value(draw, fact, tuple(wrong)))
+            choices, right = _choices(draw, fact.value, wrong)
+            pieces += [(f"\n{fact.label}? {choices} 답: ", False), (f"{right}.", True)]
+    return pieces

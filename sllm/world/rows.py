@@ -7,7 +7,7 @@ from typing import Any
 
 from sllm import tasks
 from sllm.tasks.table import CHOICE_LABELS
-from sllm.world.kinds import ATTRIBUTES, KNOWN, TYPES
+from sllm.world.kinds import ATTRIBUTES, KNOWN, TYPES, unlike
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, text
 
@@ -165,7 +165,7 @@ def _explained(word: str, category: str) -> list[str]:
 
 def _known_choice(draw: Draw, bullet: bool, style: Style) -> Asked:
     word, category = _word(draw, style)
-    others = draw.sample([key for key in KNOWN if key != category], 3)
+    others = draw.sample(unlike(category), 3)
     choices, right = _lettered(draw, word, [_word(draw, style, key)[0] for key in others])
     asks = (
         "다음 가운데 {n}은 무엇입니까?",
@@ -181,7 +181,7 @@ def _known_choice(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 def _known_answer(draw: Draw, bullet: bool, style: Style) -> Asked:
     word, category = _word(draw, style)
-    asks = ("{w:은/는} 무엇입니까?", "{w:은/는} 어떤 것입니까?", "{w:이/가} 무엇인지 알려 주세요.")
+    asks = ("{w:은/는} 무엇입니까?", "{w:을/를} 한마디로 설명하면 무엇입니까?", "{w:이/가} 무엇인지 알려 주세요.")
     ask = (asks[2] if style.unseen else draw.choice(asks[:2])).format(w=Word(word))
     sentences = _explained(word, category)
     answer = "\n".join(f"- {sentence}" for sentence in sentences) if bullet else " ".join(sentences)
@@ -190,7 +190,7 @@ def _known_answer(draw: Draw, bullet: bool, style: Style) -> Asked:
 
 def _known_yes_no(draw: Draw, bullet: bool, style: Style) -> Asked:
     word, category = _word(draw, style)
-    asked = category if draw.random() < 0.5 else draw.choice([key for key in KNOWN if key != category])
+    asked = category if draw.random() < 0.5 else draw.choice(unlike(category))
     asks = ("{w:은/는} {n}입니까?", "{w:을/를} {n}이라고 할 수 있습니까?", "{w:을/를} {n:으로/로} 볼 수 있습니까?")
     noun = Word(KNOWN[asked][0])
     ask = asks[2] if style.unseen else draw.choice(asks[:2])
@@ -240,14 +240,14 @@ def _completion(draw: Draw, bullet: bool, style: Style) -> Asked:
     about, facts, passage = _scene_text(draw, replace(style, long=False))
     first, second = about.facts[:2]
     opening = "한마디로 말하면" if style.unseen else draw.choice(("정리하면", "다시 말하면"))
-    answer = f"{first.say('{s:은/는} {l:이/가} {v:이고/고}')} {second.say('{l:이/가} {v}인')} {about.kind.noun}입니다."
+    answer = f"{first.say('{s:은/는} {l:이/가} {v}이고')} {second.say('{l:이/가} {v:이다/다}.')}"
     return Asked({"text": f"{passage} {opening}"}, answer, facts, about.facts, 2, subject=about.subject)
 
 
 def _contents(draw: Draw, bullet: bool, style: Style) -> Asked:
     about = scene(draw, min_facts=3, held_out=style.names)
     fact = about.facts[0]
-    title = fact.say("{v}, {s}의 {l}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}: {l} {v}")))
+    title = fact.say("{l:이/가} {v}인 {s}" if style.unseen else draw.choice(("{s}, {l} {v}", "{s}: {l} {v}")))
     sentences = [_tell(fact), *about.kind.about]
     if bullet:
         answer = f"- {sentences[0]}\n" + "\n".join(f"  - {sentence}" for sentence in sentences[1:])

@@ -26,6 +26,7 @@ WEATHER = {
     "function": {"name": "get_weather", "description": "날씨를 알려 줍니다.", "parameters": PARAMETERS},
 }
 CITIES = ["서울", "부산"]  # that the scripted model calls the tool for
+CITY = PARAMETERS | {"properties": {"city": {"enum": CITIES}}}
 ANSWER = "오늘은 서울이 맑습니다."
 REASONING = "서울을 물었으니 맑다고 답하자."
 

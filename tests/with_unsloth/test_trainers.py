@@ -11,7 +11,7 @@ from sllm.data import formats, tokenize
 from sllm.train import checks, metrics
 from sllm.train.callbacks import Progress, StopOnSignal
 
-LENGTH = 512
+LENGTH = 1024
 
 
 @pytest.fixture
