@@ -29,7 +29,7 @@ LEARNING_RATE = 2e-3
 def build_parser():
     p = cli.parser(__doc__, "-m sllm.tiny_base")
     p.add_argument("--sample_data", default="sample_data", help="folder whose .jsonl rows are part of the corpus")
-    p.add_argument("--steps", type=cli.positive_int, default=5000, help="optimizer steps of 2,048 tokens")
+    p.add_argument("--steps", type=cli.positive_int, default=8000, help="optimizer steps of 2,048 tokens")
     p.add_argument("--vocab_size", type=cli.positive_int, default=2048, help="tokens at most, specials included")
     p.add_argument("--hidden_size", type=cli.integer(64, 8192), default=256, help="width; 32 a head")
     p.add_argument("--layers", type=cli.positive_int, default=4, help="decoder layers")
@@ -253,8 +253,8 @@ def _optimizers(matrices: list, others: list) -> list:
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Warm-up of 100 steps, constant until 60 %, then linear to 2 %."""
-    return min(1.0, step / 100) * min(1.0, max(0.02, (1 - step / steps) / 0.4))
+    """Warm-up of 100 steps, constant until 70 %, then linear to 2 %."""
+    return min(1.0, step / 100) * min(1.0, max(0.02, (1 - step / steps) / 0.3))
 
 
 def measure_answers(model, tokenizer, count: int) -> dict[str, float]:

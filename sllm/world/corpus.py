@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,27 @@ from sllm.world import plain
 from sllm.world.kinds import TYPES
 
 TOKENS_PER_STEP = 2048
-# (until this share of the steps, level of the texts, tokens of a row)
+READ = plain.Level(documents=(1, 6, 4, 4, 3, 0, 2), turns=(85, 5, 5, 5), quizzes=("question",))
+LISTS = plain.Level(documents=(0, 0, 0, 0, 0, 1, 0))
+JUDGE = plain.Level(
+    documents=(0, 6, 1, 2, 2, 4, 8), turns=(10, 50, 35, 5),
+    quizzes=("question", "pair?", "is", "claim", "claim", "word", "letter", "letter", "asked letter", "asked letter"),
+)  # fmt: skip
+QUIZZES = replace(JUDGE, documents=(0, 0, 0, 0, 0, 8, 12))
+# (until this share of the steps, level of the texts, tokens of a row): first to read, which emerges after 4 M tokens;
+# then to compare words, the answer right behind the word and then farther away; then to judge and to choose
 PHASES = (
-    (0.10, plain.Level(1), 256),
-    (0.25, plain.Level(2), 512),
-    (0.45, plain.Level(4), 512),
-    (0.65, plain.Level(2, judging=True), 512),
-    (0.88, plain.Level(4, judging=True), 512),
-    (1.00, plain.Level(4), 1024),
+    (0.06, replace(READ, max_facts=1), 256),
+    (0.14, replace(READ, max_facts=2), 512),
+    (0.26, READ, 512),
+    (0.29, replace(LISTS, lists=("member",)), 256),
+    (0.31, replace(LISTS, lists=("letter",)), 256),
+    (0.345, replace(LISTS, lists=("word",)), 256),
+    (0.47, replace(LISTS, lists=("member", "letter", "word", "choice")), 256),
+    (0.51, replace(QUIZZES, max_facts=2, quizzes=("pair",)), 256),
+    (0.60, replace(QUIZZES, max_facts=3, quizzes=("pair", "pair?", "is", "claim", "word", "letter")), 256),
+    (0.84, JUDGE, 512),
+    (1.00, replace(plain.DEFAULT, lists=("asked", "word", "choice")), 1024),
 )
 SAMPLES_SHARE = 0.1  # of the documents: sample texts; the rest is about the world
 RANDOM_WEIGHT = 0.1  # of the loss: a passage and the questions are drawn at random, only answers can be learned
@@ -114,7 +128,8 @@ class Batches:
     def _document(self, level: plain.Level) -> list[plain.Piece]:
         draw = random.Random(f"{self.seed} {self.documents}")
         self.documents += 1
-        if draw.random() < SAMPLES_SHARE:
+        has_prose = any(level.documents[:5])  # beside short questions alone the samples would be most of the tokens
+        if has_prose and draw.random() < SAMPLES_SHARE:
             pieces = [(draw.choice(self.texts), False)]
         else:
             pieces = plain.document_pieces(draw, level)

@@ -11,6 +11,14 @@ Draw = random.Random
 
 
 FORMS = ("question", "letter", "verdict")  # a question: open, with lettered choices, answered by yes or no
+LIST_FORMS = ("member", "asked", "letter", "word", "choice")  # see `_list`
+QUIZ_FORMS = ("question", "pair", "pair?", "is", "claim", "word", "letter", "asked letter")  # see `_quiz`
+WORDS = [word for key in KNOWN for word in TYPES[key].words]  # one token each
+LIST_ASKS = (
+    "{v}?", "{v:이/가} 있습니까?", "{v:이/가} 목록에 있습니까?", "목록에 {v:이/가} 들어 있습니까?",
+    "목록에 있는 것은 {v}입니까?", "{v:을/를} 찾을 수 있습니까?", "여기에 {v:이/가} 적혀 있습니까?",
+    "{v:은/는} 목록에서 볼 수 있는 말입니까?",
+)  # fmt: skip
 Piece = tuple[str, bool]  # a text, and whether it follows from what stands before it
 
 
@@ -19,15 +27,20 @@ class Level:
     """How hard the texts are: what is learned early makes the rest learnable.
 
     Attributes:
-        max_facts: facts of a thing at most. judging: most questions offer choices or claim something, which has to be
-            compared with the text; of no use before a model can read.
+        max_facts: facts of a thing at most.
+        documents: weights of the kinds of text: passage, dialogue, retelling, table, common knowledge, list, quiz.
+        turns: weights of the forms of a dialogue's questions: `FORMS`, and two values to choose from.
+        lists, quizzes: forms of the short questions about a list and about a passage.
     """
 
     max_facts: int = 4
-    judging: bool = False
+    documents: tuple[int, ...] = (1, 6, 4, 4, 3, 4, 4)
+    turns: tuple[int, ...] = (35, 30, 30, 5)
+    lists: tuple[str, ...] = LIST_FORMS
+    quizzes: tuple[str, ...] = QUIZ_FORMS
 
 
-DEFAULT = Level(4, judging=True)
+DEFAULT = Level()
 
 
 def document(draw: Draw, level: Level = DEFAULT) -> str:
@@ -39,8 +52,7 @@ def document_pieces(draw: Draw, level: Level) -> list[Piece]:
     """A passage, a passage with a dialogue about it or told again, a table that is talked about, what everybody knows,
     or a list or a passage with short questions."""
     kinds = (_passage, _dialogue, _retelling, _table, _common, _list, _quiz)
-    weights = (1, 6, 2, 2, 3, 5, 6) if level.judging else (1, 6, 4, 4, 3, 2, 2)
-    return draw.choices(kinds, weights)[0](draw, level)
+    return draw.choices(kinds, level.documents)[0](draw, level)
 
 
 def _passage(draw: Draw, level: Level) -> list[Piece]:
@@ -79,10 +91,9 @@ def _turns(draw: Draw, facts: list[Fact], level: Level) -> list[Piece]:
     """A question and an answer about each of the facts; in a third of the dialogues told in a sentence too."""
     asker, other = _speakers(draw)
     is_told = draw.random() < 1 / 3
-    weights = (10, 40, 45, 5) if level.judging else (50, 20, 25, 5)
     pieces = []
     for fact in facts:
-        ask, reply = turn(draw, fact, draw.choices((*FORMS, "either"), weights)[0])
+        ask, reply = turn(draw, fact, draw.choices((*FORMS, "either"), level.turns)[0])
         answer = f"{reply} {_tell(draw, fact)}" if is_told else f"{reply.rstrip(',.')}."
         pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
     return pieces
@@ -157,6 +168,10 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
     if draw.random() < 0.2:
         return [(" ".join(draw.choice(list(KINDS.values())).about), True)]
     pieces: list[Piece] = []
+    if draw.random() < 0.4:
+        for _ in range(draw.randint(5, 12)):
+            pieces += _common_short(draw)
+        return [("이것은 무엇입니까?", False), *pieces]
     asker, other = _speakers(draw)
     for _ in range(draw.randint(1, 3)):
         category = draw.choice(list(KNOWN))
@@ -182,54 +197,93 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
     return [(first.lstrip("\n"), follows), *rest]
 
 
-def _list(draw: Draw, level: Level) -> list[Piece]:
-    """A list of words or values, and many short questions: is it in the list, which of these is, which letter has it?
-    Judging a claim and choosing an answer need it, and it takes a lot of examples to emerge."""
-    if draw.random() < 0.5:
-        words = draw.sample([word for key in KNOWN for word in TYPES[key].words], 10)
+def _common_short(draw: Draw) -> list[Piece]:
+    """A short question what a word is, whether it is that, or which of some words is that."""
+    category = draw.choice(list(KNOWN))
+    noun, word = KNOWN[category][0], draw.choice(TYPES[category].words)
+    form = draw.choice(("noun", "pair", "letter"))
+    if form == "noun":
+        ask, answer = f"{word}? ", f"{noun}."
+    elif form == "pair":
+        true = draw.random() < 0.5
+        ask = f"{word} {noun if true else KNOWN[draw.choice(unlike(category))][0]}? "
+        answer = "예." if true else "아니요."
     else:
-        fact = draw.choice(scene(draw).facts)
-        words = [fact.value]
-        while len(words) < 7:
-            words.append(other_value(draw, fact, tuple(words)))
-    count = draw.randint(1, len(words) - 3)
-    listed, others = words[:count], words[count:]
-    form = draw.choice(("member", "choice", "letter"))
-    # Each word is asked about once: an answer is not found in another one.
+        others = draw.sample(unlike(category), draw.randint(1, 3))
+        ask, answer = _offer(draw, word, [draw.choice(TYPES[key].words) for key in others], lettered=True)
+        ask = f"{noun}? {ask}"
+    return [(f"\n{ask}", False), (answer, True)]
+
+
+def _list(draw: Draw, level: Level) -> list[Piece]:
+    """A list of words, and many short questions about it, each word once: an answer is not found in another one.
+
+    The forms: is a word in the list (`member`: the answer right behind the word; `asked`: in a sentence, of values of
+    an attribute too), which letter has it, which of some words is in the list, which of some lettered ones. Judging a
+    claim and choosing an answer need this, and it emerges with the answer right behind the word, before it does with
+    anything between them.
+    """
+    form = draw.choice(level.lists)
+    words = _values(draw, 7) if form == "asked" and draw.random() < 0.3 else draw.sample(WORDS, 10)
     if form == "letter":
-        letters = {word: f"{letter})" for letter, word in zip("abcde", draw.sample(words, 5), strict=True)}
+        letters = {word: f"{letter})" for letter, word in zip("abcde", words, strict=False)}
         pieces: list[Piece] = [("목록: " + " ".join(f"{letter} {word}" for word, letter in letters.items()), False)]
         for word in draw.sample(list(letters), len(letters)):
-            pieces += [(f"\n{word}? ", False), (letters[word], True)]
+            pieces += [(f"\n{word}", False), (letters[word], True)]
         return pieces
+    count = draw.randint(1, len(words) - 3)
+    listed, others = words[:count], words[count:]
     pieces = [(f"목록: {', '.join(listed)}", False)]
-    if form == "member":
-        for word in draw.sample(words, len(words)):
-            pieces += [(f"\n{word}? ", False), ("예." if word in listed else "아니요.", True)]
-        return pieces
-    for word in draw.sample(listed, len(listed)):
-        choices, right = _choices(draw, word, draw.sample(others, draw.randint(1, 3)))
-        pieces += [(f"\n{choices} 답: ", False), (right, True)]
+    for word in draw.sample(words, len(words)) if form in ("member", "asked") else draw.sample(listed, count):
+        if form in ("member", "asked"):
+            ask = word if form == "member" else draw.choice(LIST_ASKS).format(v=Word(word)) + " "
+            answer = "예." if word in listed else "아니요."
+        else:
+            ask, answer = _offer(draw, word, draw.sample(others, draw.randint(1, 3)), lettered=form == "choice")
+        pieces += [(f"\n{ask}", False), (answer, True)]
     return pieces
 
 
+def _values(draw: Draw, count: int) -> list[str]:
+    """Values of one attribute."""
+    fact = draw.choice(scene(draw).facts)
+    values = [fact.value]
+    while len(values) < count:
+        values.append(other_value(draw, fact, tuple(values)))
+    return draw.sample(values, count)
+
+
+def _offer(draw: Draw, right: str, wrong: list[str], *, lettered: bool) -> tuple[str, str]:
+    """Words to choose from, and the right one."""
+    if lettered:
+        choices, answer = _choices(draw, right, wrong)
+    else:
+        choices, answer = ", ".join(draw.sample([right, *wrong], len(wrong) + 1)), right
+    return f"{choices} 답: ", f"{answer}."
+
+
 def _quiz(draw: Draw, level: Level) -> list[Piece]:
-    """A passage, and many short questions about it."""
+    """A passage, and many short questions about it: an attribute's value, asked for; an attribute and a value, judged
+    (`pair`: the answer right behind the value; `is`, `claim`: in a sentence); values to choose from."""
     about, passage = _scene_text(draw, level)
     pieces: list[Piece] = [(passage, False)]
-    for _ in range(draw.randint(4, 12)):
+    for _ in range(draw.randint(8, 20)):
         fact = draw.choice(about.facts)
+        form = draw.choice(level.quizzes)
         wrong = [other_value(draw, fact)]
-        form = draw.choices(FORMS, (1, 4, 4) if level.judging else (2, 1, 1))[0]
         if form == "question":
-            pieces += [(f"\n{fact.label}? ", False), (f"{fact.value}.", True)]
-        elif form == "verdict":
-            true = draw.random() < 0.5
-            pieces += [(f"\n{fact.label} {fact.value if true else wrong[0]}? ", False)]
-            pieces += [("예." if true else "아니요.", True)]
-        else:
+            ask, answer = f"{fact.label}? ", f"{fact.value}."
+        elif form in ("word", "letter", "asked letter"):
             for _ in range(draw.randint(0, 2)):
                 wrong.append(other_value(draw, fact, tuple(wrong)))
-            choices, right = _choices(draw, fact.value, wrong)
-            pieces += [(f"\n{fact.label}? {choices} 답: ", False), (f"{right}.", True)]
+            ask, answer = _offer(draw, fact.value, wrong, lettered=form != "word")
+            ask = f"{question(draw, fact) if form == 'asked letter' else fact.label + '?'} {ask}"
+        else:
+            true = draw.random() < 0.5
+            claimed = fact if true else Fact(fact.subject, fact.attribute, wrong[0])
+            pair = f"{fact.label} {claimed.value}"
+            is_ = claimed.say("{l:은/는} {v}입니까? ")
+            ask = {"pair": pair, "pair?": f"{pair}? ", "is": is_, "claim": f"{claim(draw, claimed)} "}[form]
+            answer = "예." if true else "아니요."
+        pieces += [(f"\n{ask}", False), (answer, True)]
     return pieces
