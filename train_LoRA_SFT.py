@@ -149,6 +149,7 @@ def main(args) -> dict | None:
     checked |= gradient_checks.accumulation_parity(trainer, columns)
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
+    checks.require_learning(before["loss"], after["loss"])
 
     # ── save ──
     trainers.save_adapter(trainer, base, out)

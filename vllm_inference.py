@@ -61,7 +61,7 @@ def build_parser():
 
 def main(args) -> dict:
     from sllm import chat, output_lines, outputs
-    from sllm.data import formats
+    from sllm.data import formats, overlap
     from sllm.serve import dtypes, environment, flags, model_info, offline, sampling
 
     started = time.monotonic()
@@ -100,7 +100,7 @@ def main(args) -> dict:
     pending = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     with_adapter = f" + adapter {adapter}" if adapter else ""
     cli.say("model", f"{base}{with_adapter}, {flags.precision(args)}, {context_length} tokens")
-    for note in checkpoint.notes(folder, base):
+    for note in [*checkpoint.notes(folder, base), *overlap.notes(folder, rows)]:
         cli.say("note", note)
     cli.say("chat template", template)
     cli.say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from sllm.cli import InputError
+from sllm.cli import CheckFailed, InputError
 from sllm.train import checks
 
 pytestmark = pytest.mark.torch
@@ -113,3 +113,12 @@ def test_rounding_alone_is_not_refused_and_another_model_is(dtype, tokens):
     assert refused(noise) <= 1e-3
     assert refused(noise[:, :2]) <= 1e-3  # a data set of one pair
     assert refused(noise + 0.05 * tokens) >= 0.999
+
+
+def test_a_training_that_made_the_model_worse_is_refused_and_one_that_did_nothing_is_told(capsys):
+    checks.require_learning(2.0, 1.5)
+    assert not capsys.readouterr().out
+    checks.require_learning(2.0, 1.995)
+    assert "2.000 → 1.995: is --learning_rate too low" in capsys.readouterr().out
+    with pytest.raises(CheckFailed, match="2.000 → 6.000; try a lower --learning_rate"):
+        checks.require_learning(2.0, 6.0)

@@ -1,4 +1,5 @@
-"""The guarantees of training that only a loaded model can show, each checked before the first step."""
+"""What only a loaded model can show of a training: its guarantees, each checked before the first step, and whether it
+learned."""
 
 import math
 
@@ -171,3 +172,19 @@ def _refuse_reference(difference: float, tolerance: float) -> None:
             f"the DPO reference is not the model that training starts from: log-probabilities differ by "
             f"{difference:.2g} nats per token at step 0 (at most {tolerance:.2g}); nothing was trained"
         )
+
+
+def require_learning(before: float, after: float) -> None:
+    """Compare the loss on the training rows before and after; a note where it hardly changed.
+
+    Raises:
+        CheckFailed: it rose by more than a twentieth.
+    """
+    change = f"{before:.3f} → {after:.3f}"
+    if after > 1.05 * before:
+        raise CheckFailed(
+            f"training made the model worse: the loss on the training rows rose, {change}; try a lower "
+            "--learning_rate. The adapter was not saved; checkpoints are left"
+        )
+    if after > 0.99 * before:
+        print(f"note: training changed little, loss {change}: is --learning_rate too low, or the run too short?")
