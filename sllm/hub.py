@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from sllm import hashes
 from sllm.cli import InputError
+from sllm.disk import gib
 
 SECONDS = 5  # to wait for the Hub's answer
 _CONFIGS = ("config.json", "adapter_config.json")
@@ -77,9 +78,27 @@ def require(repository: str) -> None:
 
 
 def notes(repository: str) -> list[str]:
-    """A line to print where the copy in the cache was taken because the Hub did not answer."""
-    reason = _taken_from_cache.get(repository)
-    return [f"the Hub {reason}: {repository} is the copy in the local cache"] if reason else []
+    """A line to print: that the copy in the cache was taken because the Hub did not answer, or how much will be
+    downloaded."""
+    if reason := _taken_from_cache.get(repository):
+        return [f"the Hub {reason}: {repository} is the copy in the local cache"]
+    size = _download_size(repository)
+    return [f"{repository}: {gib(size)} to download from the Hub"] if size else []
+
+
+@functools.cache
+def _download_size(repository: str) -> int:
+    """Bytes of a repository that is not in the cache: its safetensors and small files. 0 where nobody can say."""
+    from huggingface_hub import HfApi, constants
+
+    folder = snapshot(repository)
+    if not is_id(repository) or constants.HF_HUB_OFFLINE or (folder is not None and hashes.has_all_weights(folder)):
+        return 0
+    try:
+        files = HfApi(constants.ENDPOINT).model_info(repository, files_metadata=True, timeout=SECONDS).siblings or []
+    except Exception:  # of any library that it talks through: a size is not worth an error
+        return 0
+    return sum(file.size or 0 for file in files if file.rfilename.endswith((".safetensors", ".json", ".txt", ".model")))
 
 
 @functools.cache  # a server asks for each of its adapters

@@ -374,6 +374,7 @@ def test_an_unfinished_folder_is_refused(tmp_path, left):
 
 def test_an_unfinished_folder_names_the_command_that_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train_LoRA_SFT.py", "--output_dir", "a b", "--overwrite"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # of `python -m pytest`
     folder = checkpoint.prepare_output(tmp_path / "sft", overwrite=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (folder / name).write_text("{}")
@@ -415,6 +416,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     from huggingface_hub import constants
 
     hub._why_not.cache_clear()
+    hub._download_size.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -447,6 +449,16 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         self.end_headers()
 
+    def do_GET(self):
+        """What the Hub says of a repository's files."""
+        sizes = {"model.safetensors": 3 * 2**30, "config.json": 700, "pytorch_model.bin": 2**40}
+        files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+        body = json.dumps({"id": "org/there", "siblings": files}).encode()
+        self.send_response(200 if self.path.startswith("/api/models/org/there?") else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *args):
         pass
 
@@ -459,6 +471,8 @@ def test_what_the_hub_answers_is_one_line(cache, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     try:
         assert checkpoint.require_model("org/there") == ("org/there", None)
+        assert checkpoint.notes("org/there") == ["org/there: 3.00 GiB to download from the Hub"]
+        assert checkpoint.notes("org/adapter") == []  # the Hub does not say
         assert checkpoint.require_model("org/adapter") == ("org/adapter", None)
         assert "access is restricted" in problems(checkpoint.require_model, "org/gated")
         assert "nor a public repository" in problems(checkpoint.require_model, "org/absent")
