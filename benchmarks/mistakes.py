@@ -13,7 +13,8 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ class Mistake:
 
     Attributes:
         about: what is wrong, for the table.
-        stage: where it is put in: sft, dpo or inference.
+        stage: where it is put in: sft, dpo, merge or inference.
         patch: makes the mistake in the process of the stage.
         flags: of the stage, after the usual ones.
         rows: (training rows, test rows, draw) → the training rows with the mistake.
@@ -126,6 +127,19 @@ def reference_is_the_base() -> None:
     dpo_trainer.use_adapter = lambda model, adapter_name: right(model, None)  # None: without any adapter
 
 
+def merge_times(factor: float) -> None:
+    """The adapter goes into the weights so many times."""
+    from sllm.merge import merge
+
+    right = merge.read
+
+    def wrong(*args):
+        deltas, *rest = right(*args)
+        return {name: replace(delta, scale=factor * delta.scale) for name, delta in deltas.items()}, *rest
+
+    merge.read = wrong
+
+
 def swap(pairs: Rows, test: Rows, draw: random.Random) -> Rows:
     swapped = set(draw.sample(range(len(pairs)), len(pairs) // 5))
     exchange = {"chosen": "rejected", "rejected": "chosen"}
@@ -152,6 +166,8 @@ MISTAKES = {
     "leak": Mistake("the test rows are among the training rows", rows=lambda rows, test, draw: [*rows, *test]),
     "template": Mistake("another template, and its end of turn, at inference", "inference", another_template),
     "bos": Mistake("BOS twice at inference", "inference", bos_twice),
+    "unmerged": Mistake("the adapter is left out of the merged model", "merge", partial(merge_times, 0)),
+    "twice": Mistake("the adapter is merged twice", "merge", partial(merge_times, 2)),
     "dpo": Mistake("DPO without a mistake", "dpo"),
     "reference": Mistake("DPO's reference is the base model", "dpo", reference_is_the_base),
     "swapped": Mistake("chosen and rejected swapped in 20 % of the pairs", "dpo", rows=swap),
@@ -165,11 +181,16 @@ def run_stage(name: str, mode: str, script: str, *flags: str) -> None:
         from sllm import chat
 
         chat.check_probe = lambda *args: None
+    elif mode == "unchecked" and script == "merged_weights.py":
+        from sllm.merge import parity
+
+        parity.Parity.passed = True
     elif mode == "unchecked":
         from sllm.train import checks, gradient_checks
 
         checks.packing_isolation = lambda *args, **kwargs: 0.0
         checks.dpo_reference = lambda trainer: 0.0
+        checks.require_learning = lambda *args: None
         gradient_checks.loss_mask = gradient_checks.accumulation_parity = lambda *args: {}
     MISTAKES[name].patch()
     sys.argv = [script, *flags]
@@ -211,6 +232,9 @@ def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
         parent, folder = folder if mistake.stage == "dpo" else BASE, out / name
         refusal = stage(name, *TRAINING[mistake.stage], *mistake.flags, "--model_id", parent, "--trainset_path", rows,
                         "--seed", seed, "--output_dir", folder, "--overwrite")  # fmt: skip
+    elif mistake.stage == "merge":
+        merging = ("--model_id", folder, "--merged_weights_path", out / name, "--dtype", "float16", "--overwrite")
+        folder, refusal = out / name, stage(name, "merged_weights.py", *merging)
     ask = ("vllm_inference.py", "--model_id", folder, "--testset_path", asked, "--max_tokens", 160,
            "--output_path", answers, "--overwrite")  # fmt: skip
     if mistake.stage == "inference":
