@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from sllm import runs
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -55,10 +57,12 @@ def plot(folder: str | Path, panels: dict[str, tuple[str, ...]]) -> None:
 
 
 def final_metrics(trainer, seconds: float) -> dict:
-    """Steps, seconds of training alone, a GPU's peak memory, and the best evaluation's numbers where there was one."""
+    """Steps, seconds of training alone, peak memory (the process's, and a GPU's), and the best evaluation's numbers
+    where there was one."""
     state = trainer.state
     last = read_metrics(trainer.args.output_dir)[-1]
     metrics = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "train_seconds": round(seconds, 1)}
+    metrics["peak_rss_bytes"] = runs.peak_rss()
     if "peak_memory_bytes" in last:
         metrics["peak_memory_bytes"] = last["peak_memory_bytes"]
     if state.best_metric is not None:

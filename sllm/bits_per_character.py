@@ -1,0 +1,110 @@
+"""How well models predict the answers of held-out rows, in bits per character: lower is better, and models of
+different tokenizers compare.
+
+    python -m sllm.bits_per_character base=outputs/demo/base sft=outputs/demo/sft \\
+        --testset_path sample_data/world/test_names.jsonl
+"""
+
+from sllm import checkpoint, cli
+
+SAMPLES = 2000  # of the bootstrap
+
+
+def build_parser():
+    p = cli.parser(__doc__, "-m sllm.bits_per_character")
+    p.add_argument("models", nargs="+", metavar="NAME=MODEL", help="a name to show, and a model or adapter")
+    p.add_argument("--testset_path", required=True, help="rows with their answers, as for training")
+    p.add_argument("--max_rows", type=cli.positive_int, help="take the first rows only")
+    p.add_argument("--max_seq_length", type=cli.positive_int, default=4096, help="tokens; longer rows are left out")
+    p.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"), help="of the weights")
+    p.add_argument("--seed", type=cli.seed, default=42, help="of the bootstrap")
+    return p
+
+
+def main(args) -> dict:
+    import numpy as np
+
+    from sllm.data import formats
+
+    models = {}
+    for pair in args.models:
+        name, separator, model = pair.partition("=")
+        if not separator or not name or not model or name in models:
+            raise cli.InputError(f"{pair}: give each model as NAME=MODEL, with a name of its own")
+        models[name] = model
+    rows, *sources = cli.collect_errors(
+        lambda: formats.load_rows(args.testset_path, "sft"), *(_source(model) for model in models.values())
+    )
+    rows = rows[: args.max_rows]
+    characters = np.array([_answer_length(row) for row in rows])
+    bits = {
+        name: _bits(model, *source, rows, args) for (name, model), source in zip(models.items(), sources, strict=True)
+    }
+    known = ~np.isnan(np.stack(list(bits.values()))).any(0)
+    if not known.any():
+        raise cli.InputError(f"{args.testset_path}: no row fits in --max_seq_length {args.max_seq_length}")
+    count = int(known.sum())
+    drawn = np.random.default_rng(args.seed).integers(count, size=(SAMPLES, count))
+    first, table, results = None, [], {}
+    for name, values in bits.items():
+        values, lengths = values[known], characters[known]
+        ratios = values[drawn].sum(1) / lengths[drawn].sum(1)
+        value = float(values.sum() / lengths.sum())
+        low, high = np.percentile(ratios, (2.5, 97.5))
+        results[name] = {"bits_per_character": value, "low": float(low), "high": float(high)}
+        difference = ""
+        if first is not None:
+            below, above = np.percentile(ratios - first[1], (2.5, 97.5))
+            difference = f"{value - first[0]:+.3f} ({below:+.3f} to {above:+.3f})"
+            results[name] |= {"difference": value - first[0], "difference_interval": [float(below), float(above)]}
+        table.append((name, f"{value:.3f} ({low:.3f}–{high:.3f})", difference))
+        first = first or (value, ratios)
+    print(cli.table(["model", "bits per character", f"against {next(iter(models))}"], table))
+    left_out = len(rows) - count
+    print(f"{count} answers{f', {left_out} longer rows left out' if left_out else ''}; in brackets: 95 % interval "
+          "(bootstrap over rows)")  # fmt: skip
+    return {"rows": count, "models": results}
+
+
+def _source(model: str):
+    return lambda: checkpoint.require_model(model)
+
+
+def _answer_length(row: dict) -> int:
+    from sllm import chat
+
+    answers = [message for message in row["messages"] if message["role"] == "assistant"]
+    return sum(len(chat.nfc(answer["content"])) for answer in answers if answer.get("weight", 1))
+
+
+def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args):
+    """Bits of each row's answers and their ends, given what stands before them: (rows,) float64; NaN for a row that is
+    too long. The prompt is rendered as in training."""
+    import numpy as np
+    import torch
+
+    from sllm import chat
+    from sllm.train import with_peft
+
+    tokenizer = chat.load_tokenizer(model_id)
+    chat.set_chat_template(tokenizer)
+    settings = {"bits": 16, "max_seq_length": args.max_seq_length, "train": False, "gradient_checkpointing": False}
+    model = with_peft.load_model(base, adapter=adapter, dtype=args.dtype, **settings).eval()
+    bits = np.zeros(len(rows))
+    for i, row in enumerate(rows):
+        for example in chat.build_examples(tokenizer, row["messages"]):
+            if len(example.input_ids) > args.max_seq_length:
+                bits[i] = np.nan
+                continue
+            start = example.completion_mask.index(1)  # the head's logits before it are not needed
+            ids = torch.tensor([example.input_ids], device=model.device)
+            answered = torch.tensor(example.completion_mask[start:], device=model.device)
+            with torch.no_grad():
+                logits = model(input_ids=ids, logits_to_keep=len(answered) + 1).logits[0, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="none")
+            bits[i] += float((losses * answered).sum()) / np.log(2)
+    return bits
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())
