@@ -5,7 +5,8 @@ A Llama of 3.5 M parameters, which carries the whole pipeline through the same c
 It learns to read: what its dialogues ask can only be answered from the passage above them. It never sees a task's
 prompt with its answer, and none of the answers that SFT trains on.
 
-    python -m sllm.tiny_base --output_dir outputs/tiny_base --steps 600
+    python -m sllm.tiny_base --output_dir outputs/tiny_base
+    python -m sllm.tiny_base --model_id outputs/tiny_base --steps 2400 --output_dir outputs/tiny_base_further
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sllm import checkpoint, cli, tasks
+from sllm import chat, checkpoint, cli, tasks
 from sllm.world import corpus, plain, scenes
 
 STATE = "training_state-{}.pt"  # of each process of a build that is not finished
@@ -29,6 +30,8 @@ LEARNING_RATE = 2e-3
 def build_parser():
     p = cli.parser(__doc__, "-m sllm.tiny_base")
     p.add_argument("--sample_data", default="sample_data", help="folder whose .jsonl rows are part of the corpus")
+    p.add_argument("--model_id", metavar="FOLDER", help="a base of this script, to be trained further: width, "
+                   "layers and tokens are its own; default: from scratch")  # fmt: skip
     p.add_argument("--steps", type=cli.positive_int, default=8000, help="optimizer steps of 2,048 tokens")
     p.add_argument("--vocab_size", type=cli.positive_int, default=2048, help="tokens at most, specials included")
     p.add_argument("--hidden_size", type=cli.integer(64, 8192), default=256, help="width; 32 a head")
@@ -45,6 +48,9 @@ def main(args) -> dict:
     checkpoint.require_distinct(args.output_dir, args.sample_data)
     if not corpus.sample_texts(args.sample_data):
         raise cli.InputError(f"{args.sample_data} has no .jsonl rows")
+    if args.model_id:
+        checkpoint.require(args.model_id, stage="base")
+        checkpoint.require_distinct(args.output_dir, args.model_id)
     if args.resume:
         _check_resumable(args, Path(args.output_dir))
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
@@ -63,7 +69,8 @@ def main(args) -> dict:
         path.unlink()
     documents, seconds = metrics.pop("documents"), metrics.pop("seconds")
     data = {"texts": len(corpus.sample_texts(args.sample_data)), "tasks": list(tasks.TASKS), "documents": documents}
-    checkpoint.write_run(out, "base", args, data=data, metrics=metrics, seconds=seconds)
+    parents = [args.model_id] if args.model_id else []
+    checkpoint.write_run(out, "base", args, parents=parents, data=data, metrics=metrics, seconds=seconds)
     return {"stage": "base", "output_dir": str(out), **metrics}
 
 
@@ -75,7 +82,7 @@ def _check_resumable(args, out: Path) -> None:
     if missing := [str(path) for path in paths if not path.exists()]:
         raise cli.InputError(f"--resume: {', '.join(missing)} does not exist; start without it")
     states = [torch.load(path, weights_only=True) for path in paths]
-    names = ("sample_data", "steps", "vocab_size", "hidden_size", "layers", "processes", "seed")
+    names = ("model_id", "sample_data", "steps", "vocab_size", "hidden_size", "layers", "processes", "seed")
     begun = states[0]["arguments"]
     problems = [
         f"--resume: the build was started with --{name} {begun[name]}"
@@ -97,6 +104,7 @@ def _digest(texts: list[str]) -> str:
 def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
     """Train the model in one of the processes; the first one reports and saves."""
     import torch
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its lock would be left behind
@@ -107,11 +115,15 @@ def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
         )
     torch.manual_seed(args.seed)
     texts = corpus.sample_texts(args.sample_data)
-    tokenizer = corpus.train_tokenizer(corpus.tokenizer_texts(texts, args.seed), args.vocab_size)
-    model = new_model(tokenizer, args.hidden_size, args.layers)
+    if args.model_id:
+        tokenizer = chat.load_tokenizer(args.model_id)
+        model = AutoModelForCausalLM.from_pretrained(args.model_id, dtype=torch.float32)
+    else:
+        tokenizer = corpus.train_tokenizer(corpus.tokenizer_texts(texts, args.seed), args.vocab_size)
+        model = new_model(tokenizer, args.hidden_size, args.layers)
     matrices, others = _parameters(model)
     optimizers = _optimizers(matrices[rank :: args.processes], others)
-    batches = corpus.Batches(tokenizer, texts, args.seed, args.steps)
+    batches = corpus.Batches(tokenizer, texts, args.seed, args.steps, further=bool(args.model_id))
     state_path, first_step, before = out / STATE.format(rank), 1, 0.0
     if args.resume:
         state = torch.load(state_path, weights_only=True)

@@ -32,6 +32,12 @@ PHASES = (
     (0.84, JUDGE, 512),
     (1.00, replace(plain.DEFAULT, lists=("asked", "word", "choice")), 1024),
 )
+# And to train such a model further: more retellings, tables and common words, which the short questions crowd out
+FURTHER = replace(
+    plain.DEFAULT, documents=(1, 4, 9, 8, 6, 2, 4), turns=(40, 25, 30, 5), lists=("asked", "word", "choice"),
+    min_retold=2, by_kind=True,
+)  # fmt: skip
+FURTHER_PHASES = ((0.6, FURTHER, 512), (1.0, FURTHER, 1024))
 SAMPLES_SHARE = 0.1  # of the documents: sample texts; the rest is about the world
 RANDOM_WEIGHT = 0.1  # of the loss: a passage and the questions are drawn at random, only answers can be learned
 SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
@@ -98,14 +104,16 @@ class Batches:
     mean something; turns are never paired.
     """
 
-    def __init__(self, tokenizer: Any, texts: list[str], seed: int, steps: int) -> None:
+    def __init__(self, tokenizer: Any, texts: list[str], seed: int, steps: int, *, further: bool = False) -> None:
         self.tokenizer, self.texts, self.seed, self.steps = tokenizer, texts, seed, steps
+        self.phases = FURTHER_PHASES if further else PHASES
+        self.name = f"{seed} further" if further else str(seed)
         self.documents = 0
 
     def batch(self, step: int) -> tuple[list[list[int]], list[list[int]], list[list[float]]]:
         """Token ids of a step, their positions in their documents and their loss weights: (rows, length) each,
         TOKENS_PER_STEP in all."""
-        level, length = next((level, length) for share, level, length in PHASES if step <= share * self.steps)
+        level, length = next((level, length) for share, level, length in self.phases if step <= share * self.steps)
         ids, positions, weights = zip(
             *(self._row(level, length) for _ in range(TOKENS_PER_STEP // length)), strict=True
         )
@@ -126,7 +134,7 @@ class Batches:
         return ids[:length], positions[:length], weights[:length]
 
     def _document(self, level: plain.Level) -> list[plain.Piece]:
-        draw = random.Random(f"{self.seed} {self.documents}")
+        draw = random.Random(f"{self.name} {self.documents}")
         self.documents += 1
         has_prose = any(level.documents[:5])  # beside short questions alone the samples would be most of the tokens
         if has_prose and draw.random() < SAMPLES_SHARE:

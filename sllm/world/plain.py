@@ -31,6 +31,8 @@ class Level:
         documents: weights of the kinds of text: passage, dialogue, retelling, table, common knowledge, list, quiz.
         turns: weights of the forms of a dialogue's questions: `FORMS`, and two values to choose from.
         lists, quizzes: forms of the short questions about a list and about a passage.
+        min_retold: facts of a retelling at least.
+        by_kind: short questions about common words stand by their kind, see `_words_of_a_kind`.
     """
 
     max_facts: int = 4
@@ -38,6 +40,8 @@ class Level:
     turns: tuple[int, ...] = (35, 30, 30, 5)
     lists: tuple[str, ...] = LIST_FORMS
     quizzes: tuple[str, ...] = QUIZ_FORMS
+    min_retold: int = 1
+    by_kind: bool = False
 
 
 DEFAULT = Level()
@@ -127,7 +131,8 @@ def _choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
 
 def _retelling(draw: Draw, level: Level) -> list[Piece]:
     """The same facts once more, in their order: in other words, as a list, or both."""
-    about, passage = _scene_text(draw, level)
+    about = scene(draw, min_facts=level.min_retold, max_facts=level.max_facts)
+    passage = text(draw, about)
     sentences = [_tell(draw, fact) for fact in about.facts]
     labels = [f"{fact.label}: {fact.value}" for fact in about.facts]
     again, listed = " ".join(sentences), f"{about.subject} - {', '.join(labels)}"
@@ -167,8 +172,10 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
     """Words and what they are, told or asked about; or what is true of every thing of a kind."""
     if draw.random() < 0.2:
         return [(" ".join(draw.choice(list(KINDS.values())).about), True)]
+    if level.by_kind and draw.random() < 0.6:
+        return _words_of_a_kind(draw)
     pieces: list[Piece] = []
-    if draw.random() < 0.4:
+    if not level.by_kind and draw.random() < 0.4:
         for _ in range(draw.randint(5, 12)):
             pieces += _common_short(draw)
         return [("이것은 무엇입니까?", False), *pieces]
@@ -213,6 +220,27 @@ def _common_short(draw: Draw) -> list[Piece]:
         ask, answer = _offer(draw, word, [draw.choice(TYPES[key].words) for key in others], lettered=True)
         ask = f"{noun}? {ask}"
     return [(f"\n{ask}", False), (answer, True)]
+
+
+def _words_of_a_kind(draw: Draw) -> list[Piece]:
+    """Many short questions: is a word of a kind, the answer right behind it or not; which of some words is; of what
+    kind is a word?"""
+    category = draw.choice(list(KNOWN))
+    noun, words = KNOWN[category][0], TYPES[category].words
+    others = [word for key in unlike(category) for word in TYPES[key].words]
+    form = draw.choice(("member", "choice", "asked", "noun"))
+    pieces: list[Piece] = [(f"{noun}:" if form != "noun" else "무엇입니까?", False)]
+    for _ in range(draw.randint(6, 12)):
+        word = draw.choice(draw.choice((words, others)))
+        answer = "예." if word in words else "아니요."
+        if form == "choice":
+            ask, answer = _offer(draw, draw.choice(words), draw.sample(others, draw.randint(1, 3)), lettered=True)
+        elif form == "noun":
+            ask, answer = f"{word}? ", f"{next(KNOWN[key][0] for key in KNOWN if word in TYPES[key].words)}."
+        else:
+            ask = word if form == "member" else f"{Word(word):은/는} {noun}입니까? "
+        pieces += [(f"\n{ask}", False), (answer, True)]
+    return pieces
 
 
 def _list(draw: Draw, level: Level) -> list[Piece]:
