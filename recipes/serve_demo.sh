@@ -22,6 +22,12 @@ for stage in sft dpo; do
   [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; $demo" >&2; exit 2; }
 done
 
+for port in "$api_port" "$page_port"; do
+  python -c "import socket, sys; socket.create_server(('', int(sys.argv[1]))).close()" "$port" 2>/dev/null ||
+    { echo "error: port $port is taken; API_PORT=N and PAGE_PORT=N choose others" >&2; taken=1; }
+done
+[ -z "${taken:-}" ] || exit 2
+
 stop() {
   trap - INT TERM EXIT
   [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null
