@@ -51,6 +51,14 @@ def test_building_is_deterministic_by_seed(tmp_path):
     assert a == b != c
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in SHIPPED.iterdir()}
     assert_refused(run_script(*flags, "--output_dir", tmp_path / "a"), "exists", "--overwrite")
+    further = (*flags, "--model_id", tmp_path / "a", "--output_dir")
+    succeed(*further, tmp_path / "further")
+    assert json.loads((tmp_path / "further" / "run.json").read_text(encoding="utf-8"))["parents"][0]["stage"] == "base"
+    assert (tmp_path / "further" / "model.safetensors").read_bytes() != a
+    tokenizers = [(tmp_path / name / "tokenizer.json").read_text(encoding="utf-8") for name in ("a", "further")]
+    assert tokenizers[0] == tokenizers[1]
+    assert_refused(run_script(*further, tmp_path / "a", "--overwrite"), "--output_dir")
+    assert_refused(run_script(*flags, "--model_id", tmp_path, "--output_dir", tmp_path / "d"), "run.json")
     assert_refused(run_script(*flags, "--output_dir", tmp_path / "d", "--sample_data", tmp_path), "no .jsonl rows")
 
 
@@ -125,12 +133,13 @@ def test_two_processes_build_the_same_model_as_one(tmp_path):
         assert (weight - two[name]).norm() <= 0.4 * (weight - start[name]).norm(), name
 
 
-def test_it_reads_answers_about_names_that_no_training_text_has():
+@pytest.mark.parametrize("form", plain.FORMS)
+def test_it_answers_about_names_that_no_training_text_has(form):
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32)
-    assert tiny_base.share_right(model, chat.load_tokenizer(str(SHIPPED)), 40, "question") >= 0.8
+    assert tiny_base.share_right(model, chat.load_tokenizer(str(SHIPPED)), 40, form) >= 0.8
 
 
 def test_the_documents_of_a_row_do_not_see_each_other():
@@ -152,8 +161,8 @@ def test_the_documents_of_a_row_do_not_see_each_other():
 def test_a_row_begins_with_a_document_and_answers_count():
     tokenizer = chat.load_tokenizer(str(SHIPPED))
     batches = corpus.Batches(tokenizer, ["예시 글"], seed=1, steps=10)
-    for step in (1, 10):
-        blocks = batches.batch(step)
+    further = corpus.Batches(tokenizer, ["예시 글"], seed=1, steps=10, further=True)
+    for blocks in (batches.batch(1), batches.batch(10), further.batch(1), further.batch(10)):
         assert [sum(map(len, block)) for block in blocks] == [corpus.TOKENS_PER_STEP] * 3
         for ids, positions, weights in zip(*blocks, strict=True):
             starts = [i for i, position in enumerate(positions) if position == 0]
