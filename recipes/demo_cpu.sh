@@ -47,7 +47,7 @@ if missing dpo/run.json; then
     start="--resume"
   fi
   python train_LoRA_DPO.py --trainset_path $world/pairs.jsonl --model_id $out/sft --loss_type sigmoid sft \
-    --learning_rate 2e-4 --train_epochs 1 --batch_size 4 --gradient_accum_steps 1 --logging_steps 12 \
+    --learning_rate 5e-5 --train_epochs 1 --batch_size 4 --gradient_accum_steps 1 --logging_steps 12 \
     --output_dir $out/dpo $start
 fi
 
