@@ -80,8 +80,9 @@ def pictures(browser: Browser, url: str) -> None:
         tab.page.keyboard.press("ArrowLeft")
     tab.page.click("#confirm")
     tab.page.wait_for_timeout(6000)
-    tab.send(f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?")
-    tab.page.wait_for_selector("[data-arena=vote]")
+    while not tab.page.query_selector("[data-arena=vote]"):  # SFT and DPO model often answer alike
+        tab.send(f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?")
+        tab.page.wait_for_selector("[data-arena=vote], [data-arena=same]")
     tab.page.set_viewport_size({"width": 1200, "height": 1000})
     tab.page.locator("[data-vote=tie]").scroll_into_view_if_needed()
     tab.shot(DOCS / "page_arena.png")
