@@ -10,12 +10,12 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser_helpers import Browser, chat_page, free_port  # noqa: E402
+from browser_helpers import Browser, Tab, chat_page, free_port  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 from server_process import Running  # noqa: E402
 
 DEMO, DOCS, WORLD = ROOT / "outputs" / "demo", ROOT / "docs", ROOT / "sample_data" / "world"
-SHOP = "노람 가게는 수요일에 쉰다. 노람 가게는 책을 판다. 문을 닫는 시각은 오후 7시다."
+SHOP = "노람 가게는 책을 판다. 쉬는 날은 수요일이다. 노람 가게는 오후 7시에 문을 닫는다."
 WELCOME = "이 작은 모델은 지어낸 세계의 짧은 글을 읽고 답합니다. 그 밖의 것은 알지 못합니다."
 FESTIVAL = "두손 축제는 해마다 5월에 열린다. 대표 행사는 씨름이다. 두손 축제의 대표 행사는 무엇입니까?"
 
@@ -71,24 +71,7 @@ def pictures(browser: Browser, url: str) -> None:
     tab.page.click("#submit-feedback")
     tab.page.wait_for_timeout(6000)
     tab.shot(DOCS / "page_task_answer.png")
-    tab.page.click("#new-chat-button")
-    tab.ready()
-    tab.profile("arena")
-    settings(tab, 14)
-    tab.page.focus("[role=slider] >> nth=3")
-    for _ in range(25):
-        tab.page.keyboard.press("ArrowLeft")
-    tab.page.click("#confirm")
-    tab.page.wait_for_timeout(6000)
-    while not tab.page.query_selector("[data-arena=vote]"):  # SFT and DPO model often answer alike
-        tab.send(f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?")
-        tab.page.wait_for_selector("[data-arena=vote], [data-arena=same]")
-    tab.page.set_viewport_size({"width": 1200, "height": 1000})
-    tab.page.locator("[data-vote=tie]").scroll_into_view_if_needed()
-    tab.shot(DOCS / "page_arena.png")
-    tab.page.click("[data-vote=right]")
-    tab.page.wait_for_selector("[data-arena=voted]")
-    tab.shot(DOCS / "page_arena_voted.png")
+    compare(tab)
 
     tab = browser.open(url, height=760)
     tab.send(FESTIVAL)
@@ -104,11 +87,35 @@ def pictures(browser: Browser, url: str) -> None:
 
     phone = browser.open(url, width=390, height=844)
     phone.profile("arena")
-    for question in (FESTIVAL, "감자는 무엇입니까?", f"{SHOP} 노람 가게는 무엇을 팝니까?"):
+    for question in (FESTIVAL, "감자는 무엇입니까?", f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?"):
         phone.send(question)
         if phone.page.locator("[data-arena=vote]").count():  # none where two models gave the same answer
             break
     phone.shot(DOCS / "page_phone.png")
+
+
+def compare(tab: Tab) -> None:
+    """A comparison that the DPO model wins, on the right: which two models answer is drawn at random."""
+    while "오른쪽 dpo" not in tab.text():
+        tab.page.click("#new-chat-button")
+        tab.ready()
+        tab.profile("arena")
+        settings(tab, 14)
+        tab.page.focus("[role=slider] >> nth=3")
+        for _ in range(25):
+            tab.page.keyboard.press("ArrowLeft")
+        tab.page.click("#confirm")
+        tab.page.wait_for_timeout(6000)
+        tab.send(f"{SHOP} 노람 가게가 쉬는 날은 언제입니까?")
+        tab.page.wait_for_selector("[data-arena=vote], [data-arena=same]")
+        if not tab.page.query_selector("[data-arena=vote]"):
+            continue
+        tab.page.set_viewport_size({"width": 1200, "height": 1000})
+        tab.page.locator("[data-vote=tie]").scroll_into_view_if_needed()
+        tab.shot(DOCS / "page_arena.png")
+        tab.page.click("[data-vote=right]")
+        tab.page.wait_for_selector("[data-arena=voted]")
+    tab.shot(DOCS / "page_arena_voted.png")
 
 
 def streaming(browser: Browser, url: str, api: Running) -> None:
@@ -121,7 +128,7 @@ def streaming(browser: Browser, url: str, api: Running) -> None:
         settings(tab, 14)
         tab.page.click("#confirm")
         tab.page.wait_for_timeout(6000)
-        tab.send(f"{SHOP} 노람 가게는 무엇을 팝니까?", wait=False)
+        tab.send(f"{SHOP} 노람 가게는 무슨 요일에 쉽니까?", wait=False)
         tab.page.wait_for_function("document.querySelector('.ai-message .message-content')?.innerText.length > 12")
         tab.page.screenshot(path=str(DOCS / "page_streaming.png"))
         tab.page.click("#stop-button")

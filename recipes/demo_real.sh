@@ -20,10 +20,10 @@ if [ "$(cat "$out/model" 2>/dev/null || echo "$model")" != "$model" ]; then
 fi
 echo "$model" >"$out/model"
 
-# 460 rows, 20 of each task, and 138 pairs: enough to learn the form of the answers and where in a text they are.
-[ -f "$out/rows.jsonl" ] || head -n 460 $world/train.jsonl >"$out/rows.jsonl"
-[ -f "$out/pairs.jsonl" ] || head -n 138 $world/pairs.jsonl >"$out/pairs.jsonl"
-[ -f "$out/test.jsonl" ] || head -n 92 $world/test_names.jsonl >"$out/test.jsonl"
+# 230 rows, 10 of each task, and 69 pairs: enough to learn the form of the answers and where in a text they are.
+[ -f "$out/rows.jsonl" ] || head -n 230 $world/train.jsonl >"$out/rows.jsonl"
+[ -f "$out/pairs.jsonl" ] || head -n 69 $world/pairs.jsonl >"$out/pairs.jsonl"
+[ -f "$out/test.jsonl" ] || head -n 69 $world/test_names.jsonl >"$out/test.jsonl"
 train() {
   python train_LoRA_SFT.py --trainset_path "$out/rows.jsonl" --model_id "$model" --max_seq_length 1024 --lora_r 16 \
     --lora_alpha 32 --learning_rate 2e-4 --train_epochs 1 --batch_size 4 --gradient_accum_steps 2 --logging_steps 10 \

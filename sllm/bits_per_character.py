@@ -82,10 +82,12 @@ def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args)
     too long. The prompt is rendered as in training."""
     import numpy as np
     import torch
+    from transformers.utils import logging
 
     from sllm import chat
     from sllm.train import with_peft
 
+    logging.disable_progress_bar()
     tokenizer = chat.load_tokenizer(model_id)
     chat.set_chat_template(tokenizer)
     settings = {"bits": 16, "max_seq_length": args.max_seq_length, "train": False, "gradient_checkpointing": False}

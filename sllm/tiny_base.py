@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -158,7 +159,7 @@ def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
             clock = time.monotonic()
     if rank == 0:
         metrics = {"loss": round(mean_loss, 4), "steps": args.steps, "documents": batches.documents}
-        _save(model, tokenizer, out, metrics | {"seconds": time.monotonic() - started})
+        _save(model, tokenizer, out, metrics | {"seconds": time.monotonic() - started}, args.model_id)
     if args.processes > 1:  # neither leaves while the other may still be talking to it
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -187,7 +188,7 @@ def _step(model, matrices: list, optimizers: list, batch, rank: int, processes: 
     return loss.item()
 
 
-def _save(model, tokenizer, out: Path, metrics: dict) -> None:
+def _save(model, tokenizer, out: Path, metrics: dict, start: str | None) -> None:
     """The model, and in metrics.json what the starting process reports of it."""
     import torch
 
@@ -195,7 +196,12 @@ def _save(model, tokenizer, out: Path, metrics: dict) -> None:
     metrics |= {"answers_right": measure_answers(model, tokenizer, 200), "tokens": len(tokenizer)}
     metrics |= {"parameters": sum(weight.numel() for weight in model.parameters())}
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    if start:  # a tokenizer that was loaded is saved with settings that it did not have
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(start) / name, out)
+    else:
+        tokenizer.backend_tokenizer.no_padding()  # measure_answers pads
+        tokenizer.save_pretrained(out)
     (out / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 

@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 WINGS = {"data", "train", "merge", "serve", "page"}
-COMMANDS = {"tiny_base", "compare_outputs", "accept"}  # python -m sllm.NAME: scripts, as far as imports go
+# python -m sllm.NAME: scripts, as far as imports go
+COMMANDS = {"tiny_base", "compare_outputs", "bits_per_character", "accept"}
 MODULES = sorted((ROOT / "sllm").rglob("*.py"))
 
 

@@ -50,14 +50,16 @@ def test_building_is_deterministic_by_seed(tmp_path):
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in SHIPPED.iterdir()}
+    for folder in (tmp_path / "a", SHIPPED):  # adapters have to share the base's tokenizer
+        assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["padding"] is None
     assert_refused(run_script(*flags, "--output_dir", tmp_path / "a"), "exists", "--overwrite")
     further = (*flags, "--model_id", tmp_path / "a", "--output_dir")
     succeed(*further, tmp_path / "further")
     assert json.loads((tmp_path / "further" / "run.json").read_text(encoding="utf-8"))["parents"][0]["stage"] == "base"
     assert (tmp_path / "further" / "model.safetensors").read_bytes() != a
-    tokenizers = [(tmp_path / name / "tokenizer.json").read_text(encoding="utf-8") for name in ("a", "further")]
-    assert tokenizers[0] == tokenizers[1]
-    assert_refused(run_script(*further, tmp_path / "a", "--overwrite"), "--output_dir")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "further" / name).read_bytes()
+    assert_refused(run_script(*further, tmp_path / "a", "--overwrite"), "name another output folder")
     assert_refused(run_script(*flags, "--model_id", tmp_path, "--output_dir", tmp_path / "d"), "run.json")
     assert_refused(run_script(*flags, "--output_dir", tmp_path / "d", "--sample_data", tmp_path), "no .jsonl rows")
 
