@@ -148,7 +148,7 @@ def test_a_task_in_the_arena_is_answered_by_two(tab, database):
     tab.page.select_option("#task-picker", "task08_02")
     tab.page.click("#task-example")
     tab.page.click("#task-send")
-    tab.page.wait_for_selector("[data-arena=vote]")
+    tab.page.wait_for_selector("[data-arena=vote], [data-arena=same]")  # the base has not learned to answer a task
     tab.idle()
     kept = ChatStore(database).read().comparisons[-1]
     assert kept.left.task == kept.right.task == "task08_02"
@@ -241,7 +241,7 @@ def test_languages_and_a_phone(browser, page, locale, width, said):
     tab.page.wait_for_selector(f"text={said['task_starter']}")
     tab.profile("arena")
     tab.page.wait_for_selector(f"text={said['arena_about']}")
-    tab.send("넓이")
+    tab.send("넓이 문제입니다. 물은 몇 도에서 끓나요?")
     tab.page.wait_for_selector("[data-arena=vote]")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
     left, right = (tab.page.locator(f".arena-side[data-side={side}]").bounding_box() for side in ("left", "right"))
@@ -258,7 +258,7 @@ def test_history_survives_a_restart_and_can_be_searched_renamed_and_deleted(
     first = chat_page(f"{api.url}/v1", database)
     tab = browser.open(first.url)
     tab.profile("arena")
-    tab.send("기억할 질문")
+    tab.send("기억할 질문입니다. 물은 몇 도에서 끓나요?")
     tab.page.wait_for_selector("[data-arena=vote]")
     port = int(first.url.rsplit(":", 1)[1])
     stopped = first.stop()
