@@ -140,7 +140,7 @@ def after_a_restart(browser: Browser, url: str, api: Running) -> None:
     """The page was restarted; then the server goes down."""
     tab = browser.open(url, height=760)
     tab.page.wait_for_timeout(6000)
-    tab.page.click("text=노람 가게는 무엇을 팝니까? >> nth=0")
+    tab.page.click("text=노람 가게는 무슨 요일에 쉽니까? >> nth=0")
     tab.page.wait_for_selector(".ai-message")
     tab.shot(DOCS / "page_history.png")
     api.stop()
