@@ -105,7 +105,6 @@ def _digest(texts: list[str]) -> str:
 def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
     """Train the model in one of the processes; the first one reports and saves."""
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # its lock would be left behind
@@ -116,12 +115,7 @@ def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
         )
     torch.manual_seed(args.seed)
     texts = corpus.sample_texts(args.sample_data)
-    if args.model_id:
-        tokenizer = chat.load_tokenizer(args.model_id)
-        model = AutoModelForCausalLM.from_pretrained(args.model_id, dtype=torch.float32)
-    else:
-        tokenizer = corpus.train_tokenizer(corpus.tokenizer_texts(texts, args.seed), args.vocab_size)
-        model = new_model(tokenizer, args.hidden_size, args.layers)
+    tokenizer, model = _start(args, texts)
     matrices, others = _parameters(model)
     optimizers = _optimizers(matrices[rank :: args.processes], others)
     batches = corpus.Batches(tokenizer, texts, args.seed, args.steps, further=bool(args.model_id))
@@ -165,6 +159,18 @@ def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
         torch.distributed.destroy_process_group()
         sys.stdout.flush()
         os._exit(0)  # not through the interpreter's shutdown: one of two finished processes once aborted (torch 2.13)
+
+
+def _start(args, texts: list[str]) -> tuple:
+    """Tokenizer and model that training starts from: new ones, or those of --model_id."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if args.model_id:
+        model = AutoModelForCausalLM.from_pretrained(args.model_id, dtype=torch.float32)
+        return chat.load_tokenizer(args.model_id), model
+    tokenizer = corpus.train_tokenizer(corpus.tokenizer_texts(texts, args.seed), args.vocab_size)
+    return tokenizer, new_model(tokenizer, args.hidden_size, args.layers)
 
 
 def _step(model, matrices: list, optimizers: list, batch, rank: int, processes: int) -> float:
