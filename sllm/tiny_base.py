@@ -86,9 +86,9 @@ def _check_resumable(args, out: Path) -> None:
     names = ("model_id", "sample_data", "steps", "vocab_size", "hidden_size", "layers", "processes", "seed")
     begun = states[0]["arguments"]
     problems = [
-        f"--resume: the build was started with --{name} {begun[name]}"
+        f"--resume: the build was started with --{name} {begun.get(name)}"
         for name in names
-        if getattr(args, name) != begun[name]
+        if getattr(args, name) != begun.get(name)
     ]
     if not problems and states[0]["texts"] != _digest(corpus.sample_texts(args.sample_data)):
         problems = [f"--resume: the texts in {args.sample_data} have changed"]
