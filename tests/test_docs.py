@@ -13,7 +13,11 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 GENERATED = ROOT / "docs" / "expectations.md"  # written by benchmarks/serve_expectations.py
 KOREAN = sorted([ROOT / "README.ko.md", *ROOT.glob("docs/*.ko.md")])
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {GENERATED} - set(KOREAN))
-GUIDES = [*PAGES, *KOREAN, *(ROOT / folder / "README.md" for folder in ("benchmarks", "deploy", "templates"))]
+GUIDES = [
+    *PAGES,
+    *KOREAN,
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "deploy", "templates", "sample_data")),
+]
 WRAPPED = [*PAGES, *KOREAN, ROOT / "benchmarks" / "README.md"]
 COMMANDED = [*GUIDES, *sorted(ROOT.glob("recipes/*.sh")), *sorted(ROOT.glob("*.py"))]
 OTHER_FLAGS = {"--only", "--small"}  # of benchmarks/gpu/run.sh
@@ -82,7 +86,8 @@ def anchors(text: str) -> set[str]:
 
 
 def parser_of(module: str):
-    return importlib.import_module(module).build_parser()
+    found = importlib.import_module(module)
+    return importlib.import_module(f"{module}.__main__" if hasattr(found, "__path__") else module).build_parser()
 
 
 @pytest.mark.parametrize("path", COMMANDED, ids=name_of)

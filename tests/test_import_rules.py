@@ -31,7 +31,7 @@ def test_imports_point_one_way(path):
     home = path.relative_to(ROOT / "sllm").parts[0].removesuffix(".py")
     if home not in COMMANDS:
         assert imported(path) & WINGS <= {home}
-    assert not imported(path) & COMMANDS
+    assert not imported(path) & COMMANDS - {home}
 
 
 def test_the_rule_can_fail(tmp_path):
@@ -53,7 +53,8 @@ class Refuse:
         if name.partition(".")[0] not in sys.stdlib_module_names | {"sllm"}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-import sllm.cli, sllm.network, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks, sllm.train.flags, sllm.serve.flags
+import sllm.cli, sllm.network, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks, sllm.world
+import sllm.train.flags, sllm.serve.flags
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,9 +6,11 @@ import random
 import pytest
 from conftest import ROOT, assert_refused, run_script, succeed
 
-from sllm import chat, tiny_base
+from sllm import chat
 from sllm.cli import InputError
-from sllm.world import corpus, plain
+from sllm.tiny_base import __main__ as build
+from sllm.tiny_base import corpus, measure, training
+from sllm.world import plain
 
 pytestmark = pytest.mark.torch
 SHIPPED = ROOT / "sample_data" / "tiny_base"
@@ -42,95 +44,103 @@ def test_no_answer_of_the_task_rows_is_learned_from():
     assert not answers & set(corpus.sample_texts(ROOT / "sample_data"))
 
 
-def test_building_is_deterministic_by_seed(tmp_path):
-    flags = "-m sllm.tiny_base --steps 3 --vocab_size 600 --hidden_size 64 --layers 1 --processes 1".split()
+SMALL = "--vocab_size 600 --hidden_size 64 --layers 1".split()
+
+
+def built(*flags: object) -> dict:
+    """A small build by one process, this one."""
+    return build.main(build.build_parser().parse_args([*SMALL, "--processes", "1", *map(str, flags)]))
+
+
+def test_building_is_deterministic_by_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(measure, "share_right", lambda *args: 0.0)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        result = succeed(*flags, "--output_dir", tmp_path / name, "--seed", seed)
+        result = built("--steps", 3, "--output_dir", tmp_path / name, "--seed", seed)
     assert result["tokens"] == 600
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
     assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in SHIPPED.iterdir()}
     for folder in (tmp_path / "a", SHIPPED):  # adapters have to share the base's tokenizer
         assert json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["padding"] is None
-    assert_refused(run_script(*flags, "--output_dir", tmp_path / "a"), "exists", "--overwrite")
-    further = (*flags, "--model_id", tmp_path / "a", "--output_dir")
-    succeed(*further, tmp_path / "further")
+    built("--steps", 3, "--model_id", tmp_path / "a", "--output_dir", tmp_path / "further")
     assert json.loads((tmp_path / "further" / "run.json").read_text(encoding="utf-8"))["parents"][0]["stage"] == "base"
     assert (tmp_path / "further" / "model.safetensors").read_bytes() != a
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "further" / name).read_bytes()
-    assert_refused(run_script(*further, tmp_path / "a", "--overwrite"), "name another output folder")
-    assert_refused(run_script(*flags, "--model_id", tmp_path, "--output_dir", tmp_path / "d"), "run.json")
-    assert_refused(run_script(*flags, "--output_dir", tmp_path / "d", "--sample_data", tmp_path), "no .jsonl rows")
+    command = ("-m", "sllm.tiny_base", "--output_dir")
+    assert_refused(run_script(*command, tmp_path / "a"), "exists", "--overwrite")
+    overwriting = run_script(*command, tmp_path / "a", "--model_id", tmp_path / "a", "--overwrite")
+    assert_refused(overwriting, "name another output folder")
+    assert_refused(run_script(*command, tmp_path / "d", "--model_id", tmp_path), "run.json")
+    assert_refused(run_script(*command, tmp_path / "d", "--sample_data", tmp_path), "no .jsonl rows")
 
 
 def test_a_build_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
     import torch
 
-    flags = "--steps 5 --vocab_size 600 --hidden_size 64 --layers 1 --processes 1 --output_dir".split()
+    flags = ["--steps", 5, "--output_dir"]
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(tiny_base, "SAVE_STEPS", 2)
-    monkeypatch.setattr(tiny_base, "share_right", lambda *args: 0.0)
-    parse = tiny_base.build_parser().parse_args
-    tiny_base.main(parse([*flags, str(tmp_path / "whole")]))
+    monkeypatch.setattr(training, "SAVE_STEPS", 2)
+    monkeypatch.setattr(measure, "share_right", lambda *args: 0.0)
+    built(*flags, tmp_path / "whole")
     at_step = []
 
     def stop(*args):
-        at_step.append(torch.load(tmp_path / "cut" / tiny_base.STATE.format(0))["step"])
+        at_step.append(torch.load(tmp_path / "cut" / training.STATE.format(0))["step"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny_base, "share_right", stop)
+    monkeypatch.setattr(measure, "share_right", stop)
     with pytest.raises(KeyboardInterrupt):
-        tiny_base.main(parse([*flags, str(tmp_path / "cut")]))
+        built(*flags, tmp_path / "cut")
     assert at_step == [2]
-    monkeypatch.setattr(tiny_base, "share_right", lambda *args: 0.0)
-    tiny_base.main(parse([*flags, str(tmp_path / "cut"), "--resume"]))
+    monkeypatch.setattr(measure, "share_right", lambda *args: 0.0)
+    built(*flags, tmp_path / "cut", "--resume")
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
-    assert not list((tmp_path / "cut").glob(tiny_base.STATE.format("*")))
+    assert not list((tmp_path / "cut").glob(training.STATE.format("*")))
     with pytest.raises(InputError, match="--resume: .*does not exist"):
-        tiny_base.main(parse([*flags, str(tmp_path / "none"), "--resume"]))
+        built(*flags, tmp_path / "none", "--resume")
 
 
 def test_the_states_of_a_build_that_is_resumed_fit(tmp_path):
     import torch
 
-    args = tiny_base.build_parser().parse_args(
-        ["--output_dir", str(tmp_path), "--sample_data", str(ROOT / "sample_data")]
-    )
-    texts = tiny_base._digest(corpus.sample_texts(args.sample_data))
+    args = build.build_parser().parse_args(["--output_dir", str(tmp_path), "--sample_data", str(ROOT / "sample_data")])
+    texts = training.digest(corpus.sample_texts(args.sample_data))
 
     def save(rank: int, step: int, **changed) -> None:
         state = {"step": step, "arguments": vars(args), "texts": texts} | changed
-        torch.save(state, tmp_path / tiny_base.STATE.format(rank))
+        torch.save(state, tmp_path / training.STATE.format(rank))
 
     save(0, 1000)
     with pytest.raises(InputError, match="training_state-1.pt does not exist"):
-        tiny_base._check_resumable(args, tmp_path)
+        build._check_resumable(args, tmp_path)
     save(1, 2000)
     with pytest.raises(InputError, match="of different steps"):
-        tiny_base._check_resumable(args, tmp_path)
+        build._check_resumable(args, tmp_path)
     save(1, 1000)
-    tiny_base._check_resumable(args, tmp_path)
+    build._check_resumable(args, tmp_path)
     save(0, 1000, texts="others")
     with pytest.raises(InputError, match="have changed"):
-        tiny_base._check_resumable(args, tmp_path)
+        build._check_resumable(args, tmp_path)
     save(0, 1000, arguments=vars(args) | {"seed": 7, "layers": 9})
     with pytest.raises(InputError, match="(?s)--layers 9.*--seed 7"):
-        tiny_base._check_resumable(args, tmp_path)
+        build._check_resumable(args, tmp_path)
 
 
-def test_two_processes_build_the_same_model_as_one(tmp_path):
+def test_two_processes_build_the_same_model_as_one(tmp_path, monkeypatch):
     import torch
     from safetensors.torch import load_file
 
-    flags = "-m sllm.tiny_base --steps 30 --vocab_size 600 --hidden_size 64 --layers 1".split()
-    for processes in (1, 2):
-        succeed(*flags, "--processes", processes, "--output_dir", tmp_path / str(processes))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(measure, "share_right", lambda *args: 0.0)
+    built("--steps", 30, "--output_dir", tmp_path / "1")
+    succeed("-m", "sllm.tiny_base", *SMALL, "--steps", 30, "--output_dir", tmp_path / "2")
     assert {path.name for path in (tmp_path / "2").iterdir()} == {path.name for path in SHIPPED.iterdir()}
     one, two = (load_file(tmp_path / str(processes) / "model.safetensors") for processes in (1, 2))
     torch.manual_seed(42)
-    start = tiny_base.new_model(chat.load_tokenizer(str(tmp_path / "1")), 64, 1).state_dict()
+    start = training.new_model(chat.load_tokenizer(str(tmp_path / "1")), 64, 1).state_dict()
     for name, weight in one.items():  # sums in another order, and bfloat16
         assert (weight - two[name]).norm() <= 0.4 * (weight - start[name]).norm(), name
 
@@ -141,7 +151,7 @@ def test_it_answers_about_names_that_no_training_text_has(form):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32)
-    assert tiny_base.share_right(model, chat.load_tokenizer(str(SHIPPED)), 40, form) >= 0.8
+    assert measure.share_right(model, chat.load_tokenizer(str(SHIPPED)), 40, form) >= 0.8
 
 
 def test_the_documents_of_a_row_do_not_see_each_other():
@@ -153,10 +163,10 @@ def test_the_documents_of_a_row_do_not_see_each_other():
     ids = torch.randint(5, 1000, (1, 20), generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([[*range(8), *range(12)]])
     weights = torch.tensor([[0.0] * 9 + [1.0] * 11])
-    together = tiny_base._loss(model, ids, positions, weights)
+    together = training._loss(model, ids, positions, weights)
     alone = 11 * model(input_ids=ids[:, 8:], labels=ids[:, 8:]).loss
     assert abs(together - alone) < 1e-2 * alone
-    seen = tiny_base._loss(model, ids, torch.arange(20)[None], weights)
+    seen = training._loss(model, ids, torch.arange(20)[None], weights)
     assert abs(seen - alone) > 1e-2 * alone
 
 

@@ -1,7 +1,8 @@
 """Plain texts about the small world, which a base model is trained on: never in the form of a task."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES, unlike
 from sllm.world.korean import Word
@@ -11,8 +12,9 @@ Draw = random.Random
 
 
 FORMS = ("question", "letter", "verdict")  # a question: open, with lettered choices, answered by yes or no
+TURN_FORMS = (*FORMS, "either")  # and with two values to choose from
 LIST_FORMS = ("member", "asked", "letter", "word", "choice")  # see `_list`
-QUIZ_FORMS = ("question", "pair", "pair?", "is", "claim", "word", "letter", "asked letter")  # see `_quiz`
+QUIZ_FORMS = ("question", "pair", "asked pair", "sentence", "claim", "word", "letter", "asked letter")  # see `_quiz`
 WORDS = [word for key in KNOWN for word in TYPES[key].words]  # one token each
 LIST_ASKS = (
     "{v}?", "{v:이/가} 있습니까?", "{v:이/가} 목록에 있습니까?", "목록에 {v:이/가} 들어 있습니까?",
@@ -28,16 +30,20 @@ class Level:
 
     Attributes:
         max_facts: facts of a thing at most.
-        documents: weights of the kinds of text: passage, dialogue, retelling, table, common knowledge, list, quiz.
-        turns: weights of the forms of a dialogue's questions: `FORMS`, and two values to choose from.
+        documents: weights of the kinds of text, by name; see `DOCUMENTS`.
+        turns: weights of the forms of a dialogue's questions, by name; see `TURN_FORMS`.
         lists, quizzes: forms of the short questions about a list and about a passage.
         min_retold: facts of a retelling at least.
         by_kind: short questions about common words stand by their kind, see `_words_of_a_kind`.
     """
 
     max_facts: int = 4
-    documents: tuple[int, ...] = (1, 6, 4, 4, 3, 4, 4)
-    turns: tuple[int, ...] = (35, 30, 30, 5)
+    documents: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "passage": 1, "dialogue": 6, "retelling": 4, "table": 4, "common": 3, "list": 4, "quiz": 4
+        }
+    )  # fmt: skip
+    turns: Mapping[str, int] = field(default_factory=lambda: {"question": 35, "letter": 30, "verdict": 30, "either": 5})
     lists: tuple[str, ...] = LIST_FORMS
     quizzes: tuple[str, ...] = QUIZ_FORMS
     min_retold: int = 1
@@ -55,8 +61,7 @@ def document(draw: Draw, level: Level = DEFAULT) -> str:
 def document_pieces(draw: Draw, level: Level) -> list[Piece]:
     """A passage, a passage with a dialogue about it or told again, a table that is talked about, what everybody knows,
     or a list or a passage with short questions."""
-    kinds = (_passage, _dialogue, _retelling, _table, _common, _list, _quiz)
-    return draw.choices(kinds, level.documents)[0](draw, level)
+    return draw.choices(list(DOCUMENTS.values()), [level.documents.get(name, 0) for name in DOCUMENTS])[0](draw, level)
 
 
 def _passage(draw: Draw, level: Level) -> list[Piece]:
@@ -97,7 +102,7 @@ def _turns(draw: Draw, facts: list[Fact], level: Level) -> list[Piece]:
     is_told = draw.random() < 1 / 3
     pieces = []
     for fact in facts:
-        ask, reply = turn(draw, fact, draw.choices((*FORMS, "either"), level.turns)[0])
+        ask, reply = turn(draw, fact, draw.choices(TURN_FORMS, [level.turns.get(name, 0) for name in TURN_FORMS])[0])
         answer = f"{reply} {_tell(draw, fact)}" if is_told else f"{reply.rstrip(',.')}."
         pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
     return pieces
@@ -292,7 +297,7 @@ def _offer(draw: Draw, right: str, wrong: list[str], *, lettered: bool) -> tuple
 
 def _quiz(draw: Draw, level: Level) -> list[Piece]:
     """A passage, and many short questions about it: an attribute's value, asked for; an attribute and a value, judged
-    (`pair`: the answer right behind the value; `is`, `claim`: in a sentence); values to choose from."""
+    (`pair`: the answer right behind the value; `sentence`, `claim`: in a sentence); values to choose from."""
     about, passage = _scene_text(draw, level)
     pieces: list[Piece] = [(passage, False)]
     for _ in range(draw.randint(8, 20)):
@@ -310,8 +315,20 @@ def _quiz(draw: Draw, level: Level) -> list[Piece]:
             true = draw.random() < 0.5
             claimed = fact if true else Fact(fact.subject, fact.attribute, wrong[0])
             pair = f"{fact.label} {claimed.value}"
-            is_ = claimed.say("{l:은/는} {v}입니까? ")
-            ask = {"pair": pair, "pair?": f"{pair}? ", "is": is_, "claim": f"{claim(draw, claimed)} "}[form]
+            sentence = claimed.say("{l:은/는} {v}입니까? ")
+            asks = {"pair": pair, "asked pair": f"{pair}? ", "sentence": sentence, "claim": f"{claim(draw, claimed)} "}
+            ask = asks[form]
             answer = "예." if true else "아니요."
         pieces += [(f"\n{ask}", False), (answer, True)]
     return pieces
+
+
+DOCUMENTS: dict[str, Callable[[Draw, Level], list[Piece]]] = {
+    "passage": _passage,
+    "dialogue": _dialogue,
+    "retelling": _retelling,
+    "table": _table,
+    "common": _common,
+    "list": _list,
+    "quiz": _quiz,
+}

@@ -10,13 +10,20 @@ from sllm.world import plain
 from sllm.world.kinds import TYPES
 
 TOKENS_PER_STEP = 2048
-READ = plain.Level(documents=(1, 6, 4, 4, 3, 0, 2), turns=(85, 5, 5, 5), quizzes=("question",))
-LISTS = plain.Level(documents=(0, 0, 0, 0, 0, 1, 0))
-JUDGE = plain.Level(
-    documents=(0, 6, 1, 2, 2, 4, 8), turns=(10, 50, 35, 5),
-    quizzes=("question", "pair?", "is", "claim", "claim", "word", "letter", "letter", "asked letter", "asked letter"),
+READ = plain.Level(
+    documents={"passage": 1, "dialogue": 6, "retelling": 4, "table": 4, "common": 3, "quiz": 2},
+    turns={"question": 85, "letter": 5, "verdict": 5, "either": 5}, quizzes=("question",),
 )  # fmt: skip
-QUIZZES = replace(JUDGE, documents=(0, 0, 0, 0, 0, 8, 12))
+LISTS = plain.Level(documents={"list": 1})
+JUDGE = plain.Level(
+    documents={"dialogue": 6, "retelling": 1, "table": 2, "common": 2, "list": 4, "quiz": 8},
+    turns={"question": 10, "letter": 50, "verdict": 35, "either": 5},
+    quizzes=(
+        "question", "asked pair", "sentence", "claim", "claim", "word", "letter", "letter", "asked letter",
+        "asked letter",
+    ),
+)  # fmt: skip
+QUIZZES = replace(JUDGE, documents={"list": 8, "quiz": 12})
 # (until this share of the steps, level of the texts, tokens of a row): first to read, which emerges after 4 M tokens;
 # then to compare words, the answer right behind the word and then farther away; then to judge and to choose
 PHASES = (
@@ -28,14 +35,16 @@ PHASES = (
     (0.345, replace(LISTS, lists=("word",)), 256),
     (0.47, replace(LISTS, lists=("member", "letter", "word", "choice")), 256),
     (0.51, replace(QUIZZES, max_facts=2, quizzes=("pair",)), 256),
-    (0.60, replace(QUIZZES, max_facts=3, quizzes=("pair", "pair?", "is", "claim", "word", "letter")), 256),
+    (0.60, replace(QUIZZES, max_facts=3, quizzes=("pair", "asked pair", "sentence", "claim", "word", "letter")), 256),
     (0.84, JUDGE, 512),
     (1.00, replace(plain.DEFAULT, lists=("asked", "word", "choice")), 1024),
 )
 # And to train such a model further: more retellings, tables and common words, which the short questions crowd out
 FURTHER = replace(
-    plain.DEFAULT, documents=(1, 4, 9, 8, 6, 2, 4), turns=(40, 25, 30, 5), lists=("asked", "word", "choice"),
-    min_retold=2, by_kind=True,
+    plain.DEFAULT,
+    documents={"passage": 1, "dialogue": 4, "retelling": 9, "table": 8, "common": 6, "list": 2, "quiz": 4},
+    turns={"question": 40, "letter": 25, "verdict": 30, "either": 5},
+    lists=("asked", "word", "choice"), min_retold=2, by_kind=True,
 )  # fmt: skip
 FURTHER_PHASES = ((0.6, FURTHER, 512), (1.0, FURTHER, 1024))
 SAMPLES_SHARE = 0.1  # of the documents: sample texts; the rest is about the world
@@ -136,7 +145,8 @@ class Batches:
     def _document(self, level: plain.Level) -> list[plain.Piece]:
         draw = random.Random(f"{self.name} {self.documents}")
         self.documents += 1
-        has_prose = any(level.documents[:5])  # beside short questions alone the samples would be most of the tokens
+        # beside short questions alone the samples would be most of the tokens
+        has_prose = not set(level.documents) <= {"list", "quiz"}
         if has_prose and draw.random() < SAMPLES_SHARE:
             pieces = [(draw.choice(self.texts), False)]
         else:

@@ -1,108 +1,27 @@
-"""Build the small base model that demo and tests use, from scratch: from plain texts about the small world (sllm/world)
-and the bare texts of `sample_data/`.
-
-A Llama of 3.5 M parameters, which carries the whole pipeline through the same code and the same engine as an 8B model.
-It learns to read: what its dialogues ask can only be answered from the passage above them. It never sees a task's
-prompt with its answer, and none of the answers that SFT trains on.
-
-    python -m sllm.tiny_base --output_dir outputs/tiny_base
-    python -m sllm.tiny_base --model_id outputs/tiny_base --steps 2400 --output_dir outputs/tiny_base_further
-"""
+"""The training of the base model: one or two data-parallel processes, Muon and AdamW, a state to resume from."""
 
 import hashlib
 import json
 import os
-import random
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from sllm import chat, checkpoint, cli, tasks
-from sllm.world import corpus, plain, scenes
+from sllm import chat
+from sllm.tiny_base import corpus
+from sllm.tiny_base.measure import measure_answers
 
 STATE = "training_state-{}.pt"  # of each process of a build that is not finished
 SAVE_STEPS, REPORT_STEPS = 1000, 100
-EVAL_BATCH = 20  # prompts answered together
 LEARNING_RATE = 2e-3
 
 
-def build_parser():
-    p = cli.parser(__doc__, "-m sllm.tiny_base")
-    p.add_argument("--sample_data", default="sample_data", help="folder whose .jsonl rows are part of the corpus")
-    p.add_argument("--model_id", metavar="FOLDER", help="a base of this script, to be trained further: width, "
-                   "layers and tokens are its own; default: from scratch")  # fmt: skip
-    p.add_argument("--steps", type=cli.positive_int, default=8000, help="optimizer steps of 2,048 tokens")
-    p.add_argument("--vocab_size", type=cli.positive_int, default=2048, help="tokens at most, specials included")
-    p.add_argument("--hidden_size", type=cli.integer(64, 8192), default=256, help="width; 32 a head")
-    p.add_argument("--layers", type=cli.positive_int, default=4, help="decoder layers")
-    p.add_argument("--processes", type=cli.integer(1, 2), default=2, help="data-parallel processes that share the "
-                   "cores (two take a batch in half the time; two threads in two thirds)")  # fmt: skip
-    p.add_argument("--seed", type=cli.seed, default=42, help="weights and texts")
-    cli.add_output_flags(p, "outputs/tiny_base", resume="continue a build that was stopped")
-    return p
-
-
-def main(args) -> dict:
-    checkpoint.check_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
-    checkpoint.require_distinct(args.output_dir, args.sample_data)
-    if not corpus.sample_texts(args.sample_data):
-        raise cli.InputError(f"{args.sample_data} has no .jsonl rows")
-    if args.model_id:
-        checkpoint.require(args.model_id, stage="base")
-        checkpoint.require_distinct(args.output_dir, args.model_id)
-    if args.resume:
-        _check_resumable(args, Path(args.output_dir))
-    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
-
-    import torch
-
-    with tempfile.TemporaryDirectory() as folder:
-        rendezvous = Path(folder) / "rendezvous"
-        if args.processes == 1:
-            _train(0, args, out, rendezvous)
-        else:
-            torch.multiprocessing.spawn(_train, (args, out, rendezvous), args.processes)
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    (out / "metrics.json").unlink()
-    for path in out.glob(STATE.format("*")):
-        path.unlink()
-    documents, seconds = metrics.pop("documents"), metrics.pop("seconds")
-    data = {"texts": len(corpus.sample_texts(args.sample_data)), "tasks": list(tasks.TASKS), "documents": documents}
-    parents = [args.model_id] if args.model_id else []
-    checkpoint.write_run(out, "base", args, parents=parents, data=data, metrics=metrics, seconds=seconds)
-    return {"stage": "base", "output_dir": str(out), **metrics}
-
-
-def _check_resumable(args, out: Path) -> None:
-    """Refuse to resume unless the saved states of all processes are of one step, and of these flags and texts."""
-    import torch
-
-    paths = [out / STATE.format(rank) for rank in range(args.processes)]
-    if missing := [str(path) for path in paths if not path.exists()]:
-        raise cli.InputError(f"--resume: {', '.join(missing)} does not exist; start without it")
-    states = [torch.load(path, weights_only=True) for path in paths]
-    names = ("model_id", "sample_data", "steps", "vocab_size", "hidden_size", "layers", "processes", "seed")
-    begun = states[0]["arguments"]
-    problems = [
-        f"--resume: the build was started with --{name} {begun.get(name)}"
-        for name in names
-        if getattr(args, name) != begun.get(name)
-    ]
-    if not problems and states[0]["texts"] != _digest(corpus.sample_texts(args.sample_data)):
-        problems = [f"--resume: the texts in {args.sample_data} have changed"]
-    if len({state["step"] for state in states}) > 1:
-        problems += [f"--resume: the states of the processes in {out} are of different steps; start without it"]
-    if problems:
-        raise cli.InputError(problems)
-
-
-def _digest(texts: list[str]) -> str:
+def digest(texts: list[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
+def train(rank: int, args, out: Path, rendezvous: Path) -> None:
     """Train the model in one of the processes; the first one reports and saves."""
     import torch
     from transformers.utils import logging
@@ -143,7 +62,7 @@ def _train(rank: int, args, out: Path, rendezvous: Path) -> None:
             losses, clock = [], time.monotonic()
         if step % SAVE_STEPS == 0 and step < args.steps:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
-            state |= {"documents": batches.documents, "arguments": vars(args), "texts": _digest(texts)}
+            state |= {"documents": batches.documents, "arguments": vars(args), "texts": digest(texts)}
             torch.save(state | {"seconds": time.monotonic() - started}, state_path.with_suffix(".new"))
             if args.processes > 1:  # all of the same step, or none
                 torch.distributed.barrier()
@@ -279,43 +198,3 @@ def _optimizers(matrices: list, others: list) -> list:
 def _schedule(step: int, steps: int) -> float:
     """Warm-up of 100 steps, constant until 70 %, then linear to 2 %."""
     return min(1.0, step / 100) * min(1.0, max(0.02, (1 - step / steps) / 0.3))
-
-
-def measure_answers(model, tokenizer, count: int) -> dict[str, float]:
-    """`share_right` of each form of question, printed and returned."""
-    right = {form: share_right(model, tokenizer, count, form) for form in plain.FORMS}
-    shares = ", ".join(f"{form} {share:.0%}" for form, share in right.items())
-    print(f"right answers about held-out names: {shares}", flush=True)
-    return right
-
-
-def share_right(model, tokenizer, count: int, form: str) -> float:
-    """Share of right answers about things with names that no training text has, in texts of one to four facts. `form`:
-    of the questions, one of `plain.FORMS`."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    draw, asked, right = random.Random(7), [], 0
-    for i in range(count):
-        about = scenes.scene(draw, min_facts=1 + i % 4, max_facts=1 + i % 4, held_out=True)
-        ask, reply = plain.turn(draw, draw.choice(about.facts), form)
-        prompt = f"<s>{scenes.text(draw, about)}\n물음: {ask}\n대답:"
-        asked.append((prompt, reply.rstrip(",.").removesuffix("입니다")))
-    for start in range(0, count, EVAL_BATCH):
-        prompts, answers = zip(*asked[start : start + EVAL_BATCH], strict=True)
-        batch = tokenizer(
-            prompts, add_special_tokens=False, padding_side="left", padding=True,
-            return_tensors="pt", return_token_type_ids=False,
-        )  # fmt: skip
-        with torch.no_grad():
-            out = model.generate(**batch, max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        said = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :])
-        for text, answer in zip(said, answers, strict=True):
-            right += text.strip().startswith(tuple(answer + end for end in ("입니다", ".", ",")))
-    model.train(was_training)
-    return right / count
-
-
-if __name__ == "__main__":
-    cli.run(main, build_parser())
