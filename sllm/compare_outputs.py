@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sllm import checkpoint, cli, tasks, world
 
-TITLES = {"true": "true", "rules_passed": "all rules passed", "stopped": "stopped"}
+TITLES = {"true": "true", "true_names": "of made-up names", "rules_passed": "all rules passed", "stopped": "stopped"}
 
 
 def build_parser():
@@ -126,7 +126,11 @@ def verdicts_of(rows: list[dict], answers: dict[str, dict], facts: dict[str, dic
     """What holds of the answers to which rows: column → a verdict for each row that can have one."""
     known = [row for row in rows if row["task"] in tasks.TASKS]
     output = {key: answer["output"] for key, answer in answers.items()}
-    verdicts = {"true": [bool(world.check(facts[row["id"]], output[row["id"]])) for row in rows]} if facts else {}
+    verdicts = {}
+    if facts:  # what common words mean a model may have learned before; of made-up names only the prompt tells
+        true = {row["id"]: bool(world.check(facts[row["id"]], output[row["id"]])) for row in rows}
+        names = [verdict for key, verdict in true.items() if facts[key]["expects"]["subject"]]
+        verdicts = {"true": list(true.values()), "true_names": names}
     return verdicts | {
         "rules_passed": [
             not tasks.check(row["task"], row["messages"][-1]["content"], output[row["id"]]) for row in known

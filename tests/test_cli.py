@@ -120,6 +120,7 @@ def test_compare_outputs_counts_true_answers(tmp_path, capsys):
     parse = compare_outputs.build_parser().parse_args
     results = compare_outputs.main(parse([*files, "--facts", str(tmp_path / "rows.jsonl"), "--test", "base", "sft"]))
     assert results["true"] == {"base": 0, "sft": 9}
+    assert results["true_names"] == {"base": 0, "sft": 9}
     assert results["stopped"] == {"base": 0, "sft": 10}
     assert results["p"]["true"] == 2 / 2**9  # nine rows, all better: two sides of one of 2^9 ways
     printed = capsys.readouterr().out
@@ -128,6 +129,16 @@ def test_compare_outputs_counts_true_answers(tmp_path, capsys):
     assert printed.count("✗") == 4  # base to the one that sft has right, both to the one that it has not; the legend
     with pytest.raises(InputError, match="--facts .*not rows of"):
         compare_outputs.main(parse([*files, "--facts", str(tmp_path / "sft")]))
+
+
+def test_truth_about_made_up_names_is_counted_apart_from_common_words():
+    from sllm import compare_outputs, world
+
+    rows = [{"id": task, **world.row(random.Random(1), task)} for task in ("task04_02", "task08_02")]
+    asked = [{**row, "messages": [{"content": row["user_content"]}]} for row in rows]
+    answers = {row["id"]: {"output": row["assistant_content"], "finish_reason": "stop"} for row in rows}
+    verdicts = compare_outputs.verdicts_of(asked, answers, {row["id"]: row for row in rows})
+    assert (verdicts["true"], verdicts["true_names"]) == ([True, True], [True])
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", '{"id": "a"}', "가".encode("cp949")], ids=repr)

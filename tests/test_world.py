@@ -10,7 +10,7 @@ from conftest import succeed
 
 from sllm import tasks, world
 from sllm.world import korean, pairs, plain
-from sllm.world.kinds import ATTRIBUTES, KINDS
+from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, other_value
 
@@ -145,6 +145,11 @@ def test_what_is_asked_about_in_tests_is_not_in_training():
     for style in STYLES.values():
         subjects = {row["expects"]["subject"] for row in rows(10, style, seed=9)} - {""}
         assert not subjects & {row["expects"]["subject"] for row in train}
+    held_out = re.compile("|".join(word for key in KNOWN for word in TYPES[key].words[-2:]))
+    for asked, is_held_out in ((train, False), (rows(10, STYLES["names"], seed=9), True)):
+        questions = [row["user_content"] for row in asked if not row["expects"]["subject"]]
+        assert len(questions) > 50
+        assert all(bool(held_out.search(question.split("###Question###")[-1])) == is_held_out for question in questions)
 
 
 def test_held_out_phrasings_are_in_no_training_text():

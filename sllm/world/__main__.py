@@ -55,7 +55,7 @@ def main(args: Namespace) -> dict[str, Any]:
     checkpoint.write_atomically(out / "plain.txt", texts + "\n")
     open_questions = [row for row in files["test_names"] if "task" not in row and not row["expects"]["starts"]]
     chats = sorted((row["user_content"] for row in open_questions), key=len)
-    starters = [*[chat for chat in chats if ". " in chat][:3], chats[0]]  # short texts, and a word
+    starters = [*[chat for chat in chats if ". " in chat][:3], *chats[:1]]  # short texts, and a word
     checkpoint.write_atomically(out / "starters.txt", "".join(f"{question}\n" for question in starters))
     counts = {name: len(rows) for name, rows in files.items()} | {"documents": args.documents}
     cli.say("rows", ", ".join(f"{name} {count}" for name, count in counts.items()))
