@@ -1,7 +1,7 @@
-"""What a silent mistake costs: the same training with one mistake put in each time, and which of our checks refuses it.
+"""What a silent mistake costs: the same training with one mistake put in each time, and which check catches it.
 
-Each mistake is put into the process of one stage. A stage that refuses to run is run again with its checks off, so that
-the cost is known too. A call continues where an earlier one into the same folder stopped.
+Each mistake is put into the process of one stage. A stage that stops with an error is run again with its checks off, so
+that the cost is known too. A call continues where an earlier one into the same folder stopped.
 
     python benchmarks/mistakes.py --seeds 1 2 3
 """
@@ -42,10 +42,14 @@ class Mistake:
         patch: makes the mistake in the process of the stage.
         flags: of the stage, after the usual ones.
         rows: (training rows, test rows, draw) → the training rows with the mistake.
+        check: what catches it, for the table; "" where nothing does.
+        says: a part of the error or note of that check.
     """
 
     about: str
     stage: str = "sft"
+    check: str = ""
+    says: str = ""
     patch: Callable[[], None] = lambda: None
     flags: tuple[str, ...] = ()
     rows: Callable[[Rows, Rows, random.Random], Rows] = lambda rows, test, draw: rows
@@ -149,29 +153,46 @@ def swap(pairs: Rows, test: Rows, draw: random.Random) -> Rows:
     ]
 
 
+def leak(rows: Rows, test: Rows, draw: random.Random) -> Rows:
+    """The test rows in the place of as many others."""
+    return [*rows[: len(rows) - len(test)], *test]
+
+
+# fmt: off
 MISTAKES = {
     "none": Mistake("no mistake"),
     "prompt": Mistake("the prompt is learned too (`--train_on_inputs`)", flags=("--train_on_inputs",)),
-    "end": Mistake("the end of the turn is not supervised, as where pad is the same token", patch=end_not_supervised),
-    "shift": Mistake("labels shifted by one", patch=labels_shifted),
-    "cut": Mistake("truncated answers are kept", patch=answers_cut),
-    "mixed": Mistake("rows of a batch see each other", patch=rows_see_each_other, flags=("--padding_free",)),
-    "micro": Mistake(
-        "accumulation takes the mean of each micro-batch",
-        patch=mean_of_each_micro_batch,
-        flags=("--batch_size", "1", "--gradient_accum_steps", "4", "--no-padding_free"),
-    ),
-    "high": Mistake("learning rate ten times as high", flags=("--learning_rate", "2e-2")),
-    "zero": Mistake("learning rate next to 0", flags=("--learning_rate", "1e-9")),
-    "leak": Mistake("the test rows are among the training rows", rows=lambda rows, test, draw: [*rows, *test]),
-    "template": Mistake("another template, and its end of turn, at inference", "inference", another_template),
-    "bos": Mistake("BOS twice at inference", "inference", bos_twice),
-    "unmerged": Mistake("the adapter is left out of the merged model", "merge", partial(merge_times, 0)),
-    "twice": Mistake("the adapter is merged twice", "merge", partial(merge_times, 2)),
+    "end": Mistake("the end of the turn is not supervised, as where pad is the same token",
+                   check="guarantee 2", says="(guarantee 2)", patch=end_not_supervised),
+    "shift": Mistake("labels shifted by one", check="guarantee 2", says="(guarantee 2)", patch=labels_shifted),
+    "cut": Mistake("truncated answers are kept", check="guarantee 2", says="end before their end-of-turn token",
+                   patch=answers_cut),
+    "mixed": Mistake("rows of a batch see each other", check="guarantee 6", says="see each other",
+                     patch=rows_see_each_other, flags=("--padding_free",)),
+    "micro": Mistake("accumulation takes the mean of each micro-batch", check="guarantee 8",
+                     says="gradient accumulation changes", patch=mean_of_each_micro_batch,
+                     flags=("--batch_size", "1", "--gradient_accum_steps", "4", "--no-padding_free")),
+    "high": Mistake("learning rate ten times as high", check="the loss rose", says="the loss on the training rows rose",
+                    flags=("--learning_rate", "2e-2")),
+    "zero": Mistake("learning rate next to 0", check="a note", says="training changed little",
+                    flags=("--learning_rate", "1e-9")),
+    "leak": Mistake("the test rows are among the training rows", check="a note",
+                    says="rows that the model was trained on", rows=leak),
+    "template": Mistake("another template, and its end of turn, at inference", "inference",
+                        check="guarantee 1", says="probe prompt differs", patch=another_template),
+    "bos": Mistake("BOS twice at inference", "inference", check="guarantee 1", says="probe prompt differs",
+                   patch=bos_twice),
+    "unmerged": Mistake("the adapter is left out of the merged model", "merge", check="guarantee 5",
+                        says="merge parity failed", patch=partial(merge_times, 0)),
+    "twice": Mistake("the adapter is merged twice", "merge", check="guarantee 5", says="merge parity failed",
+                     patch=partial(merge_times, 2)),
     "dpo": Mistake("DPO without a mistake", "dpo"),
-    "reference": Mistake("DPO's reference is the base model", "dpo", reference_is_the_base),
-    "swapped": Mistake("chosen and rejected swapped in 20 % of the pairs", "dpo", rows=swap),
+    "reference": Mistake("DPO's reference is the base model", "dpo", check="guarantee 4",
+                         says="the DPO reference is not", patch=reference_is_the_base),
+    "swapped": Mistake("chosen and rejected swapped in 20 % of the pairs", "dpo", check="a note",
+                       says="are they swapped?", rows=swap),
 }
+# fmt: on
 BASELINES = ("none", "dpo")  # always run: what the others are compared with, and start from
 
 
@@ -197,16 +218,16 @@ def run_stage(name: str, mode: str, script: str, *flags: str) -> None:
     runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
-def stage(name: str, script: str, *flags: object) -> str:
-    """Run a script with a mistake in it; returns the error that it is refused with, "" where nothing refuses it. A
-    script that is refused has run without its checks."""
+def stage(name: str, script: str, *flags: object) -> list[str]:
+    """Run a script with a mistake in it; returns its errors and notes. One that stops with an error has then run
+    without its checks."""
     done = _run(name, "checked", script, *flags)
-    refusal = _error(done)
-    if refusal and name not in BASELINES:
+    messages = _messages(done)
+    if done.returncode and messages and name not in BASELINES:
         done = _run(name, "unchecked", script, *flags)
     if done.returncode:
         sys.exit(f"{name}: {script} failed\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return refusal
+    return messages
 
 
 def _run(name: str, mode: str, script: str, *flags: object) -> subprocess.CompletedProcess:
@@ -214,36 +235,44 @@ def _run(name: str, mode: str, script: str, *flags: object) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def _error(done: subprocess.CompletedProcess) -> str:
-    return next((line[7:] for line in done.stderr.splitlines() if line.startswith("error: ")), "")
+def _messages(done: subprocess.CompletedProcess) -> list[str]:
+    lines = (done.stdout + done.stderr).splitlines()
+    return [line for line in lines if line.startswith(("error: ", "note: "))]
 
 
 def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
-    """Train with a mistake, ask about things with new names, and judge the answers."""
+    """Train with a mistake, ask about the small world, and judge the answers."""
     mistake = MISTAKES[name]
     out = args.output_dir / str(seed)
     out.mkdir(parents=True, exist_ok=True)
     test = _read("test_names")[:: args.every]
     asked, answers = _write(out / "test.jsonl", test), out / f"{name}.jsonl"
-    folder, refusal = out / "none", ""
+    folder, messages = out / "none", []
     if mistake.stage in TRAINING:
         rows = _read("pairs") if mistake.stage == "dpo" else _read("train")[:: args.every]
         rows = _write(out / f"{name}.rows.jsonl", mistake.rows(rows, test, random.Random(seed)))
         parent, folder = folder if mistake.stage == "dpo" else BASE, out / name
-        refusal = stage(name, *TRAINING[mistake.stage], *mistake.flags, "--model_id", parent, "--trainset_path", rows,
-                        "--seed", seed, "--output_dir", folder, "--overwrite")  # fmt: skip
+        messages += stage(name, *TRAINING[mistake.stage], *mistake.flags, "--model_id", parent, "--trainset_path", rows,
+                          "--seed", seed, "--output_dir", folder, "--overwrite")  # fmt: skip
     elif mistake.stage == "merge":
         merging = ("--model_id", folder, "--merged_weights_path", out / name, "--dtype", "float16", "--overwrite")
-        folder, refusal = out / name, stage(name, "merged_weights.py", *merging)
-    ask = ("vllm_inference.py", "--model_id", folder, "--testset_path", asked, "--max_tokens", 160,
-           "--output_path", answers, "--overwrite")  # fmt: skip
-    if mistake.stage == "inference":
-        refusal = stage(name, *ask)
-    else:
-        stage("none", *ask)
+        folder = out / name
+        messages += stage(name, "merged_weights.py", *merging)
+    asking = name if mistake.stage == "inference" else "none"
+    messages += stage(asking, "vllm_inference.py", "--model_id", folder, "--testset_path", asked, "--max_tokens", 160,
+                      "--output_path", answers, "--overwrite")  # fmt: skip
     answered = compare_outputs.read(str(answers))
     verdicts = compare_outputs.verdicts_of(list(answered.values()), answered, compare_outputs.read_facts(str(asked)))
-    return {"mistake": name, "seed": seed, "refusal": refusal, "answers": hashes.file_hash(answers), **verdicts}
+    return {"mistake": name, "seed": seed, **_settings(args), "messages": messages, **verdicts}
+
+
+def _settings(args: argparse.Namespace) -> dict:
+    """What runs of one table have in common."""
+    return {
+        "every": args.every,
+        "base": hashes.file_hash(BASE / "model.safetensors"),
+        "rows": hashes.folder_hash(WORLD),
+    }
 
 
 def _read(name: str) -> Rows:
@@ -258,7 +287,7 @@ def _write(path: Path, rows: Rows) -> Path:
 def table(results: Rows) -> str:
     """Markdown: the mean share of each mistake over the seeds, with the 95 % interval that the number of questions
     gives. Seeds answer the same questions, so more of them do not narrow it."""
-    lines = ["| mistake | true | rules kept | stopped | refused |", "|---|---|---|---|---|"]
+    lines = ["| mistake | true | rules kept | stopped | caught by |", "|---|---|---|---|---|"]
     for name, mistake in MISTAKES.items():
         runs = [result for result in results if result["mistake"] == name]
         if not runs:
@@ -269,7 +298,8 @@ def table(results: Rows) -> str:
             ratio = right / questions / len(runs)
             low, high = compare_outputs.interval(ratio, questions)
             cells.append(f"{100 * ratio:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)")
-        lines.append(f"| {' | '.join([*cells, runs[0]['refusal'] or 'no'])} |")
+        caught = mistake.says and all(mistake.says in "\n".join(run["messages"]) for run in runs)
+        lines.append(f"| {' | '.join([*cells, mistake.check if caught else 'nothing'])} |")
     return "\n".join(lines)
 
 
@@ -288,19 +318,21 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path = args.output_dir / "results.jsonl"
     results = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if any(result[key] != value for result in results for key, value in _settings(args).items()):
+        sys.exit(f"error: {path} is of another base, other rows or another --every; take another --output_dir")
     for seed in args.seeds:
         for name in MISTAKES:
             is_done = any((result["mistake"], result["seed"]) == (name, seed) for result in results)
             if is_done or name not in {*BASELINES, *args.only}:
                 continue
-            result = measure(name, seed, args)
-            if any(result["answers"] == other["answers"] for other in results if other["seed"] == seed):
-                sys.exit(f"{name}: the answers are those of another run, so the mistake had no effect")
-            results.append(result)
+            results.append(result := measure(name, seed, args))
             _write(path, results)
             print(table([result]).splitlines()[-1], flush=True)
     print("\n" + table(results))
 
 
 if __name__ == "__main__":
-    run_stage(*sys.argv[2:]) if sys.argv[1:2] == ["stage"] else main()
+    if sys.argv[1:2] == ["stage"]:  # a stage with a mistake in it: the process that `stage` starts
+        run_stage(*sys.argv[2:])
+    else:
+        main()

@@ -169,6 +169,8 @@ def new_database(request, tmp_path_factory):
 
 def pytest_collection_modifyitems(items) -> None:
     """The longest files first, or one of two workers ends minutes before the other."""
-    slow = "gpu_benchmark train api_server serve_lean tiny_base serve_openapi serve_lora engine".split()
+    slow = (
+        "gpu_benchmark train learning mistakes api_server serve_lean tiny_base serve_openapi serve_lora engine".split()
+    )
     place = {f"test_{name}": i for i, name in enumerate(slow)}
     items.sort(key=lambda item: place.get(item.path.stem, len(slow)))
