@@ -1,17 +1,18 @@
 """Training teaches: after SFT on a share of the small world's rows, questions about things with new names are answered
-truly and in the form of their tasks. It fails where training is quietly wrong
-(benchmarks/mistakes.py puts mistakes in)."""
+truly and in the form of their tasks, which the base cannot. It fails where training is quietly wrong: with each of five
+mistakes of benchmarks/mistakes.py in it (labels shifted, end of turn not supervised, answers cut, a learning rate ten
+times as high, another template at inference)."""
 
 import json
 
 import pytest
 from conftest import ROOT, succeed
 
-from sllm import tasks, world
+from sllm import compare_outputs
 
 pytestmark = pytest.mark.torch
 WORLD = ROOT / "sample_data" / "world"
-FAMILIES = ("task02", "task04", "task08", "task12")  # a title, knowledge, questions about a text and about a table
+FAMILIES = ("task02", "task08", "task12")  # a title, questions about a text and about a table
 
 
 def _rows(name: str, count: int) -> list[dict]:
@@ -20,19 +21,22 @@ def _rows(name: str, count: int) -> list[dict]:
     return chosen[:count]
 
 
+def _shares(model, test, out) -> dict[str, float]:
+    """Shares of the answers to the test rows that are true, keep their rules, and stopped by themselves."""
+    succeed("vllm_inference.py", "--model_id", model, "--testset_path", test, "--max_tokens", 120, "--output_path", out)
+    answers = compare_outputs.read(str(out))
+    verdicts = compare_outputs.verdicts_of(list(answers.values()), answers, compare_outputs.read_facts(str(test)))
+    return {name: sum(values) / len(values) for name, values in verdicts.items()}
+
+
 def test_a_trained_model_answers_what_it_has_not_seen(tmp_path, tiny_base):
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
-    for path, rows in ((train, _rows("train", 400)), (test, asked := _rows("test_names", 70))):
+    for path, rows in ((train, _rows("train", 300)), (test, _rows("test_names", 50))):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     succeed("train_LoRA_SFT.py", "--model_id", tiny_base, "--trainset_path", train, "--output_dir", tmp_path / "sft",
             "--learning_rate", 2e-3, "--train_epochs", 1, "--batch_size", 4, "--gradient_accum_steps", 1)  # fmt: skip
-    answered = tmp_path / "answers.jsonl"
-    succeed("vllm_inference.py", "--model_id", tmp_path / "sft", "--testset_path", test, "--max_tokens", 120,
-            "--output_path", answered)  # fmt: skip
-    lines = [json.loads(line) for line in answered.read_text(encoding="utf-8").splitlines()]
-    pairs = list(zip(asked, lines, strict=True))
-    true = sum(bool(world.check(row, line["output"])) for row, line in pairs) / len(pairs)
-    rules = sum(not tasks.check(row["task"], row["user_content"], line["output"]) for row, line in pairs) / len(pairs)
-    stopped = sum(line["finish_reason"] == "stop" for line in lines) / len(pairs)
-    # 0.81, 0.69 and 1.0 when this was written; a model that recites has 0
-    assert (true >= 0.65, rules >= 0.55, stopped >= 0.95) == (True, True, True), (true, rules, stopped)
+    base = _shares(tiny_base, test, tmp_path / "base.jsonl")
+    sft = _shares(tmp_path / "sft", test, tmp_path / "sft.jsonl")
+    assert sft["true"] >= base["true"] + 0.5, (base, sft)
+    assert sft["rules_passed"] >= base["rules_passed"] + 0.5, (base, sft)
+    assert sft["stopped"] >= 0.95, (base, sft)
