@@ -89,7 +89,10 @@ def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args)
 
     logging.disable_progress_bar()
     tokenizer = chat.load_tokenizer(model_id)
+    chat.check_probe(tokenizer, checkpoint.read_run(model_id), model_id)
     chat.set_chat_template(tokenizer)
+    for note in checkpoint.notes(model_id, base):
+        print(f"note: {note}")
     settings = {"bits": 16, "max_seq_length": args.max_seq_length, "train": False, "gradient_checkpointing": False}
     model = with_peft.load_model(base, adapter=adapter, dtype=args.dtype, **settings).eval()
     bits = np.zeros(len(rows))

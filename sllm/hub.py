@@ -88,7 +88,8 @@ def notes(repository: str) -> list[str]:
 
 @functools.cache
 def _download_size(repository: str) -> int:
-    """Bytes of a repository that is not in the cache: its safetensors and small files. 0 where nobody can say."""
+    """Bytes of a repository that is not in the cache: its small files and its weights, as safetensors where it has
+    them. 0 where nobody can say."""
     from huggingface_hub import HfApi, constants
 
     folder = snapshot(repository)
@@ -98,7 +99,13 @@ def _download_size(repository: str) -> int:
         files = HfApi(constants.ENDPOINT).model_info(repository, files_metadata=True, timeout=SECONDS).siblings or []
     except Exception:  # of any library that it talks through: a size is not worth an error
         return 0
-    return sum(file.size or 0 for file in files if file.rfilename.endswith((".safetensors", ".json", ".txt", ".model")))
+    sizes = {
+        file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename
+    }  # loaders read the root only
+    named = [name for name in sizes if re.fullmatch(r"model.*\.safetensors", name)]
+    named = named or [name for name in sizes if re.fullmatch(r"pytorch_model.*\.bin", name)]
+    named += [name for name in sizes if name.endswith((".json", ".txt", ".model"))]
+    return sum(sizes[name] for name in named)
 
 
 @functools.cache  # a server asks for each of its adapters

@@ -118,7 +118,9 @@ def test_rounding_alone_is_not_refused_and_another_model_is(dtype, tokens):
 def test_a_training_that_made_the_model_worse_is_refused_and_one_that_did_nothing_is_told(capsys):
     checks.require_learning(2.0, 1.5)
     assert not capsys.readouterr().out
+    checks.require_learning(2.0, 2.49)
+    checks.require_learning(0.01, 0.1)  # noise, where the rows are known by heart
     checks.require_learning(2.0, 1.995)
     assert "2.000 → 1.995: is --learning_rate too low" in capsys.readouterr().out
-    with pytest.raises(CheckFailed, match="2.000 → 6.000; try a lower --learning_rate"):
-        checks.require_learning(2.0, 6.0)
+    with pytest.raises(CheckFailed, match="2.000 → 2.510; try a lower --learning_rate"):
+        checks.require_learning(2.0, 2.51)

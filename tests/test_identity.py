@@ -10,6 +10,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, assert_refused, run_script
@@ -556,3 +557,20 @@ def test_a_folder_imports_nothing_of_the_hub():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_size_of_a_download_is_that_of_what_loaders_fetch(cache, monkeypatch):
+    import huggingface_hub
+
+    gib = 2**30
+    sizes = {"config.json": 10, "onnx/model.safetensors": 9 * gib, "consolidated.safetensors": 8 * gib}
+    weights = {"pytorch_model.bin": 3 * gib, "model.safetensors": 2 * gib}
+
+    def info(*args, **kwargs):
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    for name, size in weights.items():  # safetensors are taken where both are there
+        sizes[name] = size
+        hub._download_size.cache_clear()
+        assert hub.notes("org/new") == [f"org/new: {size // gib}.00 GiB to download from the Hub"]
