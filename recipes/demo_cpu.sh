@@ -11,16 +11,23 @@ stage() { printf '\n━━ %s ━━\n' "$1"; }
 missing() { [ ! -f "$out/$1" ]; }
 stopped() { ls "$out/$1"/checkpoint-*/complete >/dev/null 2>&1; } # after Ctrl-C
 
+made_from=$(cat sample_data/tiny_base/run.json $world/run.json | sha256sum)
+if [ -d $out ] && [ "$(cat $out/made_from 2>/dev/null)" != "$made_from" ]; then
+  echo "error: $out was made from another base or other rows; make clean-demo, then again" >&2
+  exit 2
+fi
+mkdir -p $out && echo "$made_from" >$out/made_from
+
 # The base model: shipped built, so that nothing is downloaded (`python -m sllm.tiny_base` builds it).
 if missing base/run.json; then
   stage "base"
-  mkdir -p "$out" && rm -rf "$out/base" "$out/.base" && cp -r sample_data/tiny_base "$out/.base"
+  rm -rf "$out/base" "$out/.base" && cp -r sample_data/tiny_base "$out/.base"
   mv "$out/.base" "$out/base"
   echo "copied sample_data/tiny_base to $out/base"
 fi
 
-# Raw rows → train/valid, split by context. The test rows are files of their own: the things they ask about have names
-# that no training row has.
+# Raw rows → train/valid, split by context. The test rows are files of their own, about things that no training row
+# asks about.
 if missing data/run.json; then
   stage "data"
   python prepare_data.py --input_path $world/train.jsonl --valid_ratio 0.02 --test_ratio 0 --output_dir $out/data \
@@ -58,7 +65,7 @@ if missing merged/run.json; then
   python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged --dtype float16 --overwrite
 fi
 
-# Answers from vLLM to questions about things that no training row names: the merged model, and each stage before it,
+# Answers from vLLM to questions about things that no training row asks about: the merged model, and each stage before it,
 # unmerged. And once more, asked in words that no training row uses.
 ask() { python vllm_inference.py --testset_path "$world/$1.jsonl" --max_tokens 160 --overwrite "${@:2}"; }
 if missing answers.run.json; then
