@@ -13,10 +13,9 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
 def main() -> None:
-    for name in ("data", "sft", "dpo", "merged"):
-        shutil.rmtree(ROOT / "outputs" / name, ignore_errors=True)
-    for path in ROOT.glob("outputs/answers*"):
-        path.unlink()
+    made = [*(ROOT / "outputs" / name for name in ("data", "sft", "dpo", "merged")), *ROOT.glob("outputs/answers*")]
+    if existing := [str(path.relative_to(ROOT)) for path in made if path.exists()]:
+        sys.exit(f"error: {', '.join(existing)} would be overwritten; move or remove them")
     put("prepare_data", 0, run(commands("prepare_data")[0]))
     *_, trained = [run(command) for command in commands("train_LoRA_SFT")]
     put("train_LoRA_SFT", 0, trained)

@@ -96,7 +96,9 @@ def pictures(browser: Browser, url: str) -> None:
 
 def compare(tab: Tab) -> None:
     """A comparison that the DPO model wins, on the right: which two models answer is drawn at random."""
-    while "오른쪽 dpo" not in tab.text():
+    for _ in range(30):
+        if "오른쪽 dpo" in tab.text():
+            break
         tab.page.click("#new-chat-button")
         tab.ready()
         tab.profile("arena")

@@ -14,7 +14,7 @@ from sllm.chatstore import ChatStore
 from sllm.page.translations import EN, KO
 
 pytestmark = [needs_browser, pytest.mark.page]
-ENDS = ["</s>", "<|im_end|>"]
+ENDS = ["</s>", "<|im_end|>"]  # tokens that end an answer
 
 
 def serve(base, port: int = 0, **adapters) -> Running:
@@ -90,7 +90,7 @@ def endless_api(tiny_base, tmp_path):
 
     folder = shutil.copytree(tiny_base, tmp_path / "endless")
     weights = load_file(folder / "model.safetensors")
-    ends = chat.load_tokenizer(str(folder)).convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    ends = chat.load_tokenizer(str(folder)).convert_tokens_to_ids(ENDS)
     weights["model.embed_tokens.weight"][ends] = 0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     succeed("-m", "sllm.accept", folder)
