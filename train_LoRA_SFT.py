@@ -77,10 +77,9 @@ def main(args) -> dict | None:
         ("batches", "packed" if args.packing else "padding-free" if flat else "padded"),
     ]  # fmt: skip
     print(memory.format_table(plan, summary))
-    for line in training.notes([*rows, *valid_rows], stats, skipped, memory.context_length(base)):
+    notes = training.notes([*rows, *valid_rows], stats, skipped, memory.context_length(base), args.train_on_inputs)
+    for line in [*notes, *(f"note: {note}" for note in checkpoint.notes(args.model_id, base))]:
         print(line)
-    for note in checkpoint.notes(args.model_id, base):
-        print(f"note: {note}")
     layout.require_mergeable(base, plan.adapted)
     checkpoint.require_disk(args.output_dir, plan.disk, "this run")
     if args.dry_run:
@@ -150,6 +149,7 @@ def main(args) -> dict | None:
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
     checks.require_learning(before["loss"], after["loss"])
+    checked |= checks.stopping(trainer, columns, chat.end_of_turn(tokenizer)[1])
 
     # ── save ──
     trainers.save_adapter(trainer, base, out)

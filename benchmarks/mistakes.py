@@ -161,7 +161,8 @@ def leak(rows: Rows, test: Rows, draw: random.Random) -> Rows:
 # fmt: off
 MISTAKES = {
     "none": Mistake("no mistake"),
-    "prompt": Mistake("the prompt is learned too (`--train_on_inputs`)", flags=("--train_on_inputs",)),
+    "prompt": Mistake("the prompt is learned too (`--train_on_inputs`)", check="a note",
+                      says="the prompts are learned too", flags=("--train_on_inputs",)),
     "end": Mistake("the end of the turn is not supervised, as where pad is the same token",
                    check="guarantee 2", says="(guarantee 2)", patch=end_not_supervised),
     "shift": Mistake("labels shifted by one", check="guarantee 2", says="(guarantee 2)", patch=labels_shifted),
@@ -237,7 +238,7 @@ def _run(name: str, mode: str, script: str, *flags: object) -> subprocess.Comple
 
 def _messages(done: subprocess.CompletedProcess) -> list[str]:
     lines = (done.stdout + done.stderr).splitlines()
-    return [line for line in lines if line.startswith(("error: ", "note: "))]
+    return [line for line in lines if line.startswith(("error: ", "note"))]
 
 
 def measure(name: str, seed: int, args: argparse.Namespace) -> dict:

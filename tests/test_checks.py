@@ -124,3 +124,24 @@ def test_a_training_that_made_the_model_worse_is_refused_and_one_that_did_nothin
     assert "2.000 → 1.995: is --learning_rate too low" in capsys.readouterr().out
     with pytest.raises(CheckFailed, match="2.000 → 2.510; try a lower --learning_rate"):
         checks.require_learning(2.0, 2.51)
+
+
+def test_a_model_that_would_not_stop_is_noted(capsys):
+    class Constant(torch.nn.Module):
+        """Whose next token is always 5."""
+
+        device = torch.device("cpu")
+
+        def forward(self, input_ids, **kwargs):
+            assert int(input_ids[0, -1]) == 7  # what stands in front of the end
+            logits = torch.zeros(*input_ids.shape, 8)
+            logits[..., 5] = 1
+            return types.SimpleNamespace(logits=logits)
+
+    made = types.SimpleNamespace(model=Constant(), accelerator=types.SimpleNamespace(autocast=contextlib.nullcontext))
+    columns = {"input_ids": [[1, 2, 7, 5, 3], [1, 7, 6]], "labels": [[-100, -100, 7, 5, -100], [-100, 7, 6]]}
+    assert checks.stopping(made, columns, 5) == {"stopping": 1.0}
+    assert "note" not in capsys.readouterr().out
+    assert checks.stopping(made, columns, 6) == {"stopping": 0.0}
+    assert "the model has not learned to stop: it would end 0 of 1 training answers" in capsys.readouterr().out
+    assert checks.stopping(made, columns, 4) == {}

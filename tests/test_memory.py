@@ -61,8 +61,8 @@ def test_weights_of_an_8b(llama_8b, backend, bits, gib):
         ("unsloth", 1, 512, 0.98),  # all of it, at 16 bytes
         ("unsloth", 1, 32_768, 4.0),  # 31 GiB as full logits
         ("peft", 1, 32_768, 0.49),  # chunks of 256 tokens
-        ("peft", 2, 4096, 5.87),  # DPO: 12 bytes a token × vocabulary
-        ("unsloth", 2, 4096, 5.87),
+        ("peft", 2, 4096, 0.375),  # DPO: a chunk of tokens and vocabulary
+        ("unsloth", 2, 4096, 5.87),  # 12 bytes a token × vocabulary
     ],
 )
 def test_what_the_loss_holds_of_the_logits(llama_8b, backend, num_adapters, tokens, gib):
@@ -149,6 +149,23 @@ def test_dpos_logits_as_measured(dtype):
 
     step()
     assert peak_bytes(step) / rows / tokens / vocabulary == pytest.approx(memory.DPO_BYTES, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dpo_chunk_as_measured(dtype):
+    import torch
+    from trl.trainer import dpo_trainer, utils
+
+    tokens, entries = utils._CHUNKED_LOGPROB_TOKEN_CHUNK_SIZE, dpo_trainer._CHUNKED_LOGPROB_CHUNK_SIZE
+    assert tokens * entries == memory.DPO_CHUNK
+    head = torch.randn(2 * entries, 16, dtype=getattr(torch, dtype))
+    hidden = torch.randn(tokens, 16, dtype=head.dtype, requires_grad=True)
+    labels = torch.randint(0, len(head), (tokens,))
+
+    def step() -> None:
+        utils._ChunkedLogProbFunction.apply(hidden, head, None, labels, 1.0, entries, None, 1.0)[0].sum().backward()
+
+    assert peak_bytes(step) / memory.DPO_CHUNK == pytest.approx(memory.DPO_CHUNK_BYTES, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

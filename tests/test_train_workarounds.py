@@ -81,3 +81,21 @@ def test_transformers_averages_pairs_over_micro_batches(trainers, sft_folder, fe
     flags = ["--trainset_path", few_pairs, "--model_id", sft_folder, "--max_steps", "1"]
     with pytest.raises(CheckFailed, match="gradient accumulation changes the gradient"):
         in_process(DPO, *flags, "--output_dir", tmp_path)
+
+
+def test_dpo_learns_the_same_in_chunks_of_the_vocabulary(trainers, sft_folder, few_pairs, tmp_path, monkeypatch):
+    steps = []
+    for name in ("chunks", "whole"):
+        flags = ["--trainset_path", few_pairs, "--model_id", sft_folder, "--loss_type", "sigmoid", "sft"]
+        in_process(DPO, *flags, "--max_steps", "3", "--learning_rate", "1e-3", "--output_dir", tmp_path / name)
+        steps.append([row for row in metrics.read_metrics(tmp_path / name) if "loss" in row])
+        monkeypatch.setattr(trainers, "_can_chunk_logits", lambda model, args: False)
+    chunks, whole = ([(row["loss"], row["grad_norm"], row["num_tokens"]) for row in rows] for rows in steps)
+    assert sum(chunks, ()) == pytest.approx(sum(whole, ()), rel=1e-4)
+    assert len(set(chunks)) == 3
+
+
+def test_trl_needs_liger_kernel_for_chunks():
+    import trl
+
+    assert "if not is_liger_kernel_available()" in inspect.getsource(trl.DPOTrainer.__init__)

@@ -20,10 +20,14 @@ def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) 
     return (rows, valid_rows) if valid_rows else splits.hold_out(rows, args.val_set_size, args.seed)
 
 
-def notes(rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | None) -> list[str]:
-    """Lines to print: keys that are not used, rows that are truncated, skipped or probably swapped. `context`: the
-    model's, in tokens."""
+def notes(
+    rows: list[Row], stats: TokenStats, skipped: Skipped, context: int | None, learns_prompts: bool = False
+) -> list[str]:
+    """Lines to print: keys that are not used; rows that are truncated, skipped or probably swapped; prompts that are
+    learned. `context`: the model's, in tokens."""
     lines = [*formats.notes(rows), *tokenize.truncation_summary(stats, context_length=context), *skipped.lines()]
+    if learns_prompts:
+        lines.append("note: --train_on_inputs: the prompts are learned too, which takes from the answers")
     pairs = [row for row in rows if "chosen" in row]
     if swapped := splits.swapped_pairs(pairs):
         lines.append(

@@ -66,6 +66,7 @@ class Progress(TrainerCallback):
     def __init__(self, folder: Path, samples: Callable | None = None, fingerprint: Fingerprint | None = None):
         self.folder, self.samples, self.fingerprint = folder, samples, fingerprint or Fingerprint({})
         self.last_sampled_step = -1
+        self.counts_at_backbone = False  # set by a trainer that passes by the model's own forward
         self.skipped_steps = 0  # in a row, whose gradient was not finite
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -78,7 +79,8 @@ class Progress(TrainerCallback):
         self.tokens = self.last_tokens = max((row.get("num_tokens", 0) for row in rows), default=0)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # of training alone, and not of the checks before it
-        self.counting = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        counted = model.get_base_model().base_model if self.counts_at_backbone else model
+        self.counting = counted.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.counting.remove()

@@ -96,9 +96,15 @@ def dpo_reference(trainer) -> float:
     was_training = trainer.model.training
     trainer.model.eval()
     with torch.no_grad(), trainer.accelerator.autocast():
-        logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
-        # TRL's own function, so that the two sides are rounded the same way
-        policy = selective_log_softmax(logits, batch["input_ids"][:, 1:], row_mask=mask).sum(1)  # (2 * pairs,)
+        # TRL's own functions, so that the two sides are rounded the same way
+        if getattr(trainer, "use_liger_kernel", False):
+            policy, *_ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, {**inputs, "use_cache": False}, batch["input_ids"], batch["completion_mask"]
+            )
+        else:
+            logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
+            policy = selective_log_softmax(logits, batch["input_ids"][:, 1:], row_mask=mask)
+        policy = policy.sum(1)  # (2 * pairs,)
         reference = torch.cat(trainer.compute_ref_log_probs(trainer.model, batch))
     trainer.model.train(was_training)
     difference = ((policy.float() - reference.float()).abs() / mask.sum(1)).max().item()
@@ -172,6 +178,40 @@ def _refuse_reference(difference: float, tolerance: float) -> None:
             f"the DPO reference is not the model that training starts from: log-probabilities differ by "
             f"{difference:.2g} nats per token at step 0 (at most {tolerance:.2g}); nothing was trained"
         )
+
+
+def stopping(trainer, columns: dict, end: int, count: int = 16) -> dict:
+    """Has the model learned to stop? A note where it has not: a base may never have trained the token that ends its
+    template's turns, and its output weights are then those of other unused tokens.
+
+    Args:
+        columns: the training rows before packing, as lists. end: the token that ends a turn.
+        count: rows that are read, the shortest ones.
+    Returns:
+        What run.json says of it: the share of the rows' answers after which `end` is the most likely token.
+    """
+    prefixes = []
+    for ids, labels in sorted(zip(columns["input_ids"], columns["labels"], strict=True), key=lambda row: len(row[0])):
+        if end in labels[1:] and len(prefixes) < count:
+            prefixes.append(ids[: len(labels) - 1 - labels[::-1].index(end)])
+    if not prefixes:
+        return {}
+    model, stopped = trainer.model, 0
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), trainer.accelerator.autocast():
+        for ids in prefixes:
+            logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
+            stopped += int(logits[0, -1].argmax()) == end
+    model.train(was_training)
+    counted = f"{stopped} of {len(prefixes)} training answers"
+    print(f"stopping: the model would end {counted} where they end")
+    if stopped < len(prefixes) / 2:
+        print(
+            f"note: the model has not learned to stop: it would end {counted}. Train longer; or, where the base never "
+            "learned the token that ends a turn, with a template whose turns end with EOS, as --chat_template chatml"
+        )
+    return {"stopping": stopped / len(prefixes)}
 
 
 def require_learning(before: float, after: float) -> None:

@@ -25,6 +25,9 @@ FUSED_LIMIT = 4 * 2**30  # the same, _CE_TARGET_GB_CAP: a chunk takes half of th
 # TRL's DPO loss, a token × vocabulary: the policy's logits, their gradient and its unsliced copy, each in fp32, as
 # accelerate returns logits; as many in the forward pass, with the reference's. Measured on a CPU in both precisions.
 DPO_BYTES = 12
+# The same loss in chunks: tokens × entries of the vocabulary (trl.trainer.utils._ChunkedLogProbFunction), and bytes of
+# each: measured in both precisions
+DPO_CHUNK, DPO_CHUNK_BYTES = 2048 * 8192, 24
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,14 @@ def estimate(
         weights=weights,
         adapter=adapter_bytes,
         activations=tokens_per_batch * _activation_numbers(text, arguments.gradient_checkpointing(args)) * width,
-        logits=logits_bytes(tokens_per_batch, text.vocab_size, backend, num_adapters=num_adapters, room=room),
+        logits=logits_bytes(
+            tokens_per_batch,
+            text.vocab_size,
+            backend,
+            num_adapters=num_adapters,
+            room=room,
+            whole=targets.adapts_output(adapted) or getattr(args, "precompute_ref_log_probs", False),
+        ),
         disk=trained * (4 + (4 * num_adapters + state) * (args.save_total_limit + 1)),
         available=available,
     )
@@ -115,14 +125,19 @@ def weight_bytes(model, bits: int, width: int, backend: str) -> int:
     return round(quantised * (NF4_BITS if bits == 4 else 8) / 8) + rest
 
 
-def logits_bytes(tokens: int, vocabulary: int, backend: str, *, num_adapters: int, room: int) -> int:
-    """What the loss holds at its peak: DPO works on the logits of all tokens, SFT on those of a chunk.
+def logits_bytes(
+    tokens: int, vocabulary: int, backend: str, *, num_adapters: int, room: int, whole: bool = False
+) -> int:
+    """What the loss holds at its peak: the logits of a chunk, or with unsloth's DPO those of all tokens.
 
     Args:
         room: memory left beside weights and adapter; unsloth sizes its chunks by it.
+        whole: DPO with peft cannot work in chunks either, see sllm.train.trainers.
     """
-    if num_adapters > 1:
+    if num_adapters > 1 and (whole or backend == "unsloth"):
         return tokens * vocabulary * DPO_BYTES
+    if num_adapters > 1:
+        return min(tokens * vocabulary, DPO_CHUNK) * DPO_CHUNK_BYTES
     if backend == "unsloth":
         return min(tokens * vocabulary * FUSED_BYTES, FUSED_LIMIT, max(room // 2, 0))
     return min(tokens, SFT_CHUNK) * vocabulary * SFT_BYTES

@@ -83,7 +83,12 @@ def summary(paths: list[str]) -> str:
 def loss_settings(paths: list[str]) -> dict:
     """TRL computes SFT's loss from the output layer's own weight, in chunks, which would pass by an adapter on it; with
     one it has to have whole logits."""
-    return {"loss_type": "nll"} if any(path.rpartition(".")[2] in ("lm_head", "embed_out") for path in paths) else {}
+    return {"loss_type": "nll"} if adapts_output(paths) else {}
+
+
+def adapts_output(paths: list[str]) -> bool:
+    """Is the output layer among the adapted layers?"""
+    return any(path.rpartition(".")[2] in ("lm_head", "embed_out") for path in paths)
 
 
 def require_adapted(model, paths: list[str]) -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import torch
 import trl
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
+from trl.models.utils import _ForwardRedirection
 
 from sllm import checkpoint, cli
-from sllm.train.callbacks import PROBE, AdapterChange, StopOnSignal
+from sllm.train.callbacks import PROBE, AdapterChange, Progress, StopOnSignal
 from sllm.train.checkpoints import latest_checkpoint
 
 
@@ -74,6 +76,16 @@ class _ReferenceTrainer(_Trainer):
 class DPOTrainer(_ReferenceTrainer, trl.DPOTrainer):
     """TRL's trainer on pairs that are tokenized already: sllm.chat's ids are the ones that are served."""
 
+    def __init__(self, model, args, **kwargs):
+        super().__init__(model, args, **kwargs)
+        if _can_chunk_logits(model, args):
+            # TRL (1.14) computes the log-probabilities of the answers alone, in chunks of the vocabulary, only where
+            # liger-kernel is installed, which needs a GPU; that code of TRL's does not use it.
+            self.use_liger_kernel, self._forward_redirection = True, _ForwardRedirection()
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, Progress):
+                    callback.counts_at_backbone = True
+
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset
 
@@ -88,6 +100,13 @@ class DPOTrainer(_ReferenceTrainer, trl.DPOTrainer):
         the same weight, which is not exact for them."""
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         return loss * (len(inputs["input_ids"]) / self._mean_rows) if model.training else loss
+
+
+def _can_chunk_logits(model, args) -> bool:
+    """Not unsloth's trainer; not with an adapter on the output layer, whose own weight is read; and not with references
+    that TRL has computed from whole logits."""
+    head_has_adapter = isinstance(model.get_output_embeddings(), BaseTunerLayer)
+    return "unsloth" not in sys.modules and not head_has_adapter and not args.precompute_ref_log_probs
 
 
 def mark_truncated(dataset, max_length: int) -> None:
@@ -147,13 +166,17 @@ def run(trainer, resume_from: str | None) -> float:
     return seconds
 
 
-def probe(trainer, count: int = 128) -> dict[str, float]:
-    """Evaluate on the first `count` training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …).
+def probe(trainer) -> dict[str, float]:
+    """Evaluate on some of the training rows: names as TRL logs them (`loss`, `rewards/accuracies`, …).
 
     Raises:
         CheckFailed: the loss is not finite.
     """
-    rows = trainer.train_dataset.select(range(min(count, len(trainer.train_dataset))))
+    total = len(trainer.train_dataset)
+    count = min(
+        total, max(16, min(total // 8, 128))
+    )  # of a few rows a few: an evaluation takes a third of a step's time
+    rows = trainer.train_dataset.select(range(count))
     # Reference scores that were computed beforehand are computed again by evaluate(), which would double the columns.
     rows = rows.remove_columns([name for name in rows.column_names if name.startswith("ref_")])
     trainer.evaluate(rows, metric_key_prefix=PROBE)
