@@ -1,5 +1,6 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
 # make serve     the demo's models: API and chat page together, until Ctrl-C
+# make demo-real the same with a small real model: MODEL=org/name or a folder; then make serve MODEL=…
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (seconds)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo serve clean-demo tiny-base test test-fast test-clients test-unsloth lint lock
+.PHONY: setup demo demo-real serve clean-demo tiny-base test test-fast test-clients test-unsloth lint lock
 
 setup: $(VENV)/.done
 
@@ -32,8 +33,11 @@ $(VENV)/.done: requirements-cpu.txt requirements-dev.txt $(VENV)/.torch
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo_cpu.sh
 
+demo-real: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" MODEL="$(MODEL)" bash recipes/demo_real.sh
+
 serve: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
+	@MODEL="$(MODEL)" PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
 
 clean-demo:
 	rm -rf outputs/demo
