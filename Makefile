@@ -1,6 +1,6 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
 # make serve     the demo's models: API and chat page together, until Ctrl-C
-# make demo-real the same with a small real model: MODEL=org/name or a folder; then make serve MODEL=…
+# make demo-real the same with a small real model: MODEL=org/name or a folder
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (seconds)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
@@ -37,7 +37,7 @@ demo-real: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" MODEL="$(MODEL)" bash recipes/demo_real.sh
 
 serve: setup
-	@MODEL="$(MODEL)" PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
 
 clean-demo:
 	rm -rf outputs/demo
