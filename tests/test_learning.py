@@ -1,7 +1,6 @@
 """Training teaches: after SFT on a share of the small world's rows, questions about things with new names are answered
-truly and in the form of their tasks, which the base cannot. It fails where training is quietly wrong: with each of five
-mistakes of benchmarks/mistakes.py in it (labels shifted, end of turn not supervised, answers cut, a learning rate ten
-times as high, another template at inference)."""
+truly and in the form of their tasks, which the base cannot. Where training is quietly wrong the shares fall
+(benchmarks/mistakes.py puts mistakes in)."""
 
 import json
 
