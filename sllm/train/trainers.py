@@ -173,9 +173,7 @@ def probe(trainer) -> dict[str, float]:
         CheckFailed: the loss is not finite.
     """
     total = len(trainer.train_dataset)
-    count = min(
-        total, max(16, min(total // 8, 128))
-    )  # on a CPU 128 of 230 rows took longer than ten steps
+    count = min(total, max(16, min(total // 8, 128)))  # on a CPU 128 of 230 rows took longer than ten steps
     rows = trainer.train_dataset.select(range(count))
     # Reference scores that were computed beforehand are computed again by evaluate(), which would double the columns.
     rows = rows.remove_columns([name for name in rows.column_names if name.startswith("ref_")])
