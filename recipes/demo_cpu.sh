@@ -65,8 +65,8 @@ if missing merged/run.json; then
   python merged_weights.py --model_id $out/dpo --merged_weights_path $out/merged --dtype float16 --overwrite
 fi
 
-# Answers from vLLM to questions about things that no training row asks about: the merged model, and each stage before it,
-# unmerged. And once more, asked in words that no training row uses.
+# Answers from vLLM to questions about things that no training row asks about: the merged model, and each stage before
+# it, unmerged. And once more, asked in words that no training row uses.
 ask() { python vllm_inference.py --testset_path "$world/$1.jsonl" --max_tokens 160 --overwrite "${@:2}"; }
 if missing answers.run.json; then
   stage "answers"

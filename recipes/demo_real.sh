@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole pipeline with a small real model, without a GPU: `make demo-real`, or of your choice, a Hub id or a folder:
-# `make demo-real MODEL=org/name`.
+# The whole pipeline with a small real model, without a GPU: `make demo-real`, or with one of your choice, a Hub id or a
+# folder, `make demo-real MODEL=org/name`.
 # Stages that are complete are skipped; a training that was stopped is resumed. To start over, remove its folder.
 set -euo pipefail
 [ ! -d "${MODEL:-}" ] || MODEL=$(realpath "$MODEL")
@@ -24,8 +24,8 @@ echo "$model" >"$out/model"
 [ -f "$out/rows.jsonl" ] || head -n 230 $world/train.jsonl >"$out/rows.jsonl"
 [ -f "$out/pairs.jsonl" ] || head -n 46 $world/pairs.jsonl >"$out/pairs.jsonl"
 [ -f "$out/test.jsonl" ] || head -n 69 $world/test_names.jsonl >"$out/test.jsonl"
-# ChatML's turns end with <|im_end|>, or with EOS where a model has no such token: either way with one that it knows. A
-# base often brings a template whose end of turn it never learned.
+# ChatML's turns end with <|im_end|>, or with the tokenizer's EOS where a model has no such token. A base can bring a
+# template whose end of turn it never learned; SFT says whether the model has learned to stop.
 train() {
   python train_LoRA_SFT.py --trainset_path "$out/rows.jsonl" --model_id "$model" --max_seq_length 1024 \
     --chat_template chatml --lora_r 16 --lora_alpha 32 --learning_rate 5e-4 --train_epochs 1 --batch_size 4 \
