@@ -276,6 +276,10 @@ def test_what_is_read_off_vllms_source_is_what_vllm_says():
 
 def test_precision_that_a_cpu_has_not_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(dtypes, "on_cpu", lambda: True)
+    monkeypatch.setattr(dtypes, "cpu_has_fp8_cache", lambda: False)
+    with pytest.raises(InputError, match="AVX-512"):
+        dtypes.check_precision("auto", None, "fp8")
+    monkeypatch.setattr(dtypes, "cpu_has_fp8_cache", lambda: True)
     dtypes.check_precision("auto", "fp8_per_channel", "fp8")
     assert dtypes.resolve_dtype("auto", "fp8_per_channel") == "bfloat16"
     assert dtypes.resolve_dtype("auto") == "float32"

@@ -15,6 +15,7 @@ import pytest
 
 from sllm import chat, checkpoint
 from sllm.data import formats
+from sllm.serve import dtypes
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_data" / "task_rows.jsonl"
@@ -277,6 +278,7 @@ def many(artifacts, full_run) -> dict:
     mixed = [{"user_content": f"{number} + 1은 얼마인가요?"} for number in range(20)]
     mixed[7]["user_content"] += chat.end_of_turn(chat.load_tokenizer(str(artifacts["merged"])))[0]
     write(folder.parent / "mixed.jsonl", mixed)
+    cache = ["--kv_cache_dtype", "fp8"] if dtypes.cpu_has_fp8_cache() else []
     runs = {
         "adapter": [*rows, "--max_tokens", str(MAX_TOKENS)],
         "stop": [*rows, "--max_tokens", str(MAX_TOKENS), "--stop", stop],
@@ -291,7 +293,7 @@ def many(artifacts, full_run) -> dict:
         "logprobs": [*short, "--logprobs", "2"],
         "schema": [*short, "--json_schema", str(schema), "--max_tokens", "40"],
         "skipping": [*short, "--testset_path", str(folder.parent / "mixed.jsonl"), "--skip_bad_rows"],
-        "quantized": [*short, "--quantization", "fp8_per_channel", "--kv_cache_dtype", "fp8"],
+        "quantized": [*short, "--quantization", "fp8_per_channel", *cache],
     }
     code = f"""
     import json
@@ -348,7 +350,8 @@ def many(artifacts, full_run) -> dict:
     for name in ("three", "quantized"):
         record = json.loads((folder / f"{name}.run.json").read_text(encoding="utf-8"))
         found |= {f"{name}_record": record, f"{name}_results": record["metrics"]}
-    return found | {"mixed": json.loads(done.stdout.splitlines()[-1]), "stdout": done.stdout, "stop_text": stop}
+    mixed_batch = json.loads(done.stdout.splitlines()[-1])
+    return found | {"cache": cache, "mixed": mixed_batch, "stdout": done.stdout, "stop_text": stop}
 
 
 def test_adapter_answers_as_peft_does_and_the_base_does_not(artifacts, many):
@@ -445,11 +448,12 @@ def test_a_bad_row_gets_a_line_that_says_why_and_the_others_are_answered(many):
 
 
 def test_quantised_weights_and_cache_answer_with_the_adapter(many):
-    """fp8 on a CPU; what was computed with stands in the record, so that --resume notices a change."""
+    """What was computed with stands in the record, so that --resume notices a change."""
     assert [line["id"] for line in many["quantized"]] == [line["id"] for line in many["greedy"]]
     assert all(line["output"] for line in many["quantized"])
     settings = many["quantized_record"]["data"]["settings"]
-    assert (settings["quantization"], settings["kv_cache_dtype"]) == ("fp8_per_channel", "fp8")
+    assert settings["quantization"] == "fp8_per_channel"
+    assert settings["kv_cache_dtype"] == ("fp8" if many["cache"] else None)
     assert settings["dtype"] == "bfloat16"
 
 

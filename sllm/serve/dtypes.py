@@ -21,6 +21,13 @@ def resolve_dtype(dtype: str, quantization: str | None = None) -> str:
     return "bfloat16" if quantization else "float32"
 
 
+def cpu_has_fp8_cache() -> bool:
+    """Does vLLM keep an fp8 cache on this CPU? Source: `_get_attn_isa` in vLLM's v1/attention/backends/cpu_attn.py."""
+    import torch
+
+    return torch.cpu._is_avx512_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def check_precision(dtype: str, quantization: str | None, kv_cache_dtype: str) -> None:
     """InputError for what the installed vLLM cannot compute with."""
     problems = []
@@ -31,7 +38,9 @@ def check_precision(dtype: str, quantization: str | None, kv_cache_dtype: str) -
             f"--quantization {quantization} needs a GPU; vLLM without one has {CPU_QUANTIZATIONS[0]}, and with a CPU "
             f"that has AMX {CPU_QUANTIZATIONS[1]}"
         )
-    if on_cpu() and kv_cache_dtype not in CPU_KV_CACHE_DTYPES:
+    if on_cpu() and kv_cache_dtype.startswith("fp8") and not cpu_has_fp8_cache():
+        problems.append(f"--kv_cache_dtype {kv_cache_dtype} needs a GPU, or a CPU with AVX-512 or AMX")
+    elif on_cpu() and kv_cache_dtype not in CPU_KV_CACHE_DTYPES:
         problems.append(
             f"--kv_cache_dtype {kv_cache_dtype} needs a GPU; vLLM without one has {', '.join(CPU_KV_CACHE_DTYPES)}"
         )
