@@ -2,7 +2,7 @@
 # make serve     the demo's models: API and chat page together, until Ctrl-C
 # make demo-real the same with a small real model: MODEL=org/name or a folder
 # make test      set up, then lint and every test
-# make test-fast lint and the tests that need no torch (seconds)
+# make test-fast lint and the tests that need no torch (a minute or two)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
 # `make setup` needs Python 3.11 and a C compiler on Debian or Ubuntu; no GPU.
 

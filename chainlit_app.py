@@ -1,8 +1,8 @@
 """A chat page for the models of an OpenAI-compatible server: api_server.py, or any other.
 
 Talks to the server over HTTP only; browsers never see its key. Writes the conversations, thumbs and votes to a
-database, from which build_preferences.py makes training data. Every flag can be set by an environment variable: its
-name in capitals after SLLM_ (SLLM_API_BASE_URL, SLLM_API_KEY, SLLM_DATABASE_URL, …).
+database, from which build_preferences.py makes training data. Every flag but --add_user can be set by an environment
+variable: its name in capitals after SLLM_ (SLLM_API_BASE_URL, SLLM_API_KEY, SLLM_DATABASE_URL, …).
 
     python chainlit_app.py --api_base_url http://127.0.0.1:8000/v1
     python chainlit_app.py --users_file users.txt --add_user minji

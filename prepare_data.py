@@ -131,6 +131,12 @@ def main(args) -> dict:
     checkpoint.write_run(out, "data", args, parents=args.input_path, data=data, seconds=seconds)
 
     show(report)
+    asked_for = {"valid": args.valid_ratio, "test": args.test_ratio}
+    if empty := [f"{name}.jsonl" for name, ratio in asked_for.items() if ratio and not counts[name]]:
+        print(
+            f"note: no rows for {' and '.join(empty)}: rows of one context stay together, and there are "
+            f"{cli.plural(len(set(groups)), 'context')}"
+        )
     return {"stage": "data", "output_dir": str(out), **report["rows"], **counts}
 
 

@@ -4,8 +4,8 @@ Trains an SFT adapter further, whose model is then the reference too (checked at
 any other full model with a fresh adapter. Reads preference pairs; writes the adapter with its tokenizer and chat
 template, metrics.jsonl, loss.png, checkpoints and run.json.
 
-    python train_LoRA_DPO.py --trainset_path sample_data/preference_pairs.jsonl --model_id outputs/sft \\
-        --learning_rate 2e-4 --train_epochs 3 --output_dir outputs/dpo
+    python train_LoRA_DPO.py --trainset_path sample_data/world/pairs.jsonl --model_id outputs/sft \\
+        --learning_rate 5e-5 --train_epochs 1 --output_dir outputs/dpo
 """
 
 import time

@@ -11,7 +11,7 @@ completion_tokens; and beside it `outputs.run.json` once the last row is answere
                      ending one included, {token_id, token, logprob, top_logprobs: K of {token_id, token, logprob}}
     --skip_bad_rows  gives a row that cannot be asked the output "", finish_reason "skipped" and a reason
 
-    python vllm_inference.py --model_id outputs/demo/merged --testset_path outputs/demo/data --output_path outputs.jsonl
+    python vllm_inference.py --model_id outputs/demo/merged --testset_path sample_data/world/test_names.jsonl
 """
 
 import time
@@ -158,7 +158,7 @@ def select(rows: list[dict], args) -> list[dict]:
         labels = sorted({row["task"] or "none" for row in rows})
         unknown = [task for task in args.task if task not in labels]
         if unknown:
-            raise InputError(f"{args.testset_path} has no row of task {', '.join(unknown)}; it has {', '.join(labels)}")
+            raise InputError(f"{args.testset_path} has no {', '.join(unknown)}, only {', '.join(labels)}")
         rows = [row for row in rows if (row["task"] or "none") in args.task]
     return rows[: args.limit]
 

@@ -31,6 +31,7 @@ for file in "${1:-}" ${2:+"$2"}; do
 done
 rows=$(realpath "$1")
 pairs=${2:+$(realpath "$2")}
+[ ! -d "${model:-}" ] || model=$(realpath "$model")
 cd "$(dirname "$0")/.."
 card=${card:-80}
 command -v nvidia-smi >/dev/null || bits=${bits:-16} # no GPU: to try the recipe with a small model, 4 bits need one
@@ -73,11 +74,14 @@ if missing data/run.json || [ "$(cat "$out/data.inputs" 2>/dev/null)" != "$rows_
   echo "$rows_digest" >"$out/data.inputs"
 fi
 
+valid=() # few rows, or few contexts, leave the validation and test rows empty
+[ ! -s "$out/data/valid.jsonl" ] || valid=(--validation_path "$out/data/valid.jsonl")
+
 # 2. What will the model see? Supervised tokens are green. No weights are loaded.
 # 3. Will it fit? Memory and disk are estimated and printed, and nothing is written; exit code 2 where it will not.
 if [ -z "${go:-}" ]; then
   python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --model_id "$model" --preview 2
-  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --validation_path "$out/data/valid.jsonl" \
+  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" "${valid[@]}" \
     --model_id "$model" --bits $bits $batches --output_dir "$out/sft" --dry_run
   echo "Look at the rows above and at $out/data/rejects.jsonl, then train: the same command with go=1 in front."
   exit
@@ -89,7 +93,7 @@ if missing sft/run.json; then
   if stopped sft; then
     resume="--resume"
   fi
-  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" --validation_path "$out/data/valid.jsonl" \
+  python train_LoRA_SFT.py --trainset_path "$out/data/train.jsonl" "${valid[@]}" \
     --model_id "$model" --bits $bits $batches --output_dir "$out/sft" $resume
 fi
 last="$out/sft"
@@ -114,6 +118,10 @@ if missing merged/run.json; then
 fi
 
 # 7. Answers to the test rows, from vLLM.
+if [ ! -s "$out/data/test.jsonl" ]; then
+  echo "done: $out/merged; there are no test rows to answer"
+  exit
+fi
 if missing answers.run.json; then
   python vllm_inference.py --model_id "$out/merged" --testset_path "$out/data/test.jsonl" --max_tokens 1024 $weights \
     --output_path "$out/answers.jsonl" --resume

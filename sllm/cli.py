@@ -55,6 +55,11 @@ class _Parser(argparse.ArgumentParser):
             flag = word.partition("=")[0]
             if flag.startswith("--") and " " not in flag and flag not in known:
                 close = get_close_matches(flag, [name for name in known if len(name) > 4], 1, 0.85)
+                if not close:  # a part of exactly one: --epochs of --train_epochs
+                    parts = [
+                        name for name in known if f"_{flag[2:]}_" in f"_{name[2:]}_" or name.startswith(f"{flag}_")
+                    ]
+                    close = parts if len(parts) == 1 else []
                 problems.append(word + (f" (did you mean {close[0]}?)" if close else ""))
         if problems:
             self.error(f"unrecognized arguments: {', '.join(problems)}")
@@ -69,7 +74,12 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """Docstring as written, the default behind every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        if action.default is None or action.default is False:
+            return action.help
+        variable = f"SLLM_{action.dest.upper()}"  # may hold a key or a password
+        if os.environ.get(variable) == action.default:
+            return f"{action.help} (default: ${variable})"
+        return super()._get_help_string(action)
 
 
 def parser(docstring: str, script: str) -> argparse.ArgumentParser:

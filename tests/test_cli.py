@@ -27,7 +27,9 @@ def test_every_script_answers_help_and_bad_flags(script):
         assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("--input_pth", "--input_path"), ("--lr", None)])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("--input_pth", "--input_path"), ("--input", "--input_path"), ("--ratio", None)]
+)
 def test_a_misspelt_flag_is_answered_with_the_one_that_was_meant(script, typed, meant):
     refused = script("prepare_data.py", typed, "rows.jsonl")
     assert_refused(refused, typed)
@@ -152,3 +154,9 @@ def test_compare_outputs_takes_files_of_answers_alone(tmp_path, content):
         compare_outputs.main(run([f"a={file}", f"b={file}"]))
     with pytest.raises(InputError, match="a name of its own"):
         compare_outputs.main(run([f"={file}"]))
+
+
+def test_help_does_not_show_what_the_environment_holds(script):
+    shown = script("chainlit_app.py", "--help", SLLM_API_KEY="a-secret", SLLM_PORT="8600")
+    assert "a-secret" not in shown.stdout
+    assert "(default: $SLLM_API_KEY)" in shown.stdout

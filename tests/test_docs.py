@@ -94,7 +94,7 @@ def parser_of(module: str):
 def test_commands_parse(path):
     for words in commands(read(path)):
         module, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1].removesuffix(".py"), words[2:])
-        rest = [word for word in rest if word != "$@"]
+        rest = [word for word in rest if word not in ("$@", "${valid[@]}")]
         try:
             parser_of(module).parse_args(rest)
         except SystemExit as stop:

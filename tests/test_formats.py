@@ -337,6 +337,9 @@ def converted_by_its_advice(path, folder):
          "several lists (train, test)", ("Q", "A")),
         ("f.jsonl", b'{"question": "Q", "answer": "A", "level": "1"}', "convert them (it leaves out level)", ("Q",
          "A")),
+        ("h.csv", "수도는?,서울입니다.\n강은?,한강입니다.\n".encode(), "write column names above it", ("강은?",
+         "한강입니다.")),
+        ("x.csv", "질문,맥락,정답\nQ,C,A\n".encode(), "a CSV file; convert it:", ("Q\n\nC", "A")),
     ],
 )  # fmt: skip
 def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, raw, said, expected):
@@ -346,6 +349,21 @@ def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, r
     problem, (row,) = converted_by_its_advice(path, tmp_path / "out")
     assert said in problem
     assert [turn["content"] for turn in row["messages"]] == list(expected)
+
+
+@pytest.mark.parametrize("header", ["question,chosen,rejected", "질문,좋은답변,나쁜답변", "rejected,chosen,물음"])
+def test_columns_of_a_preference_become_a_pair(tmp_path, header):
+    columns = header.split(",")
+    values = {name: "나쁨" if name in ("rejected", "나쁜답변") else "좋음" for name in columns}
+    values |= {name: "질문?" for name in columns if name in ("question", "질문", "물음")}
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"{header}\n{','.join(values[name] for name in columns)}\n", encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        formats.load_rows(path, "sft")
+    command = "python -c " + str(refused.value).partition("python -c ")[2].rpartition(" > ")[0]
+    done = subprocess.run(["bash", "-c", command.replace("python", shlex.quote(sys.executable), 1)], cwd=ROOT,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert json.loads(done.stdout) == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from conftest import succeed
 
 from sllm import tasks, world
 from sllm.world import korean, pairs, plain
+from sllm.world.check import _kind_of
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, other_value
@@ -68,10 +69,25 @@ def planted(kind: str, row: dict, draw: random.Random) -> str | None:
         return f"{'아니요' if first == '예' else '예'}\n{rest}" if first in ("예", "아니요") else f"e) 다른 것\n{rest}"
     if kind == "word" and row["expects"]["words"]:
         return answer.replace(row["expects"]["words"][0], "날씨")
+    if kind in ("label", "verb") and facts:  # a value said of an attribute of another type
+        fact = draw.choice(facts)
+        others = [a for a in ATTRIBUTES.values() if TYPES[a.type].pattern != TYPES[fact.type].pattern]
+        if kind == "label":
+            false = Fact(fact.subject, draw.choice(others).key, fact.value).say("{s}의 {l:은/는} {v}입니다.")
+            return f"{answer}\n- {false}"
+        return f"{answer}\n- {fact.say('{s:은/는} {v}에 자리합니다.')}" if fact.type != "place" else None
+    if kind == "kind" and facts:  # what is true of things of other kinds
+        subject_kinds = [KINDS[key] for key in {_kind_of(subject) for subject, _, _ in row["facts"]}]
+        other = draw.choice([kind for kind in KINDS.values() if kind not in subject_kinds])
+        return f"{answer} {draw.choice(other.about)}"
+    if kind == "number":  # one that is nowhere in the text, alone or as a value, also where there is no text
+        return f"{answer}\n- {draw.choice(('98', '물건값: 9,870원', '없던 가게는 987명'))}"
     return None
 
 
-@pytest.mark.parametrize("kind", ["value", "invented", "subject", "missing", "first line", "word"])
+@pytest.mark.parametrize(
+    "kind", ["value", "invented", "subject", "missing", "first line", "word", "label", "verb", "kind", "number"]
+)
 def test_planted_faults_are_found(kind):
     draw, count = random.Random(2), 0
     for row in rows(20):
@@ -80,6 +96,18 @@ def test_planted_faults_are_found(kind):
             count += 1
             assert not world.check(row, answer), (kind, row["user_content"], answer)
     assert count >= 40
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES.values(), ids=ATTRIBUTES)
+def test_a_fact_is_right_in_every_phrasing(attribute):
+    draw = random.Random(5)
+    kind = next(kind for kind in KINDS.values() if attribute in kind.attributes)
+    for template in (*attribute.states, *attribute.tells):
+        subject = kind.names[0].format("도라")
+        fact = Fact(subject, attribute.key, TYPES[attribute.type].draw(draw))
+        expects = {"subject": subject, "facts": [0], "least": 1, "starts": "", "words": [], "named": False}
+        row = {"facts": [[fact.subject, fact.attribute, fact.value]], "expects": expects}
+        assert world.check(row, fact.say(template)), fact.say(template)
 
 
 def test_a_prompt_that_is_repeated_is_not_an_answer():

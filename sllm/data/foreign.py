@@ -16,11 +16,13 @@ from typing import Any, Literal
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
 # Common column names for a question, its context and an answer, the more specific ones first.
-_QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 input 입력".split()
-_CONTEXT = "context passage document 본문 지문 문맥 input 입력".split()
+_QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 문의 input 입력".split()
+_CONTEXT = "context passage document 본문 지문 문맥 맥락 input 입력".split()
 _ANSWER = (
     "output answer response completion assistant a 답변 응답 대답 출력 답 정답 summary 요약 label gold_label".split()
 )
+# The better and the worse answer.
+_PREFERENCE = (("chosen", "rejected"), ("좋은답변", "나쁜답변"), ("선호", "비선호"))
 _METADATA = ("id", "task", "system_prompt", "system")  # columns that keep their names
 # Rows with all of these keys are read as they are.
 _READ_UNCHANGED = (
@@ -110,11 +112,12 @@ def _separated(path: str | Path, text: str, encoding: str) -> str | None:
         return None
     kind = "TSV" if delimiter == "\t" else "CSV"
     fields, left_out, recognised = _mapping(columns)
+    names = "" if recognised else "; where the first line is a row, write column names above it"
     options = "" if delimiter == "," else f', delimiter="{delimiter}"'.replace("\t", "\\t")
     options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
     source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
     code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
-    return f"a {kind} file; convert it{_notes(left_out, recognised)}: {_command(code, path)}"
+    return f"a {kind} file; convert it{_notes(left_out, recognised)}{names}: {_command(code, path)}"
 
 
 def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
@@ -170,6 +173,14 @@ def _mapping(columns: list[str]) -> tuple[str, list[str], bool]:
     if any(keys <= set(columns) for keys in _READ_UNCHANGED):
         return "r", [], True
     contents = [c for c in columns if c not in _METADATA]
+    for names in _PREFERENCE:
+        chosen, rejected = (_find_column(contents, [name]) for name in names)
+        others = [c for c in contents if c not in (chosen, rejected)]
+        if chosen and rejected and others:
+            question = _find_column(others, _QUESTION)
+            prompt = question or others[0]
+            fields = _fields({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+            return fields, [c for c in others if c != prompt], bool(question)
     answer = _find_column(contents, _ANSWER)
     question = _find_column([c for c in contents if c != answer], _QUESTION)
     recognised = bool(answer and question)
@@ -180,8 +191,12 @@ def _mapping(columns: list[str]) -> tuple[str, list[str], bool]:
         question = next((c for c in others if c != context), others[0])
         context = next((c for c in (context, *others) if c not in (None, question)), None)
     parts = {c: c for c in columns if c in _METADATA} | {"instruction": question, "input": context, "output": answer}
+    return _fields(parts), [c for c in contents if c not in parts.values()], recognised
+
+
+def _fields(parts: dict[str, str | None]) -> str:
     fields = ", ".join(f'"{key}": r[{json.dumps(c, ensure_ascii=False)}]' for key, c in parts.items() if c)
-    return f"{{{fields}}}", [c for c in contents if c not in parts.values()], recognised
+    return f"{{{fields}}}"
 
 
 def _find_column(columns: list[str], names: list[str]) -> str | None:

@@ -70,7 +70,7 @@ def add_lora_flags(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("LoRA while running")
     group.add_argument(
         "--max_loras", type=cli.integer(0, 1024), default=0,
-        help="adapters; 0: those of --lora_modules, and 8 where there is an admin key",
+        help="adapters; 0: as many as --lora_modules, and at least 8 with an admin key",
     )  # fmt: skip
     group.add_argument(
         "--max_lora_rank", type=int, choices=(0, *LORA_RANKS), default=0, metavar="N",

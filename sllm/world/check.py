@@ -12,6 +12,12 @@ _NAMED = re.compile(
     + "|".join(name[3:] for kind in KINDS.values() for name in kind.names if name[2] == " ")
     + r")(?![가-힣]{2})"
 )
+# What is true of every thing of a kind, without the first word and the ending: "물건을 파는 곳".
+_ABOUT = {
+    kind.key: [re.sub(r"^\S+ |(?:입|습)?니다\.$", "", sentence) for sentence in kind.about] for kind in KINDS.values()
+}
+_NUMBER = r"\d[\d,]*"
+_GOVERNS = r"(?:은|는|이|가|인|의|으?로|으?로는|:)? ?(?:\S+ )?$"  # between a label and its value
 _PATTERNS: dict[str, list[str]] = {}  # pattern → keys of the attributes whose values it finds
 for _attribute in ATTRIBUTES.values():
     _PATTERNS.setdefault(TYPES[_attribute.type].pattern, []).append(_attribute.key)
@@ -39,9 +45,14 @@ class _Mention:
     text: str
     keys: tuple[str, ...]
 
+    @property
+    def is_word(self) -> bool:
+        """One of the words that are known without a text, not a number or a name."""
+        return any(TYPES[ATTRIBUTES[key].type].words for key in self.keys)
+
 
 def check(row: dict[str, Any], answer: str) -> Truth:
-    """Compare an answer with the facts of its row.
+    """Compare an answer with the facts of its row. Only what is stated in words of the small world is judged.
 
     Args:
         row: as `rows.row` makes it, with `facts` and `expects`.
@@ -56,11 +67,16 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     result.wrong += [heading for heading in ("###Context###", "###Question###") if heading in answer]  # of the prompt
     _check_words(expects["words"], answer, result)
     subjects = {fact.subject for fact in facts}
+    asked = row.get("user_content", "")
     for line in re.split(r"\n|(?<=[.?!]) ", answer):
-        _check_line(line, facts, subjects, expects["subject"], result)
+        _check_line(line, facts, subjects, expects["subject"], asked, result)
     for named in _NAMED.finditer(answer):
-        if facts and named[0] not in subjects | {fact.value for fact in facts}:
+        if named[0] not in subjects | {fact.value for fact in facts} and (facts or named[0] not in asked):
             result.invented.append(named[0])
+    kinds = {_kind_of(subject) for subject in subjects}
+    for kind, sentences in _ABOUT.items():
+        if kinds and kind not in kinds:
+            result.wrong += [sentence for sentence in sentences if sentence in answer]
     if expects["named"] and expects["subject"] not in answer:
         result.missing.append(expects["subject"])
     have = [fact for fact in must if fact in result.right]
@@ -79,8 +95,19 @@ def _check_words(words: list[str], answer: str, result: Truth) -> None:
     result.wrong += [noun for noun in sorted(others) if noun in answer]
 
 
-def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, result: Truth) -> None:
+def _kind_of(subject: str) -> str:
+    return next(
+        kind.key for kind in KINDS.values() for name in kind.names if re.fullmatch(name.format("[가-힣]+"), subject)
+    )
+
+
+def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, asked: str, result: Truth) -> None:
     mentions = _mentions(line, subjects)
+    inside = [(mention.start, mention.end) for mention in mentions]
+    for number in re.finditer(rf"(?<!Keyword ){_NUMBER}", line):
+        is_value = any(start <= number.start() < end for start, end in inside)
+        if not is_value and number[0] not in re.findall(_NUMBER, asked):
+            result.invented.append(number[0])
     for i, mention in enumerate(mentions):
         before = line[mentions[i - 1].end if i else 0 : mention.start]
         after = line[mention.end : mentions[i + 1].start if i + 1 < len(mentions) else len(line)]
@@ -92,7 +119,7 @@ def _check_line(line: str, facts: list[Fact], subjects: set[str], subject: str, 
             result.right += [fact for fact in same if fact not in result.right]
         elif candidates:
             result.wrong.append(mention.text)
-        elif facts:
+        elif facts or not (mention.is_word or mention.text in asked):
             result.invented.append(mention.text)
 
 
@@ -119,11 +146,20 @@ def _subject_of(text: str, subjects: set[str]) -> str | None:
 
 
 def _attributes_of(mention: _Mention, before: str, after: str, facts: list[Fact]) -> tuple[str, ...]:
-    """Which attributes a value can be meant for: by the label in front of it, else by the verb behind it."""
-    labelled = [(before.rfind(ATTRIBUTES[key].label), key) for key in mention.keys]
-    at, key = max(labelled)
+    """Which attributes a value can be meant for: by the label in front of it, else by the verb behind it. None where
+    these are of attributes that cannot have it."""
+    at, key = max((before.rfind(ATTRIBUTES[key].label), key) for key in mention.keys)
+    others = [attribute for attribute in ATTRIBUTES.values() if attribute.key not in mention.keys]
+    if any(re.search(attribute.label + _GOVERNS, before[max(at, 0) :]) for attribute in others):
+        return ()
     if at >= 0:
         return (key,)
-    by_verb = tuple(key for key in mention.keys if re.match(rf"\W*(?:{ATTRIBUTES[key].verbs})", after))
+
+    def follows(verbs: str) -> bool:
+        return bool(re.match(rf"\W*(?:{verbs})", after))
+
+    by_verb = tuple(key for key in mention.keys if follows(ATTRIBUTES[key].verbs))
+    if not by_verb and any(follows(attribute.verbs) for attribute in others):
+        return ()
     known = {fact.attribute for fact in facts}
     return by_verb if set(by_verb) & known else mention.keys

@@ -336,7 +336,7 @@ _VISITORS = _attribute(
     {s}에는 지난해 {v:이/가} 모였습니까?""",
 )  # fmt: skip
 _HOME = _attribute(
-    "home", "사는 곳", "place", r"에 (?:살|산|머)",
+    "home", "사는 곳", "place", r"에 (?:살|산|삽|머)",
     """{s:은/는} {v}에 산다.
     사는 곳은 {v:이다/다}.
     {s}의 집은 {v}에 있다.
@@ -528,7 +528,7 @@ _RIDE = _attribute(
     {s:은/는} {v} 만에 종점에 도착합니까?""",
 )  # fmt: skip
 _FIRST = _attribute(
-    "first", "첫차 시각", "morning", r"에 (?:떠|첫)",
+    "first", "첫차 시각", "morning", r"에 (?:떠|첫|있)",
     """{s}의 첫차는 {v}에 떠난다.
     첫차 시각은 {v:이다/다}.
     {s}의 첫차 시각은 {v:이다/다}.
