@@ -1,6 +1,7 @@
 """What inference and the server check before an engine starts, how they say why one does not start, and the file of
 answers. No engine is started here."""
 
+import asyncio
 import errno
 import json
 import logging
@@ -19,7 +20,7 @@ import api_server
 import vllm_inference
 from sllm import checkpoint, cli, generation, output_lines, outputs
 from sllm.cli import InputError
-from sllm.serve import dtypes, engine, environment, model_info, sampling, startup
+from sllm.serve import dtypes, engine, environment, model_info, sampling, startup, warm_up
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -628,3 +629,20 @@ def test_resume_refuses_other_weights(there, tiny_base, tmp_path, monkeypatch):
         file.write(bytes([last[0] ^ 1]))
     with pytest.raises(InputError, match="made with model"):
         vllm_inference.main(run([*map(str, words), "--resume"]))
+
+
+@pytest.mark.parametrize(("seconds", "requests"), [(0.0, 1 + 2 + 8 + 1 + 1 + 2), (1.0, 1 + 2)])
+def test_a_slow_model_is_not_kept_waiting_by_its_warm_up(monkeypatch, seconds, requests):
+    asked, clock = [], [0.0]
+
+    class Client:
+        async def generate(self, prompt, params, request_id):
+            asked.append(request_id)
+            clock[0] += seconds
+            yield None
+
+    monkeypatch.setattr(warm_up, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(warm_up.chat, "prompt_ids", lambda tokenizer, messages: [1, 2, 3])
+    served = SimpleNamespace(name="base", tokenizer=None, client=Client())
+    asyncio.run(warm_up.warm_up(SimpleNamespace(by_name={"base": served}, context=64), 8))
+    assert len(asked) == requests
