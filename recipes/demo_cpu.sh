@@ -45,8 +45,8 @@ if missing sft/run.json; then
     --train_epochs 1 --batch_size 4 --gradient_accum_steps 1 --logging_steps 60 --output_dir $out/sft $start
 fi
 
-# Preference pairs → DPO adapter; the reference is the SFT model. At four times this rate a model this small forgets
-# how to answer.
+# Preference pairs → DPO adapter; the reference is the SFT model. Higher rates made a model this small worse
+# (benchmarks/README.md).
 if missing dpo/run.json; then
   stage "DPO"
   start="--overwrite"

@@ -10,7 +10,7 @@ from conftest import succeed
 
 from sllm import tasks, world
 from sllm.world import korean, pairs, plain
-from sllm.world.check import _kind_of
+from sllm.world.check import kind_of
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, other_value
@@ -77,10 +77,10 @@ def planted(kind: str, row: dict, draw: random.Random) -> str | None:
             return f"{answer}\n- {false}"
         return f"{answer}\n- {fact.say('{s:은/는} {v}에 자리합니다.')}" if fact.type != "place" else None
     if kind == "kind" and facts:  # what is true of things of other kinds
-        subject_kinds = [KINDS[key] for key in {_kind_of(subject) for subject, _, _ in row["facts"]}]
+        subject_kinds = [KINDS[key] for key in {kind_of(subject) for subject, _, _ in row["facts"]}]
         other = draw.choice([kind for kind in KINDS.values() if kind not in subject_kinds])
         return f"{answer} {draw.choice(other.about)}"
-    if kind == "number":  # one that is nowhere in the text, alone or as a value, also where there is no text
+    if kind == "number":  # a number that the prompt does not contain
         return f"{answer}\n- {draw.choice(('98', '물건값: 9,870원', '없던 가게는 987명'))}"
     return None
 

@@ -73,7 +73,7 @@ def check(row: dict[str, Any], answer: str) -> Truth:
     for named in _NAMED.finditer(answer):
         if named[0] not in subjects | {fact.value for fact in facts} and (facts or named[0] not in asked):
             result.invented.append(named[0])
-    kinds = {_kind_of(subject) for subject in subjects}
+    kinds = {kind_of(subject) for subject in subjects}
     for kind, sentences in _ABOUT.items():
         if kinds and kind not in kinds:
             result.wrong += [sentence for sentence in sentences if sentence in answer]
@@ -95,7 +95,8 @@ def _check_words(words: list[str], answer: str, result: Truth) -> None:
     result.wrong += [noun for noun in sorted(others) if noun in answer]
 
 
-def _kind_of(subject: str) -> str:
+def kind_of(subject: str) -> str:
+    """The key of the kind that a name is of."""
     return next(
         kind.key for kind in KINDS.values() for name in kind.names if re.fullmatch(name.format("[가-힣]+"), subject)
     )
