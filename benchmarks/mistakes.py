@@ -27,7 +27,7 @@ BASE = ROOT / "sample_data" / "tiny_base"
 COMMON = ("--backend", "peft", "--train_epochs", "1", "--batch_size", "4", "--gradient_accum_steps", "1")
 TRAINING = {
     "sft": ("train_LoRA_SFT.py", "--learning_rate", "2e-3", *COMMON),
-    "dpo": ("train_LoRA_DPO.py", "--learning_rate", "5e-5", "--loss_type", "sigmoid", "sft", *COMMON),
+    "dpo": ("train_LoRA_DPO.py", "--learning_rate", "5e-5", *COMMON),
 }
 Rows = list[dict]
 
