@@ -4,24 +4,15 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sllm.world import drills
+from sllm.world.drills import Piece
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES, unlike
 from sllm.world.korean import Word
 from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, text
 
 Draw = random.Random
-
-
 FORMS = ("question", "letter", "verdict")  # a question: open, with lettered choices, answered by yes or no
 TURN_FORMS = (*FORMS, "either")  # and with two values to choose from
-LIST_FORMS = ("member", "asked", "letter", "word", "choice")  # see `_list`
-QUIZ_FORMS = ("question", "pair", "asked pair", "sentence", "claim", "word", "letter", "asked letter")  # see `_quiz`
-WORDS = [word for key in KNOWN for word in TYPES[key].words]  # one token each
-LIST_ASKS = (
-    "{v}?", "{v:이/가} 있습니까?", "{v:이/가} 목록에 있습니까?", "목록에 {v:이/가} 들어 있습니까?",
-    "목록에 있는 것은 {v}입니까?", "{v:을/를} 찾을 수 있습니까?", "여기에 {v:이/가} 적혀 있습니까?",
-    "{v:은/는} 목록에서 볼 수 있는 말입니까?",
-)  # fmt: skip
-Piece = tuple[str, bool]  # a text, and whether it follows from what stands before it
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Level:
         turns: weights of the forms of a dialogue's questions, by name; see `TURN_FORMS`.
         lists, quizzes: forms of the short questions about a list and about a passage.
         min_retold: facts of a retelling at least.
-        by_kind: short questions about common words stand by their kind, see `_words_of_a_kind`.
+        by_kind: short questions about common words stand by their kind, see `drills.about_a_kind`.
     """
 
     max_facts: int = 4
@@ -44,8 +35,8 @@ class Level:
         }
     )  # fmt: skip
     turns: Mapping[str, int] = field(default_factory=lambda: {"question": 35, "letter": 30, "verdict": 30, "either": 5})
-    lists: tuple[str, ...] = LIST_FORMS
-    quizzes: tuple[str, ...] = QUIZ_FORMS
+    lists: tuple[str, ...] = drills.LIST_FORMS
+    quizzes: tuple[str, ...] = drills.QUIZ_FORMS
     min_retold: int = 1
     by_kind: bool = False
 
@@ -120,18 +111,11 @@ def turn(draw: Draw, fact: Fact, form: str) -> tuple[str, str]:
     if form == "letter":
         for _ in range(draw.randint(1, 2)):
             wrong.append(other_value(draw, fact, tuple(wrong)))
-        choices, right = _choices(draw, fact.value, wrong)
+        choices, right = drills.lettered_choices(draw, fact.value, wrong)
         return f"{question(draw, fact)} {choices}", f"{right}입니다."
     true = draw.random() < 0.5
     claimed = fact if true else Fact(fact.subject, fact.attribute, wrong[0])
     return claim(draw, claimed), "예," if true else "아니요,"
-
-
-def _choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
-    """Lettered choices in random order, and the right one with its letter."""
-    choices = draw.sample([right, *wrong], len(wrong) + 1)
-    lettered = [f"{letter}) {choice}" for letter, choice in zip("abcde", choices, strict=False)]
-    return " ".join(lettered), lettered[choices.index(right)]
 
 
 def _retelling(draw: Draw, level: Level) -> list[Piece]:
@@ -178,11 +162,11 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
     if draw.random() < 0.2:
         return [(" ".join(draw.choice(list(KINDS.values())).about), True)]
     if level.by_kind and draw.random() < 0.6:
-        return _words_of_a_kind(draw)
+        return drills.about_a_kind(draw)
     pieces: list[Piece] = []
     if not level.by_kind and draw.random() < 0.4:
         for _ in range(draw.randint(5, 12)):
-            pieces += _common_short(draw)
+            pieces += drills.about_words(draw)
         return [("이것은 무엇입니까?", False), *pieces]
     asker, other = _speakers(draw)
     for _ in range(draw.randint(1, 3)):
@@ -202,125 +186,11 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
             ask, answer = f"{word:은/는} {asked}입니까?", f"{'예' if true else '아니요'}, {explained}"
         else:
             others = draw.sample(unlike(category), draw.randint(2, 3))
-            choices, right = _choices(draw, str(word), [draw.choice(TYPES[key].words) for key in others])
+            choices, right = drills.lettered_choices(draw, str(word), [draw.choice(TYPES[key].words) for key in others])
             ask, answer = f"다음 중 {Word(noun):은/는} 무엇입니까? {choices}", f"{right}입니다. {explained}"
         pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
     (first, follows), *rest = pieces
     return [(first.lstrip("\n"), follows), *rest]
-
-
-def _common_short(draw: Draw) -> list[Piece]:
-    """A short question what a word is, whether it is that, or which of some words is that."""
-    category = draw.choice(list(KNOWN))
-    noun, word = KNOWN[category][0], draw.choice(TYPES[category].words)
-    form = draw.choice(("noun", "pair", "letter"))
-    if form == "noun":
-        ask, answer = f"{word}? ", f"{noun}."
-    elif form == "pair":
-        true = draw.random() < 0.5
-        ask = f"{word} {noun if true else KNOWN[draw.choice(unlike(category))][0]}? "
-        answer = "예." if true else "아니요."
-    else:
-        others = draw.sample(unlike(category), draw.randint(1, 3))
-        ask, answer = _offer(draw, word, [draw.choice(TYPES[key].words) for key in others], lettered=True)
-        ask = f"{noun}? {ask}"
-    return [(f"\n{ask}", False), (answer, True)]
-
-
-def _words_of_a_kind(draw: Draw) -> list[Piece]:
-    """Many short questions: is a word of a kind, the answer right behind it or not; which of some words is; of what
-    kind is a word?"""
-    category = draw.choice(list(KNOWN))
-    noun, words = KNOWN[category][0], TYPES[category].words
-    others = [word for key in unlike(category) for word in TYPES[key].words]
-    form = draw.choice(("member", "choice", "asked", "noun"))
-    pieces: list[Piece] = [(f"{noun}:" if form != "noun" else "무엇입니까?", False)]
-    for _ in range(draw.randint(6, 12)):
-        word = draw.choice(draw.choice((words, others)))
-        answer = "예." if word in words else "아니요."
-        if form == "choice":
-            ask, answer = _offer(draw, draw.choice(words), draw.sample(others, draw.randint(1, 3)), lettered=True)
-        elif form == "noun":
-            ask, answer = f"{word}? ", f"{next(KNOWN[key][0] for key in KNOWN if word in TYPES[key].words)}."
-        else:
-            ask = word if form == "member" else f"{Word(word):은/는} {noun}입니까? "
-        pieces += [(f"\n{ask}", False), (answer, True)]
-    return pieces
-
-
-def _list(draw: Draw, level: Level) -> list[Piece]:
-    """A list of words, and many short questions about it, each word once: an answer is not found in another one.
-
-    The forms: is a word in the list (`member`: the answer right behind the word; `asked`: in a sentence, of values of
-    an attribute too), which letter has it, which of some words is in the list, which of some lettered ones. Judging a
-    claim and choosing an answer need this, and it emerges with the answer right behind the word, before it does with
-    anything between them.
-    """
-    form = draw.choice(level.lists)
-    words = _values(draw, 7) if form == "asked" and draw.random() < 0.3 else draw.sample(WORDS, 10)
-    if form == "letter":
-        letters = {word: f"{letter})" for letter, word in zip("abcde", words, strict=False)}
-        pieces: list[Piece] = [("목록: " + " ".join(f"{letter} {word}" for word, letter in letters.items()), False)]
-        for word in draw.sample(list(letters), len(letters)):
-            pieces += [(f"\n{word}", False), (letters[word], True)]
-        return pieces
-    count = draw.randint(1, len(words) - 3)
-    listed, others = words[:count], words[count:]
-    pieces = [(f"목록: {', '.join(listed)}", False)]
-    for word in draw.sample(words, len(words)) if form in ("member", "asked") else draw.sample(listed, count):
-        if form in ("member", "asked"):
-            ask = word if form == "member" else draw.choice(LIST_ASKS).format(v=Word(word)) + " "
-            answer = "예." if word in listed else "아니요."
-        else:
-            ask, answer = _offer(draw, word, draw.sample(others, draw.randint(1, 3)), lettered=form == "choice")
-        pieces += [(f"\n{ask}", False), (answer, True)]
-    return pieces
-
-
-def _values(draw: Draw, count: int) -> list[str]:
-    """Values of one attribute."""
-    fact = draw.choice(scene(draw).facts)
-    values = [fact.value]
-    while len(values) < count:
-        values.append(other_value(draw, fact, tuple(values)))
-    return draw.sample(values, count)
-
-
-def _offer(draw: Draw, right: str, wrong: list[str], *, lettered: bool) -> tuple[str, str]:
-    """Words to choose from, and the right one."""
-    if lettered:
-        choices, answer = _choices(draw, right, wrong)
-    else:
-        choices, answer = ", ".join(draw.sample([right, *wrong], len(wrong) + 1)), right
-    return f"{choices} 답: ", f"{answer}."
-
-
-def _quiz(draw: Draw, level: Level) -> list[Piece]:
-    """A passage, and many short questions about it: an attribute's value, asked for; an attribute and a value, judged
-    (`pair`: the answer right behind the value; `sentence`, `claim`: in a sentence); values to choose from."""
-    about, passage = _scene_text(draw, level)
-    pieces: list[Piece] = [(passage, False)]
-    for _ in range(draw.randint(8, 20)):
-        fact = draw.choice(about.facts)
-        form = draw.choice(level.quizzes)
-        wrong = [other_value(draw, fact)]
-        if form == "question":
-            ask, answer = f"{fact.label}? ", f"{fact.value}."
-        elif form in ("word", "letter", "asked letter"):
-            for _ in range(draw.randint(0, 2)):
-                wrong.append(other_value(draw, fact, tuple(wrong)))
-            ask, answer = _offer(draw, fact.value, wrong, lettered=form != "word")
-            ask = f"{question(draw, fact) if form == 'asked letter' else fact.label + '?'} {ask}"
-        else:
-            true = draw.random() < 0.5
-            claimed = fact if true else Fact(fact.subject, fact.attribute, wrong[0])
-            pair = f"{fact.label} {claimed.value}"
-            sentence = claimed.say("{l:은/는} {v}입니까? ")
-            asks = {"pair": pair, "asked pair": f"{pair}? ", "sentence": sentence, "claim": f"{claim(draw, claimed)} "}
-            ask = asks[form]
-            answer = "예." if true else "아니요."
-        pieces += [(f"\n{ask}", False), (answer, True)]
-    return pieces
 
 
 DOCUMENTS: dict[str, Callable[[Draw, Level], list[Piece]]] = {
@@ -329,6 +199,6 @@ DOCUMENTS: dict[str, Callable[[Draw, Level], list[Piece]]] = {
     "retelling": _retelling,
     "table": _table,
     "common": _common,
-    "list": _list,
-    "quiz": _quiz,
+    "list": lambda draw, level: drills.about_a_list(draw, level.lists),
+    "quiz": lambda draw, level: drills.about_a_passage(draw, level.quizzes, level.max_facts),
 }
