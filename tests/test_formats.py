@@ -351,6 +351,16 @@ def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, r
     assert [turn["content"] for turn in row["messages"]] == list(expected)
 
 
+def printed_by_its_advice(path) -> dict:
+    """The only row of a file, as the command in its error prints it."""
+    with pytest.raises(InputError) as refused:
+        formats.load_rows(path, "sft")
+    command = "python -c " + str(refused.value).partition("python -c ")[2].rpartition(" > ")[0]
+    done = subprocess.run(["bash", "-c", command.replace("python", shlex.quote(sys.executable), 1)], cwd=ROOT,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("header", ["question,chosen,rejected", "질문,좋은답변,나쁜답변", "rejected,chosen,물음"])
 def test_columns_of_a_preference_become_a_pair(tmp_path, header):
     columns = header.split(",")
@@ -358,12 +368,15 @@ def test_columns_of_a_preference_become_a_pair(tmp_path, header):
     values |= {name: "질문?" for name in columns if name in ("question", "질문", "물음")}
     path = tmp_path / "pairs.csv"
     path.write_text(f"{header}\n{','.join(values[name] for name in columns)}\n", encoding="utf-8")
-    with pytest.raises(InputError) as refused:
-        formats.load_rows(path, "sft")
-    command = "python -c " + str(refused.value).partition("python -c ")[2].rpartition(" > ")[0]
-    done = subprocess.run(["bash", "-c", command.replace("python", shlex.quote(sys.executable), 1)], cwd=ROOT,
-                          capture_output=True, text=True, check=True)  # fmt: skip
-    assert json.loads(done.stdout) == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
+    assert printed_by_its_advice(path) == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
+
+
+def test_a_csv_of_pairs_keeps_its_system_prompt(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("id,system_prompt,prompt,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
+    assert printed_by_its_advice(path) == {
+        "id": "7", "system_prompt": "짧게", "prompt": "물은?", "chosen": "100℃", "rejected": "몰라요"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -173,25 +173,34 @@ def _mapping(columns: list[str]) -> tuple[str, list[str], bool]:
     if any(keys <= set(columns) for keys in _READ_UNCHANGED):
         return "r", [], True
     contents = [c for c in columns if c not in _METADATA]
+    metadata: dict[str, str | None] = {c: c for c in columns if c in _METADATA}
+    parts, recognised = _preference_parts(contents) or _answer_parts(contents)
+    return _fields(metadata | parts), [c for c in contents if c not in parts.values()], recognised
+
+
+def _preference_parts(columns: list[str]) -> tuple[dict[str, str | None], bool] | None:
+    """Key → column of a preference pair, and whether the prompt was recognised; None where there is no pair."""
     for names in _PREFERENCE:
-        chosen, rejected = (_find_column(contents, [name]) for name in names)
-        others = [c for c in contents if c not in (chosen, rejected)]
+        chosen, rejected = (_find_column(columns, [name]) for name in names)
+        others = [c for c in columns if c not in (chosen, rejected)]
         if chosen and rejected and others:
             question = _find_column(others, _QUESTION)
-            prompt = question or others[0]
-            fields = _fields({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-            return fields, [c for c in others if c != prompt], bool(question)
-    answer = _find_column(contents, _ANSWER)
-    question = _find_column([c for c in contents if c != answer], _QUESTION)
+            return {"prompt": question or others[0], "chosen": chosen, "rejected": rejected}, bool(question)
+    return None
+
+
+def _answer_parts(columns: list[str]) -> tuple[dict[str, str | None], bool]:
+    """Key → column of a question with its answer, and whether both were recognised."""
+    answer = _find_column(columns, _ANSWER)
+    question = _find_column([c for c in columns if c != answer], _QUESTION)
     recognised = bool(answer and question)
-    answer = answer or [c for c in contents if c != question][-1]
-    others = [c for c in contents if c not in (answer, question)]
+    answer = answer or [c for c in columns if c != question][-1]
+    others = [c for c in columns if c not in (answer, question)]
     context = _find_column(others, _CONTEXT)
     if not question:  # the first column that is left, and the second one as its context
         question = next((c for c in others if c != context), others[0])
         context = next((c for c in (context, *others) if c not in (None, question)), None)
-    parts = {c: c for c in columns if c in _METADATA} | {"instruction": question, "input": context, "output": answer}
-    return _fields(parts), [c for c in contents if c not in parts.values()], recognised
+    return {"instruction": question, "input": context, "output": answer}, recognised
 
 
 def _fields(parts: dict[str, str | None]) -> str:
