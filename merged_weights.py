@@ -46,7 +46,7 @@ def main(args) -> dict:
     )
     import torch
 
-    from sllm import chat
+    from sllm import chat, model_card
     from sllm.merge import export, merge, parity
     from sllm.train import backend
 
@@ -109,12 +109,11 @@ def main(args) -> dict:
         "greedy_tokens": result.prompts * result.tokens, "rms_adapter_effect": result.rms_effect,
         "near_ties": result.near_ties, "peak_rss_bytes": runs.peak_rss(),
     }  # fmt: skip
-    text = export.card(
-        name=out.name, base_model=export.display_name(base_id), stages=export.lineage(adapter),
-        parameters=plan.parameters, dtype=dtype_name, parity=result, versions=checkpoint.versions(),
+    text = model_card.card(
+        name=out.name, base_model=model_card.display_name(base_id), stages=model_card.lineage(adapter),
+        merged={"parameters": plan.parameters, "dtype": dtype_name, "parity": result},
         chat_template=(checkpoint.read_run(adapter) or {}).get("arguments", {}).get("chat_template", "its own"),
-        chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
-        served_as=args.push_to_hub or args.merged_weights_path,
+        tokenizer=tokenizer, model=args.push_to_hub or args.merged_weights_path,
     )  # fmt: skip
     with export.remove_on_failure(out):
         (out / "README.md").write_text(text, encoding="utf-8")

@@ -37,7 +37,7 @@ def build_parser():
 
 def main(args) -> dict | None:
     started = time.monotonic()
-    from sllm import chat
+    from sllm import chat, model_card
     from sllm.data import formats, tokenize, training
     from sllm.train import arguments, backend, memory, preview, resume, targets
     from sllm.weights import layout
@@ -161,6 +161,7 @@ def main(args) -> dict | None:
         data=training.record(args.trainset_path, stats, valid_stats if valid_rows else None, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
     )  # fmt: skip
+    model_card.write_for_adapter(out, tokenizer)
     print(f"loss on the training rows: {before['loss']:.3f} → {after['loss']:.3f}")
     return {"stage": STAGE, "output_dir": str(out), **results}
 

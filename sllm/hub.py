@@ -3,6 +3,7 @@
 Standard library only, until an id is looked up: then huggingface_hub's settings and cache are the ones that count.
 """
 
+import difflib
 import functools
 import os
 import re
@@ -69,12 +70,21 @@ def require(repository: str) -> None:
         constants.HF_HUB_OFFLINE = True
         return
     state = "only in part in the local cache" if folder else "not in the local cache"
+    meant = similar_folder(repository)
     if not offline and not reason.startswith("cannot"):
-        raise InputError(f"{repository}: {reason}")
+        raise InputError(f"{repository}: {reason}{meant}")
     host = "" if offline else f"the Hub ({constants.ENDPOINT}) "
     raise InputError(
-        f"{repository} is {state} and {host}{reason}; download it where the Hub can be reached, or name a folder"
+        f"{repository} is {state} and {host}{reason}; download it where the Hub can be reached, or name a folder{meant}"
     )
+
+
+def similar_folder(path: str) -> str:
+    """ "; did you mean …?" where a folder beside the one that is missing has a similar name; else ""."""
+    parent = Path(path).parent
+    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, names, 1)
+    return f"; did you mean {parent / close[0]}?" if close else ""
 
 
 def notes(repository: str) -> list[str]:

@@ -25,7 +25,10 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
         if hub.is_id(model_id):
             hub.require(model_id)
             return model_id, None
-        raise InputError(f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name)")
+        raise InputError(
+            f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name)"
+            f"{hub.similar_folder(model_id)}"
+        )
     folder = Path(model_id)
     problems = _of_folder(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):

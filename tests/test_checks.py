@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from sllm.cli import CheckFailed, InputError
+from sllm.cli import CheckFailed
 from sllm.train import checks
 
 pytestmark = pytest.mark.torch
@@ -67,7 +67,7 @@ def test_references_are_compared_in_the_mode_they_were_computed_in(bf16):
 
 @pytest.mark.parametrize(("bf16", "off"), [(False, 0.002), (True, 0.3)])
 def test_stored_references_of_another_model_are_refused(bf16, off):
-    with pytest.raises(InputError, match="not the model that training starts from: .* nats per token"):
+    with pytest.raises(CheckFailed, match="not the model that training starts from: .* nats per token"):
         checks.dpo_reference(trainer([off], bf16=bf16))
     assert checks.dpo_reference(trainer([off / 10], bf16=bf16)) < 1e-5
     assert checks.dpo_reference(trainer(None, bf16=bf16)) < 1e-5
@@ -76,7 +76,7 @@ def test_stored_references_of_another_model_are_refused(bf16, off):
 def test_more_than_the_first_batch_is_read():
     """One short pair says little in 16 bits; 64 of them say enough, whichever of them are wrong."""
     wrong = [0.0] * 2 + [0.05] * 126
-    with pytest.raises(InputError, match="nats per token"):
+    with pytest.raises(CheckFailed, match="nats per token"):
         checks.dpo_reference(trainer([x * 3 for x in wrong], bf16=True, length=4, pairs=128))
 
 

@@ -483,6 +483,14 @@ def test_what_the_hub_answers_is_one_line(cache, monkeypatch):
         server.server_close()
 
 
+@pytest.mark.parametrize("name", ["sample_data/tinybase", "sample_data/tiny_bas/", "/nothing/sample_data/tiny_base"])
+def test_a_misspelt_folder_is_answered_with_the_one_that_was_meant(cache, monkeypatch, name):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(ROOT)
+    said = "; did you mean sample_data/tiny_base?"
+    assert problems(checkpoint.require_model, name).endswith(said) is not name.startswith("/")
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line_at_once(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused

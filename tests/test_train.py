@@ -16,7 +16,7 @@ import pytest
 from conftest import DPO, ROOT, SFT, assert_refused, in_process, succeed
 
 from sllm import accept, checkpoint
-from sllm.cli import InputError
+from sllm.cli import CheckFailed, InputError
 from sllm.train import arguments, backend, checkpoints, metrics
 
 pytestmark = pytest.mark.torch
@@ -44,6 +44,10 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     assert epoch["num_tokens"] == run["data"]["train"]["tokens"]
     samples = (sft_folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(samples) == 9  # three at the start, three at each evaluation
+    card = (sft_folder / "README.md").read_text(encoding="utf-8")
+    assert "base_model: tiny_base\nbase_model_relation: adapter" in card
+    assert "`learning_rate` 0.003" in card
+    assert "None" not in card
 
 
 def test_the_root_is_the_best_checkpoint_and_peft_loads_it(sft_folder, tiny_base):
@@ -217,7 +221,7 @@ def test_guarantee_4_broken_on_purpose(monkeypatch, sft_folder, few_pairs, tmp_p
                 weight.data.zero_()
 
     monkeypatch.setattr(trl.DPOTrainer, "__init__", with_the_base_as_reference)
-    with pytest.raises(InputError, match="the DPO reference is not the model that training starts from"):
+    with pytest.raises(CheckFailed, match="the DPO reference is not the model that training starts from"):
         in_process(DPO, "--trainset_path", few_pairs, "--model_id", sft_folder, "--output_dir", tmp_path / "dpo")
     assert not (tmp_path / "dpo" / "run.json").exists()
 
@@ -237,7 +241,7 @@ def test_guarantee_6_broken_on_purpose(monkeypatch, tiny_base, few_rows, tmp_pat
     monkeypatch.setattr(Collator, "torch_call", without_positions)
     flags = ["--trainset_path", few_rows, "--model_id", tiny_base, "--max_steps", "2", "--overwrite"]
     for asked in ("--padding_free", "--packing"):
-        with pytest.raises(InputError, match="rows that share a sequence see each other"):
+        with pytest.raises(CheckFailed, match="rows that share a sequence see each other"):
             in_process(SFT, *flags, "--output_dir", tmp_path / "s", asked)
     in_process(SFT, *flags, "--output_dir", tmp_path / "s")
     assert "batches: padded, because" in capsys.readouterr().out

@@ -508,10 +508,10 @@ def refused(artifacts: dict, output: Path, *words: object) -> list[str]:
     finally:
         assert "vllm" not in sys.modules
     """
-    before = output.read_bytes() if output.exists() else None
+    before = output.read_bytes() if output.is_file() else None
     done = python(code)
     assert done.returncode == 2, done.stderr
-    assert (output.read_bytes() if output.exists() else None) == before
+    assert (output.read_bytes() if output.is_file() else None) == before
     lines = done.stderr.splitlines()
     assert lines
     assert all(line.startswith("error: ") for line in lines)
@@ -533,6 +533,12 @@ def test_everything_wrong_with_a_command_line_is_said_at_once(artifacts, full_ru
     assert len(lines) == 4
     for line, words in zip(lines, ("--top_p", "folder gone is missing", "--resume", "gone.jsonl"), strict=True):
         assert words in line
+
+
+def test_a_folder_is_not_taken_for_an_output_file(artifacts, tmp_path):
+    (line,) = refused(artifacts, tmp_path, "--output_path", f"{tmp_path}/answers/")
+    assert f"name a file: --output_path {tmp_path}/answers/outputs.jsonl" in line
+    assert not (tmp_path / "answers").exists()
 
 
 def test_incomplete_folders_are_refused(artifacts, tmp_path):

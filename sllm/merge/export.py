@@ -1,4 +1,4 @@
-"""What a merged folder holds beside its weights: config, generation config, tokenizer and model card."""
+"""What a merged folder holds beside its weights: config, generation config and tokenizer."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sllm import chat, checkpoint, cli
+from sllm import chat, cli
 from sllm.cli import InputError
 from sllm.merge.merge import MergePlan
 from sllm.weights.safetensors_io import read_json
@@ -15,17 +15,11 @@ from sllm.weights.safetensors_io import read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CARD = Path(__file__).resolve().parent.parent.parent / "templates" / "model_card.md.jinja"
 TOKENIZER_FILES = (
     "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.model *.tiktoken chat_template*".split()
 )
 # From the base: a model's own code, and the licences that have to travel with its weights.
 BASE_FILES = "*.py LICENSE* NOTICE* USE_POLICY* preprocessor_config.json processor_config.json".split()
-_HYPERPARAMETERS = (
-    "learning_rate train_epochs max_steps batch_size gradient_accum_steps lr_scheduler_type warmup_ratio weight_decay "
-    "max_grad_norm max_seq_length lora_r lora_alpha lora_dropout use_rslora lora_target_modules packing "
-    "train_on_inputs bits beta loss_type label_smoothing seed backend".split()
-)
 
 
 def generation_config(base: str | Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
@@ -99,44 +93,6 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 
 # ── model card ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def lineage(folder: str | Path) -> list[dict[str, Any]]:
-    """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
-    record = checkpoint.read_run(folder)
-    if record is None:
-        return [{"name": display_name(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
-    parents = [checkpoint.find(folder, record, parent["path"]) for parent in record["parents"]]
-    chain = [stage for parent in parents for stage in lineage(parent)]
-    continued = any(parent["stage"] in ("sft", "dpo") for parent in record["parents"])  # its LoRA is the parent's
-    names = [name for name in _HYPERPARAMETERS if not (continued and "lora" in name)]
-    arguments = {name: record["arguments"].get(name) for name in names}
-    arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}
-    data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
-    return [*chain, {**record, "name": display_name(folder), "arguments": arguments, "data": data}]
-
-
-def display_name(model: str | Path) -> str:
-    """A Hub id as it is; of a local folder the name alone, for a card that others read."""
-    return Path(model).resolve().name if Path(model).exists() or Path(model).is_absolute() else str(model)
-
-
-def card(**kwargs: object) -> str:
-    """The model card's text, from templates/model_card.md.jinja."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters["value"] = _value
-    text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(**kwargs)
-    return text.rstrip() + "\n"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 @contextmanager

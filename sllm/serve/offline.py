@@ -28,6 +28,8 @@ def check_flags(args, default: Callable[[str], object]) -> None:
         problems.append(
             "--json_schema: not with --ignore_eos or --stop, which would cut the JSON or follow it with more"
         )
+    if args.output_path.endswith("/"):
+        problems.append(f"--output_path {args.output_path}: name a file: --output_path {args.output_path}outputs.jsonl")
     if problems:
         raise InputError(problems)
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from sllm.cli import CheckFailed, InputError
+from sllm.cli import CheckFailed
 
 REFERENCE_TOLERANCE = 1e-3  # nats per token
 # Noise of one token's log-probability (standard deviation, nats) between two computations in 16 bits: a logit between
@@ -25,7 +25,7 @@ def packing_isolation_or_padding(args, trainer, columns: dict) -> dict:
     rows = [{name: column[i] for name, column in columns.items()} for i in shortest]
     try:
         difference = packing_isolation(trainer, rows, packed=args.packing)
-    except InputError:
+    except CheckFailed:
         if args.packing or args.padding_free:
             raise
         trainer.args.padding_free = trainer.data_collator.padding_free = False
@@ -44,7 +44,7 @@ def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
     Returns:
         The largest logit difference, relative to the largest logit.
     Raises:
-        InputError: rows see each other; training flattened would mix them.
+        CheckFailed: rows see each other; training flattened would mix them.
     """
     model = trainer.model
     lengths = [len(row["input_ids"]) for row in rows]
@@ -69,7 +69,7 @@ def packing_isolation(trainer, rows: list[dict], *, packed: bool) -> float:
     model.train(was_training)
     difference = largest / scale
     if not difference <= ISOLATION_TOLERANCE.get(model.dtype, 6e-2):
-        raise InputError(
+        raise CheckFailed(
             f"rows that share a sequence see each other (logits differ by {difference:.1%}): this model's attention "
             "ignores position_ids; train with --no-padding_free --no-packing"
         )
@@ -85,7 +85,7 @@ def dpo_reference(trainer) -> float:
     Returns:
         The largest difference of a pair's side in the first batch, in nats per completion token.
     Raises:
-        InputError: they differ by more than 1e-3; or stored references are another model's.
+        CheckFailed: they differ by more than 1e-3; or stored references are another model's.
     """
     from trl.trainer.utils import selective_log_softmax
 
@@ -174,7 +174,7 @@ def _refuse_reference(difference: float, tolerance: float) -> None:
             "its dtype; check the model, or try --dtype bfloat16 or float32. Nothing was trained"
         )
     if not difference <= tolerance:
-        raise InputError(
+        raise CheckFailed(
             f"the DPO reference is not the model that training starts from: log-probabilities differ by "
             f"{difference:.2g} nats per token at step 0 (at most {tolerance:.2g}); nothing was trained"
         )
