@@ -78,7 +78,7 @@ def endpoints(
     from vllm.entrypoints.serve.tokenize import api_router as tokenize
 
     app = FastAPIOffline(
-        title="Korean sLLM server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False
+        title="Hangyeol server", version="1", description=ABOUT, redoc_url=None, redirect_slashes=False
     )
     app.state.args = SimpleNamespace(log_error_stack=False, sse_keep_alive_interval=0)
     for router in (chat, completion, responses, anthropic, tokenize):
