@@ -1,6 +1,6 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
 # make serve     the demo's models: API and chat page together, until Ctrl-C
-# make demo-real the same with a small real model: MODEL=org/name or a folder
+# make demo-real the same with a small real model: MODEL=org/name or a folder; then make serve MODEL=…
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (a minute or two)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)
@@ -25,9 +25,10 @@ $(VENV)/.torch: | $(BIN)/python
 	$(BIN)/pip install -q --retries 1 --timeout 15 --index-url $(TORCH_CPU_INDEX) $(TORCH) || { echo "no CPU build of torch from $(TORCH_CPU_INDEX); installing the plain one"; $(BIN)/pip install -q $(TORCH); }
 	touch $@
 
+# Bytecode is compiled now: where PYTHONDONTWRITEBYTECODE is set, as in many containers, every start would compile it.
 $(VENV)/.done: requirements-cpu.txt requirements-dev.txt $(VENV)/.torch
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -r requirements-cpu.txt -r requirements-dev.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --no-deps -r requirements-cpu.txt -r requirements-dev.txt
 	touch $@
 
 demo: setup
@@ -37,7 +38,7 @@ demo-real: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" MODEL="$(MODEL)" bash recipes/demo_real.sh
 
 serve: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
+	@MODEL="$(MODEL)" PATH="$(CURDIR)/$(BIN):$$PATH" exec bash recipes/serve_demo.sh
 
 clean-demo:
 	rm -rf outputs/demo
@@ -51,14 +52,14 @@ lint: setup
 	$(BIN)/mypy
 
 # Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
-# The page's tests need the machine to themselves. The order of the files is that of tests/conftest.py: xdist's own, by
-# the number of tests, leaves a file of five minutes for the end.
+# The order of the files is that of tests/conftest.py: xdist's own, by the number of tests, leaves a file of five minutes
+# for the end.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not page and not processes"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10 -m "page or processes"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10 -m alone
 
 test-fast: lint
-	$(BIN)/python -m pytest -m "not torch and not page and not processes"
+	$(BIN)/python -m pytest -m "not torch and not page"
 
 # The real unsloth in an environment of its own: it cannot be imported beside the CPU set, and needs no GPU to be
 # asked for its signatures.

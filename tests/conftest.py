@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import preloaded
 import pytest
 
 # A background job inherits Ctrl-C as ignored, and so would every process that the tests interrupt.
@@ -23,8 +25,15 @@ def tiny_base() -> Path:
     return Path(os.environ.get("SLLM_TINY_BASE", ROOT / "sample_data" / "tiny_base"))
 
 
+@cache
+def _preloaded(modules: tuple[str, ...]) -> preloaded.Preloaded:
+    return preloaded.Preloaded(modules)
+
+
 def run_script(*words: object, **env: str) -> subprocess.CompletedProcess:
     """Run a script of ours as a user would, from the repository root."""
+    if not env and words[0] in preloaded.MODULES:
+        return _preloaded(preloaded.MODULES[words[0]]).run([*map(str, words)])
     return subprocess.run(
         [sys.executable, *map(str, words)], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True
     )
@@ -170,7 +179,8 @@ def new_database(request, tmp_path_factory):
 def pytest_collection_modifyitems(items) -> None:
     """The longest files first, or one of two workers ends minutes before the other."""
     slow = (
-        "gpu_benchmark train learning mistakes api_server serve_lean tiny_base serve_openapi serve_lora engine".split()
-    )
+        "gpu_benchmark page train page_browser learning mistakes page_conversations api_server serve_lean tiny_base "
+        "page_faults serve_openapi serve_lora engine"
+    ).split()
     place = {f"test_{name}": i for i, name in enumerate(slow)}
     items.sort(key=lambda item: place.get(item.path.stem, len(slow)))

@@ -14,7 +14,7 @@ from page_client import Person
 
 from sllm.chatstore import ChatStore
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.page
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from page_client import Person
 from sllm.chatstore import ChatStore
 from sllm.page.threads import ThreadStore
 
-pytestmark = pytest.mark.page
+pytestmark = [pytest.mark.page, pytest.mark.alone]
 PEOPLE = 100
 
 

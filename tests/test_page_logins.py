@@ -43,6 +43,7 @@ async def logged_in(page, name: str) -> Person:
     return person
 
 
+@pytest.mark.alone
 def test_an_attack_on_a_password_holds_nobody_up(page):
     async def talk() -> None:
         minji = await logged_in(page, "minji")

@@ -12,7 +12,7 @@ from browser_helpers import chat_page, stub
 from conftest import succeed
 from page_client import Person
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.page
 
 CONVERSATIONS, STEPS = 30, 14
 

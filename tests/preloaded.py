@@ -1,0 +1,69 @@
+"""Runs scripts in forks of a process that has imported the heavy libraries: they take six to ten seconds of a start."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = ("sllm.train.trainers", "sllm.train.with_peft", "sllm.merge.merge", "sllm.merge.parity")
+MODULES = {
+    "train_LoRA_SFT.py": TRAINING,
+    "train_LoRA_DPO.py": TRAINING,
+    "merged_weights.py": TRAINING,
+    "benchmarks/mistakes.py": TRAINING,
+    "vllm_inference.py": ("vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.v1.engine.core"),
+}
+
+
+class Preloaded:
+    """A process that has imported `modules`, for as long as this one lives."""
+
+    def __init__(self, modules: tuple[str, ...]):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *modules], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, words: list[str]) -> subprocess.CompletedProcess:
+        """What `subprocess.run([sys.executable, *words])` returns."""
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            print(json.dumps([words, str(out), str(err)]), file=self.process.stdin, flush=True)
+            returncode = int(self.process.stdout.readline())
+            return subprocess.CompletedProcess(words, returncode, _read(out), _read(err))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _start(words: list[str], out: str, err: str) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def main(modules: list[str]) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the modules print while they are imported
+    sys.path[0] = str(ROOT)  # as for a script in the root
+    if modules[0].startswith("vllm"):  # torch reads some of it while it is imported
+        from sllm.serve import environment
+
+        environment.set_environment()
+    for module in modules:
+        import_module(module)
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            return _start(*json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
