@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline with a small real model, without a GPU: `make demo-real`, or with one of your choice, a Hub id or a
-# folder, `make demo-real MODEL=org/name`.
+# folder, `make demo-real MODEL=org/name`. Then `make serve MODEL=org/name`.
 # Stages that are complete are skipped; a training that was stopped is resumed. To start over, remove its folder.
 set -euo pipefail
 [ ! -d "${MODEL:-}" ] || MODEL=$(realpath "$MODEL")
@@ -60,8 +60,8 @@ if missing dpo/run.json; then
     start="--resume"
   fi
   python train_LoRA_DPO.py --trainset_path "$out/pairs.jsonl" --model_id "$out/sft" --max_seq_length 1024 \
-    --loss_type sigmoid sft --learning_rate 5e-5 --train_epochs 1 --batch_size 2 --gradient_accum_steps 1 \
-    --logging_steps 4 --output_dir "$out/dpo" $start
+    --learning_rate 5e-5 --train_epochs 1 --batch_size 2 --gradient_accum_steps 1 --logging_steps 4 \
+    --output_dir "$out/dpo" $start
 fi
 
 if missing merged/run.json; then
@@ -81,3 +81,6 @@ python -m sllm.compare_outputs base="$out/base.jsonl" SFT="$out/sft.jsonl" merge
 
 stage "what it says of answers that it has not seen"
 python -m sllm.bits_per_character base="$model" SFT="$out/sft" merged="$out/merged" --testset_path "$out/test.jsonl"
+
+stage "what next"
+echo "chat with base, SFT and DPO model in the browser:  make serve MODEL=$model"

@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
-# The demo's models behind the API, and the chat page in front of it: `make serve`. Ctrl-C stops both.
+# The demo's models behind the API, and the chat page in front of it: `make serve`, or those of `make demo-real`:
+# `make serve MODEL=…`. Ctrl-C stops both.
 # Ports: API_PORT (8000) and PAGE_PORT (8501). The conversations and votes go to outputs/chat/chat.db.
 set -uo pipefail
+[ ! -d "${MODEL:-}" ] || MODEL=$(realpath "$MODEL")
 cd "$(dirname "$0")/.."
-out=outputs/demo
 world=sample_data/world
+if [ -n "${MODEL:-}" ]; then
+  demo="make demo-real MODEL=$MODEL" out=outputs/demo_real/$(basename "$MODEL") base=$MODEL
+  welcome="$(basename "$MODEL")에 지어낸 세계의 짧은 글을 조금 학습시킨 모델입니다."
+else
+  demo="make demo" out=outputs/demo base=outputs/demo/base
+  welcome="이 작은 모델은 지어낸 세계의 짧은 글을 읽고 답합니다. 그 밖의 것은 알지 못합니다."
+fi
 api_port=${API_PORT:-8000}
 page_port=${PAGE_PORT:-8501}
 api="http://127.0.0.1:$api_port"
 page="http://127.0.0.1:$page_port"
 pids=()
 
-for stage in base sft dpo; do
-  [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; make demo" >&2; exit 2; }
+for stage in sft dpo; do
+  [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; run: $demo" >&2; exit 2; }
 done
 
 python - "$api_port" "$page_port" <<'CHECK' || exit 2
@@ -38,12 +46,12 @@ trap stop EXIT
 
 mkdir -p outputs/chat
 api() {
-  exec python api_server.py --port "$api_port" --model_id "$out/base" --lora_modules "sft=$out/sft" "dpo=$out/dpo" \
-    --task_examples $world/test_names.jsonl
+  exec python api_server.py --port "$api_port" --model_id "$base" --lora_modules "sft=$out/sft" "dpo=$out/dpo" \
+    --served_model_name base --max_seq_length 4096 --task_examples $world/test_names.jsonl
 }
 page() {
   exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" --starters_path $world/starters.txt \
-    --welcome "이 작은 모델은 지어낸 세계의 짧은 글을 읽고 답합니다. 그 밖의 것은 알지 못합니다."
+    --welcome "$welcome"
 }
 api 2>>outputs/chat/api.log &
 pids+=($!)
@@ -57,6 +65,7 @@ await() {
     sleep 1
   done
 }
+[ -z "${MODEL:-}" ] || echo "loading $MODEL: minutes, where a model of 0.6 B parameters has two cores"
 await "$api/ready" "${pids[0]}" api_server.py api
 await "$page/health" "${pids[1]}" chainlit_app.py page
 printf '\n  API    %s/v1   (%s/docs)\n  chat   %s\n\nCtrl-C stops both.\n' "$api" "$api" "$page"
