@@ -1,6 +1,7 @@
 # make demo      set up, then the whole pipeline on a tiny model: rows → SFT → DPO → merge → answers from vLLM
 # make serve     the demo's models: API and chat page together, until Ctrl-C
-# make demo-real the same with a small real model: MODEL=org/name or a folder; then make serve MODEL=…
+# make demo-real the same with a small real model: MODEL=org/name or a folder (default: Qwen/Qwen3-0.6B); then
+#                make serve MODEL=…
 # make test      set up, then lint and every test
 # make test-fast lint and the tests that need no torch (a minute or two)
 # make test-clients  openai, langchain, lm-eval, Java and others against the server (needs openjdk and curl)

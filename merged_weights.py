@@ -110,16 +110,14 @@ def main(args) -> dict:
         "near_ties": result.near_ties, "peak_rss_bytes": runs.peak_rss(),
     }  # fmt: skip
     text = model_card.card(
-        name=out.name, base_model=model_card.display_name(base_id), stages=model_card.lineage(adapter),
+        name=out.name, model=args.push_to_hub or args.merged_weights_path, base_model=base_id,
+        stages=model_card.lineage(adapter), tokenizer=tokenizer,
         merged={"parameters": plan.parameters, "dtype": dtype_name, "parity": result},
-        chat_template=(checkpoint.read_run(adapter) or {}).get("arguments", {}).get("chat_template", "its own"),
-        tokenizer=tokenizer, model=args.push_to_hub or args.merged_weights_path,
     )  # fmt: skip
     with export.remove_on_failure(out):
-        (out / "README.md").write_text(text, encoding="utf-8")
         checkpoint.write_run(
             out, "merged", args, parents=[adapter], base_model=base_id, metrics=metrics,
-            seconds=time.monotonic() - started, **chat.identity(tokenizer),
+            seconds=time.monotonic() - started, **chat.identity(tokenizer), card=lambda record: text,
         )  # fmt: skip
     if args.push_to_hub:
         metrics["url"] = export.push(out, args.push_to_hub)

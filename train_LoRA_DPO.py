@@ -158,8 +158,8 @@ def main(args) -> dict | None:
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
         data=training.record(args.trainset_path, stats, valid_stats if valid_rows else None, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
+        card=lambda record: model_card.of_adapter(record, tokenizer),
     )  # fmt: skip
-    model_card.write_for_adapter(out, tokenizer)
     accuracy, margin = results["reward_accuracy"], results["reward_margin"]
     print(f"reward accuracy on the training pairs {accuracy:.2f}, margin {margin:.2f}")
     return {"stage": STAGE, "output_dir": str(out), **results}

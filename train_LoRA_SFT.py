@@ -160,8 +160,8 @@ def main(args) -> dict | None:
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
         data=training.record(args.trainset_path, stats, valid_stats if valid_rows else None, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
+        card=lambda record: model_card.of_adapter(record, tokenizer),
     )  # fmt: skip
-    model_card.write_for_adapter(out, tokenizer)
     print(f"loss on the training rows: {before['loss']:.3f} → {after['loss']:.3f}")
     return {"stage": STAGE, "output_dir": str(out), **results}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline with a small real model, without a GPU: `make demo-real`, or with one of your choice, a Hub id or a
-# folder, `make demo-real MODEL=org/name`. Then `make serve MODEL=org/name`.
+# folder, `make demo-real MODEL=org/name`. Then `make serve MODEL=org/name` (Qwen/Qwen3-0.6B where none was named).
 # Stages that are complete are skipped; a training that was stopped is resumed. To start over, remove its folder.
 set -euo pipefail
 [ ! -d "${MODEL:-}" ] || MODEL=$(realpath "$MODEL")
@@ -83,4 +83,4 @@ stage "what it says of answers that it has not seen"
 python -m sllm.bits_per_character base="$model" SFT="$out/sft" merged="$out/merged" --testset_path "$out/test.jsonl"
 
 stage "what next"
-echo "chat with base, SFT and DPO model in the browser:  make serve MODEL=$model"
+echo "chat with base, SFT and DPO model in the browser:  make serve MODEL='$model'"

@@ -7,7 +7,7 @@ only. The other half of the contract, the prompt probe, needs a tokenizer and li
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +41,7 @@ def write_run(
     seconds: float = 0.0,
     probe: dict[str, Any] | None = None,
     chat_template_hash: str | None = None,
+    card: Callable[[dict[str, Any]], str] | None = None,
     file: str = RUN_FILE,
 ) -> dict[str, Any]:
     """Write `run.json` last and atomically, and return what was written.
@@ -52,6 +53,7 @@ def write_run(
         data: what was trained on or produced: hashes and counts.
         probe: `sllm.chat.probe(tokenizer)`: a fixed conversation and its token ids.
         seconds: wall time of the stage.
+        card: the text of README.md, from the record.
     """
     folder = Path(folder)
     record = {
@@ -73,6 +75,8 @@ def write_run(
         "chat_template_hash": chat_template_hash,
         "probe": probe,
     }
+    if card:
+        write_atomically(folder / "README.md", card(record))
     write_atomically(
         folder / file, json.dumps(json_safe(record), ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n"
     )

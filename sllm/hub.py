@@ -3,7 +3,6 @@
 Standard library only, until an id is looked up: then huggingface_hub's settings and cache are the ones that count.
 """
 
-import difflib
 import functools
 import os
 import re
@@ -49,8 +48,11 @@ def commit(repository: str) -> str | None:
     return folder.name if folder else None
 
 
-def require(repository: str) -> None:
+def require(repository: str, hint: str = "") -> None:
     """InputError in a few seconds where a Hub id can be had neither from the cache nor from the Hub.
+
+    Args:
+        hint: the end of the error.
 
     Where the Hub cannot be reached and the copy in the cache is whole, huggingface_hub is told to work offline: it
     would ask for every file several times before it took the copy.
@@ -70,21 +72,12 @@ def require(repository: str) -> None:
         constants.HF_HUB_OFFLINE = True
         return
     state = "only in part in the local cache" if folder else "not in the local cache"
-    meant = similar_folder(repository)
     if not offline and not reason.startswith("cannot"):
-        raise InputError(f"{repository}: {reason}{meant}")
+        raise InputError(f"{repository}: {reason}{hint}")
     host = "" if offline else f"the Hub ({constants.ENDPOINT}) "
     raise InputError(
-        f"{repository} is {state} and {host}{reason}; download it where the Hub can be reached, or name a folder{meant}"
+        f"{repository} is {state} and {host}{reason}; download it where the Hub can be reached, or name a folder{hint}"
     )
-
-
-def similar_folder(path: str) -> str:
-    """ "; did you mean …?" where a folder beside the one that is missing has a similar name; else ""."""
-    parent = Path(path).parent
-    names = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    close = difflib.get_close_matches(Path(path).name, names, 1)
-    return f"; did you mean {parent / close[0]}?" if close else ""
 
 
 def notes(repository: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The README.md of a model that others will read: what it was trained from, on what and how."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +17,61 @@ _HYPERPARAMETERS = (
 )
 
 
-def write_for_adapter(out: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """README.md of an adapter folder: from its run.json and those of its parents."""
-    run = checkpoint.read_run(out)
-    text = card(
-        name=out.name, base_model=display_name(run["base_model"]), stages=lineage(out), merged=None, model=out,
-        chat_template=run["arguments"]["chat_template"], tokenizer=tokenizer,
+def of_adapter(record: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The card of an adapter that was just trained, from its record (run.json) and its parents'."""
+    out = Path(record["folder"])
+    return card(
+        name=out.name, model=record["arguments"]["output_dir"], base_model=record["base_model"],
+        stages=_stages(out, record), tokenizer=tokenizer, merged=None,
     )  # fmt: skip
-    checkpoint.write_atomically(out / "README.md", text)
+
+
+def card(
+    *,
+    name: str,
+    model: str,
+    base_model: str,
+    stages: list[dict[str, Any]],
+    tokenizer: "PreTrainedTokenizerBase",
+    merged: dict[str, Any] | None,
+) -> str:
+    """The text of a model card, from templates/model_card.md.jinja.
+
+    Args:
+        name: its title.
+        model: the folder or Hub id that its commands load.
+        stages: `lineage` of what it was made from.
+        merged: parameters, dtype and parity (`sllm.merge.parity.Parity`) of a merged model; None for an adapter.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    environment.filters["value"] = _value
+    text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(
+        name=name, model=model, base_model=display_name(base_model), stages=stages, merged=merged,
+        chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
+        versions=checkpoint.versions(),
+    )  # fmt: skip
+    return text.rstrip() + "\n"
 
 
 def lineage(folder: str | Path) -> list[dict[str, Any]]:
     """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
     record = checkpoint.read_run(folder)
-    if record is None:
-        return [{"name": display_name(folder), "stage": "model", "arguments": {}, "data": {}, "metrics": {}}]
+    if record is not None:
+        return _stages(folder, record)
+    chain: list[dict[str, Any]] = []
+    if is_adapter := checkpoint.is_adapter(folder):
+        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        chain = lineage(config["base_model_name_or_path"])
+    stage = "adapter" if is_adapter else "model"
+    return [*chain, {"name": display_name(folder), "stage": stage, "arguments": {}, "data": {}, "metrics": {}}]
+
+
+def _stages(folder: str | Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     parents = [checkpoint.find(folder, record, parent["path"]) for parent in record["parents"]]
     chain = [stage for parent in parents for stage in lineage(parent)]
-    continued = any(parent["stage"] in ("sft", "dpo") for parent in record["parents"])  # its LoRA is the parent's
+    continued = any(map(checkpoint.is_adapter, parents))  # its LoRA is the parent's
     names = [name for name in _HYPERPARAMETERS if not (continued and "lora" in name)]
     arguments = {name: record["arguments"].get(name) for name in names}
     arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}
@@ -44,19 +82,6 @@ def lineage(folder: str | Path) -> list[dict[str, Any]]:
 def display_name(model: str | Path) -> str:
     """A Hub id as it is; of a local folder the name alone, for a card that others read."""
     return Path(model).resolve().name if Path(model).exists() or Path(model).is_absolute() else str(model)
-
-
-def card(*, tokenizer: "PreTrainedTokenizerBase", **kwargs: object) -> str:
-    """The model card's text, from templates/model_card.md.jinja."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters["value"] = _value
-    text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(
-        chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
-        versions=checkpoint.versions(), **kwargs,
-    )  # fmt: skip
-    return text.rstrip() + "\n"
 
 
 def _value(value: object) -> str:

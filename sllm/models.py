@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import difflib
 import os
 from pathlib import Path
 
@@ -22,12 +23,13 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
             had, an adapter whose base is missing or has other contents than the one it was trained on.
     """
     if not Path(model_id).exists():
+        similar = _similar_folder(Path(model_id))
+        hint = f"; did you mean {similar}?" if similar else ""
         if hub.is_id(model_id):
-            hub.require(model_id)
+            hub.require(model_id, hint)
             return model_id, None
         raise InputError(
-            f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name)"
-            f"{hub.similar_folder(model_id)}"
+            f"model folder {model_id} is missing; give a folder with config.json, or a Hub id (org/name){hint}"
         )
     folder = Path(model_id)
     problems = _of_folder(folder)
@@ -41,6 +43,13 @@ def require_model(model_id: str, *, base_model: str | None = None) -> tuple[str,
     if problems:
         raise InputError(problems)
     return (base, model_id) if is_adapter(folder) else (model_id, None)
+
+
+def _similar_folder(path: Path) -> Path | None:
+    """A model or adapter beside the folder that is missing, with a similar name."""
+    models = {file.parent for name in ("config.json", "adapter_config.json") for file in path.parent.glob(f"*/{name}")}
+    close = difflib.get_close_matches(path.name, [model.name for model in models], 1)
+    return path.parent / close[0] if close else None
 
 
 def require_base(adapter: str | Path, base: str) -> None:

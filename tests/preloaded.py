@@ -21,7 +21,11 @@ MODULES = {
 
 
 class Preloaded:
-    """A process that has imported `modules`, for as long as this one lives."""
+    """A process that has imported `modules`, for as long as this one lives.
+
+    Its forks get the environment of each call, but what a library reads of it at its import is that of the first; and
+    they share one seed of Python's hashes.
+    """
 
     def __init__(self, modules: tuple[str, ...]):
         self.process = subprocess.Popen(
@@ -32,16 +36,19 @@ class Preloaded:
         """What `subprocess.run([sys.executable, *words])` returns."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            print(json.dumps([words, str(out), str(err)]), file=self.process.stdin, flush=True)
-            returncode = int(self.process.stdout.readline())
-            return subprocess.CompletedProcess(words, returncode, _read(out), _read(err))
+            print(json.dumps([words, dict(os.environ), str(out), str(err)]), file=self.process.stdin, flush=True)
+            returncode = self.process.stdout.readline()
+            assert returncode, f"the preloaded process ended with {self.process.wait()}"
+            return subprocess.CompletedProcess(words, int(returncode), _read(out), _read(err))
 
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _start(words: list[str], out: str, err: str) -> None:
+def _start(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

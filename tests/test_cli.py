@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -160,3 +162,18 @@ def test_help_does_not_show_what_the_environment_holds(script):
     shown = script("chainlit_app.py", "--help", SLLM_API_KEY="a-secret", SLLM_PORT="8600")
     assert "a-secret" not in shown.stdout
     assert "(default: $SLLM_API_KEY)" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("", "outputs/demo/base is missing; make demo"),
+        ("org/name", "outputs/demo_real/name/sft is missing; make demo-real MODEL='org/name'"),
+    ],
+)
+def test_serving_a_demo_that_was_not_run_says_how_to_run_it(tmp_path, model, said):
+    (tmp_path / "recipes").mkdir()
+    recipe = shutil.copy(ROOT / "recipes" / "serve_demo.sh", tmp_path / "recipes")
+    done = subprocess.run(["bash", recipe], env={**os.environ, "MODEL": model}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {said}\n"

@@ -373,7 +373,7 @@ def test_columns_of_a_preference_become_a_pair(tmp_path, header):
 
 def test_a_csv_of_pairs_keeps_its_system_prompt(tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("id,system_prompt,prompt,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
+    path.write_text("id,system_prompt,질문,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
     assert printed_by_its_advice(path) == {
         "id": "7", "system_prompt": "짧게", "prompt": "물은?", "chosen": "100℃", "rejected": "몰라요"
     }  # fmt: skip

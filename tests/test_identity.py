@@ -483,12 +483,23 @@ def test_what_the_hub_answers_is_one_line(cache, monkeypatch):
         server.server_close()
 
 
-@pytest.mark.parametrize("name", ["sample_data/tinybase", "sample_data/tiny_bas/", "/nothing/sample_data/tiny_base"])
-def test_a_misspelt_folder_is_answered_with_the_one_that_was_meant(cache, monkeypatch, name):
+@pytest.mark.parametrize("name", ["models/tinybase", "models/tiny_bas/", "models/deep/../tinybase"])
+def test_a_misspelt_folder_is_answered_with_the_one_that_was_meant(cache, monkeypatch, tmp_path, name):
+    model(tmp_path / "models" / "tiny_base")
+    (tmp_path / "models" / "deep").mkdir()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(ROOT)
-    said = "; did you mean sample_data/tiny_base?"
-    assert problems(checkpoint.require_model, name).endswith(said) is not name.startswith("/")
+    monkeypatch.chdir(tmp_path)
+    assert "tiny_base?" in problems(checkpoint.require_model, name).partition("; did you mean models/")[2]
+
+
+@pytest.mark.parametrize("name", ["tests", "nothing/tiny_base", "models/unlike", "closed/tiny_base"])
+def test_nothing_is_suggested_where_no_model_is_similar(cache, monkeypatch, tmp_path, name):
+    model(tmp_path / "models" / "tiny_base")
+    (tmp_path / "test").mkdir()  # no model
+    (tmp_path / "closed").mkdir(mode=0o300)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean" not in problems(checkpoint.require_model, name)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_at_once(tmp_path):

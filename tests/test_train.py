@@ -45,7 +45,7 @@ def test_sft_leaves_a_whole_adapter(sft_folder, tiny_base):
     samples = (sft_folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(samples) == 9  # three at the start, three at each evaluation
     card = (sft_folder / "README.md").read_text(encoding="utf-8")
-    assert "base_model: tiny_base\nbase_model_relation: adapter" in card
+    assert 'base_model: "tiny_base"\nbase_model_relation: adapter' in card
     assert "`learning_rate` 0.003" in card
     assert "None" not in card
 

@@ -92,7 +92,7 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
         config[key] = dtype
 
 
-# ── model card ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── the folder as a whole ──────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def check_flags(args, default: Callable[[str], object]) -> None:
             "--json_schema: not with --ignore_eos or --stop, which would cut the JSON or follow it with more"
         )
     if args.output_path.endswith("/"):
-        problems.append(f"--output_path {args.output_path}: name a file: --output_path {args.output_path}outputs.jsonl")
+        problems.append(f"{args.output_path} is a folder; name a file: --output_path {args.output_path}outputs.jsonl")
     if problems:
         raise InputError(problems)
 

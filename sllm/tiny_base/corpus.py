@@ -8,6 +8,7 @@ from typing import Any
 
 from sllm.world import plain
 from sllm.world.kinds import TYPES
+from sllm.world.scenes import Piece
 
 TOKENS_PER_STEP = 2048
 READ = plain.Level(
@@ -142,7 +143,7 @@ class Batches:
             positions += range(len(ids) - start)
         return ids[:length], positions[:length], weights[:length]
 
-    def _document(self, level: plain.Level) -> list[plain.Piece]:
+    def _document(self, level: plain.Level) -> list[Piece]:
         draw = random.Random(f"{self.name} {self.documents}")
         self.documents += 1
         # beside short questions alone the samples would be most of the tokens

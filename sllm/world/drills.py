@@ -1,14 +1,13 @@
-"""Many short questions with the answer right behind each: what a base model learns to look up and to choose with."""
+"""Many short questions with the answer right behind each: they teach a base model to look up and to choose."""
 
 import random
 from collections.abc import Sequence
 
 from sllm.world.kinds import KNOWN, TYPES, unlike
 from sllm.world.korean import Word
-from sllm.world.scenes import Fact, claim, other_value, question, scene, text
+from sllm.world.scenes import Fact, Piece, claim, lettered_choices, other_value, question, scene, text
 
 Draw = random.Random
-Piece = tuple[str, bool]  # a text, and whether it follows from what stands before it
 # What `about_a_list` and `about_a_passage` can ask.
 LIST_FORMS = ("member", "asked", "letter", "word", "choice")
 QUIZ_FORMS = ("question", "pair", "asked pair", "sentence", "claim", "word", "letter", "asked letter")
@@ -18,13 +17,6 @@ LIST_ASKS = (
     "목록에 있는 것은 {v}입니까?", "{v:을/를} 찾을 수 있습니까?", "여기에 {v:이/가} 적혀 있습니까?",
     "{v:은/는} 목록에서 볼 수 있는 말입니까?",
 )  # fmt: skip
-
-
-def lettered_choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
-    """Lettered choices in random order, and the right one with its letter."""
-    choices = draw.sample([right, *wrong], len(wrong) + 1)
-    lettered = [f"{letter}) {choice}" for letter, choice in zip("abcde", choices, strict=False)]
-    return " ".join(lettered), lettered[choices.index(right)]
 
 
 def about_words(draw: Draw) -> list[Piece]:

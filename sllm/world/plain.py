@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sllm.world import drills
-from sllm.world.drills import Piece
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES, unlike
 from sllm.world.korean import Word
-from sllm.world.scenes import Fact, Scene, claim, other_value, question, scene, text
+from sllm.world.scenes import Fact, Piece, Scene, claim, lettered_choices, other_value, question, scene, text
 
 Draw = random.Random
 FORMS = ("question", "letter", "verdict")  # a question: open, with lettered choices, answered by yes or no
@@ -111,7 +110,7 @@ def turn(draw: Draw, fact: Fact, form: str) -> tuple[str, str]:
     if form == "letter":
         for _ in range(draw.randint(1, 2)):
             wrong.append(other_value(draw, fact, tuple(wrong)))
-        choices, right = drills.lettered_choices(draw, fact.value, wrong)
+        choices, right = lettered_choices(draw, fact.value, wrong)
         return f"{question(draw, fact)} {choices}", f"{right}입니다."
     true = draw.random() < 0.5
     claimed = fact if true else Fact(fact.subject, fact.attribute, wrong[0])
@@ -186,7 +185,7 @@ def _common(draw: Draw, level: Level) -> list[Piece]:
             ask, answer = f"{word:은/는} {asked}입니까?", f"{'예' if true else '아니요'}, {explained}"
         else:
             others = draw.sample(unlike(category), draw.randint(2, 3))
-            choices, right = drills.lettered_choices(draw, str(word), [draw.choice(TYPES[key].words) for key in others])
+            choices, right = lettered_choices(draw, str(word), [draw.choice(TYPES[key].words) for key in others])
             ask, answer = f"다음 중 {Word(noun):은/는} 무엇입니까? {choices}", f"{right}입니다. {explained}"
         pieces += [(f"{asker}{ask}{other}", False), (answer, True)]
     (first, follows), *rest = pieces

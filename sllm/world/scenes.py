@@ -7,6 +7,7 @@ from sllm.world.kinds import ATTRIBUTES, KINDS, TYPES, Kind
 from sllm.world.korean import Word, name
 
 Draw = random.Random
+Piece = tuple[str, bool]  # of a text for a base model, and whether it follows from what stands before it
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,10 @@ def other_value(draw: Draw, fact: Fact, avoid: tuple[str, ...] = ()) -> str:
     while (value := TYPES[fact.type].draw(draw)) in (fact.value, *avoid):
         pass
     return value
+
+
+def lettered_choices(draw: Draw, right: str, wrong: list[str]) -> tuple[str, str]:
+    """Lettered choices in random order, and the right one with its letter."""
+    choices = draw.sample([right, *wrong], len(wrong) + 1)
+    lettered = [f"{letter}) {choice}" for letter, choice in zip("abcde", choices, strict=False)]
+    return " ".join(lettered), lettered[choices.index(right)]
