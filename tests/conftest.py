@@ -177,7 +177,7 @@ def new_database(request, tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The longest files first, or one of two workers ends minutes before the other."""
+    """The longest files first, or one worker ends minutes after the others."""
     slow = (
         "gpu_benchmark page train page_browser learning mistakes page_conversations api_server serve_lean tiny_base "
         "page_faults serve_openapi serve_lora engine"
