@@ -52,11 +52,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three workers of one thread each, for two cores: a third of a run is waiting, and more threads would wait for each other.
+# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
 # The order of the files is that of tests/conftest.py: xdist's own, by the number of tests, leaves a file of five minutes
 # for the end.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10 -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10 -m alone
 
 test-fast: lint

@@ -111,7 +111,7 @@ def main(args) -> dict:
     }  # fmt: skip
     text = model_card.card(
         name=out.name, model=args.push_to_hub or args.merged_weights_path, base_model=base_id,
-        stages=model_card.lineage(adapter), tokenizer=tokenizer,
+        stages=model_card.lineage(adapter, base_id), tokenizer=tokenizer,
         merged={"parameters": plan.parameters, "dtype": dtype_name, "parity": result},
     )  # fmt: skip
     with export.remove_on_failure(out):

@@ -35,7 +35,7 @@ train() {
 if missing sft/run.json; then
   stage "what it takes"
   train --overwrite --dry_run
-  echo "time                   about 20 to 25 minutes for 0.27 B parameters on 2 cores, and as much longer as a model is larger"
+  echo "time                   19 to 25 minutes for 0.27 B parameters on 2 cores, and as much longer as a model is larger"
 fi
 
 ask() { python vllm_inference.py --testset_path "$out/test.jsonl" --max_seq_length 1024 --max_tokens 96 "$@"; }

@@ -29,7 +29,7 @@ page="http://127.0.0.1:$page_port"
 pids=()
 
 for stage in $stages; do
-  [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; $command" >&2; exit 2; }
+  [ -f "$out/$stage/run.json" ] || { echo "error: $out/$stage is missing; run: $command" >&2; exit 2; }
 done
 
 python - "$api_port" "$page_port" <<'CHECK' || exit 2
@@ -60,7 +60,7 @@ api() {
 }
 page() {
   exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" --starters_path $world/starters.txt \
-    --database_url "sqlite:///$chat/chat.db" --welcome "$welcome"
+    --database_url "${SLLM_DATABASE_URL:-sqlite:///$chat/chat.db}" --welcome "$welcome"
 }
 api 2>>"$chat/api.log" &
 pids+=($!)

@@ -1,6 +1,5 @@
 """The README.md of a model that others will read: what it was trained from, on what and how."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +46,7 @@ def card(
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     environment.filters["value"] = _value
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(
         name=name, model=model, base_model=display_name(base_model), stages=stages, merged=merged,
         chat_template_hash=chat.template_hash(tokenizer), end_of_turn=chat.end_of_turn(tokenizer)[0],
@@ -55,28 +55,38 @@ def card(
     return text.rstrip() + "\n"
 
 
-def lineage(folder: str | Path) -> list[dict[str, Any]]:
-    """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain."""
+def lineage(folder: str | Path, base: str | None = None) -> list[dict[str, Any]]:
+    """The stages that led to `folder`, oldest first, each from its run.json; a folder without one ends the chain.
+
+    Args:
+        base: what an adapter without run.json was loaded on.
+    """
     record = checkpoint.read_run(folder)
     if record is not None:
         return _stages(folder, record)
-    chain: list[dict[str, Any]] = []
-    if is_adapter := checkpoint.is_adapter(folder):
-        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-        chain = lineage(config["base_model_name_or_path"])
-    stage = "adapter" if is_adapter else "model"
-    return [*chain, {"name": display_name(folder), "stage": stage, "arguments": {}, "data": {}, "metrics": {}}]
+    if not checkpoint.is_adapter(folder):
+        return [_unrecorded(folder, "model")]
+    return [*([_unrecorded(base, "model")] if base else []), _unrecorded(folder, "adapter")]
 
 
 def _stages(folder: str | Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    parents = [checkpoint.find(folder, record, parent["path"]) for parent in record["parents"]]
-    chain = [stage for parent in parents for stage in lineage(parent)]
-    continued = any(map(checkpoint.is_adapter, parents))  # its LoRA is the parent's
+    chain: list[dict[str, Any]] = []
+    for parent in record["parents"]:
+        path = checkpoint.find(folder, record, parent["path"])
+        removed = parent.get("stage") and not Path(path).exists()
+        chain += [_unrecorded(path, parent["stage"])] if removed else lineage(path, record.get("base_model"))
+    continued = any(
+        stage["stage"] in ("sft", "dpo") and stage["arguments"] for stage in chain
+    )  # LoRA's flags are there
     names = [name for name in _HYPERPARAMETERS if not (continued and "lora" in name)]
     arguments = {name: record["arguments"].get(name) for name in names}
     arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}
     data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
     return [*chain, {**record, "name": display_name(folder), "arguments": arguments, "data": data}]
+
+
+def _unrecorded(folder: str | Path, stage: str) -> dict[str, Any]:
+    return {"name": display_name(folder), "stage": stage, "arguments": {}, "data": {}, "metrics": {}}
 
 
 def display_name(model: str | Path) -> str:

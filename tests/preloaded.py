@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -36,7 +37,8 @@ class Preloaded:
         """What `subprocess.run([sys.executable, *words])` returns."""
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
-            print(json.dumps([words, dict(os.environ), str(out), str(err)]), file=self.process.stdin, flush=True)
+            with suppress(BrokenPipeError):  # it has ended, see below
+                print(json.dumps([words, dict(os.environ), str(out), str(err)]), file=self.process.stdin, flush=True)
             returncode = self.process.stdout.readline()
             assert returncode, f"the preloaded process ended with {self.process.wait()}"
             return subprocess.CompletedProcess(words, int(returncode), _read(out), _read(err))
@@ -64,11 +66,14 @@ def main(modules: list[str]) -> None:
         from sllm.serve import environment
 
         environment.set_environment()
+    before = dict(os.environ)
     for module in modules:
         import_module(module)
+    set_by_modules = {name: value for name, value in os.environ.items() if before.get(name) != value}
     for line in sys.stdin:
         if (child := os.fork()) == 0:
-            return _start(*json.loads(line))
+            words, environment, out, err = json.loads(line)
+            return _start(words, set_by_modules | environment, out, err)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 
 

@@ -167,8 +167,8 @@ def test_help_does_not_show_what_the_environment_holds(script):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("", "outputs/demo/base is missing; make demo"),
-        ("org/name", "outputs/demo_real/name/sft is missing; make demo-real MODEL='org/name'"),
+        ("", "outputs/demo/base is missing; run: make demo"),
+        ("org/name", "outputs/demo_real/name/sft is missing; run: make demo-real MODEL='org/name'"),
     ],
 )
 def test_serving_a_demo_that_was_not_run_says_how_to_run_it(tmp_path, model, said):
