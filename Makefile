@@ -52,7 +52,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two workers of one thread each: most of a run is starting Python, and threads that wait for each other waste cores.
+# Two workers of one thread each: threads that wait for each other waste cores.
 # The order of the files is that of tests/conftest.py: xdist's own, by the number of tests, leaves a file of five minutes
 # for the end.
 test: lint

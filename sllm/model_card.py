@@ -75,9 +75,8 @@ def _stages(folder: str | Path, record: dict[str, Any]) -> list[dict[str, Any]]:
         path = checkpoint.find(folder, record, parent["path"])
         removed = parent.get("stage") and not Path(path).exists()
         chain += [_unrecorded(path, parent["stage"])] if removed else lineage(path, record.get("base_model"))
-    continued = any(
-        stage["stage"] in ("sft", "dpo") and stage["arguments"] for stage in chain
-    )  # LoRA's flags are there
+    # The LoRA is that of an earlier stage, which shows its hyperparameters.
+    continued = any(stage["stage"] in ("sft", "dpo") and stage["arguments"] for stage in chain)
     names = [name for name in _HYPERPARAMETERS if not (continued and "lora" in name)]
     arguments = {name: record["arguments"].get(name) for name in names}
     arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}

@@ -179,7 +179,7 @@ def _mapping(columns: list[str]) -> tuple[str, list[str], bool]:
 
 
 def _preference_parts(columns: list[str]) -> tuple[dict[str, str | None], bool] | None:
-    """Key → column of a preference pair, and whether the prompt was recognised; None where there is no pair."""
+    """The column of each key of a preference pair, and whether the prompt was found by name; None without a pair."""
     for names in _PREFERENCE:
         chosen, rejected = (_find_column(columns, [name]) for name in names)
         others = [c for c in columns if c not in (chosen, rejected)]
@@ -190,7 +190,7 @@ def _preference_parts(columns: list[str]) -> tuple[dict[str, str | None], bool] 
 
 
 def _answer_parts(columns: list[str]) -> tuple[dict[str, str | None], bool]:
-    """Key → column of a question with its answer, and whether both were recognised."""
+    """The column of each key of a question with its answer, and whether both were found by their names."""
     answer = _find_column(columns, _ANSWER)
     question = _find_column([c for c in columns if c != answer], _QUESTION)
     recognised = bool(answer and question)
