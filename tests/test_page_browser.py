@@ -78,6 +78,32 @@ def test_an_edit_after_a_lost_network_keeps_what_was_before(browser, page, api):
         network.close()
 
 
+def test_buttons_work_when_the_first_of_two_connections_is_late(tab):
+    """A page that opens a conversation by its address connects twice. If the first cookie came right after the second,
+    the page kept the connection of a session that its buttons do not name."""
+    tab.profile("counts")
+    tab.send("하나")
+    tab.page.add_init_script("""
+        const plain = window.fetch;
+        let second;
+        const secondCame = new Promise((resolve) => { second = resolve; setTimeout(resolve, 2000); });
+        window.cookies = 0;
+        window.fetch = async (...request) => {
+            if (!String(request[0]).includes('/set-session-cookie')) return plain(...request);
+            const number = ++window.cookies;
+            const response = await plain(...request);
+            if (number == 1) await secondCame;
+            else setTimeout(second, 60);
+            return response;
+        };
+    """)
+    tab.page.reload()
+    tab.page.wait_for_function("window.cookies == 2")
+    tab.wait("하나의 1번째 답")
+    tab.page.click("button:has(svg.lucide-refresh-cw)")
+    tab.wait("하나의 2번째 답")
+
+
 def test_a_task_and_a_command_have_no_pencil(tab):
     tab.profile("counts")
     tab.page.click(f"text={KO['task_starter']}")

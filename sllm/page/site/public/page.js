@@ -103,9 +103,21 @@ document.addEventListener('click', async ({ target, isTrusted }) => {
   thumb.click();
 });
 
-// HTTP/2 has no status texts, which Chainlit requires for its message about a wrong password.
 const plainFetch = window.fetch;
+const pathOf = (request) => new URL(request.url || request, window.location).pathname;
+
+// A page that opens a conversation by its address connects twice, and keeps the connection whose cookie arrives last. It
+// has to be the second, whose session its buttons name: an older one that is still waiting for its cookie ends here.
+let connections = 0;
+const setCookie = async (...request) => {
+  const connection = ++connections;
+  const response = await plainFetch(...request);
+  return connection === connections ? response : new Promise(() => {});
+};
+
+// HTTP/2 has no status texts, which Chainlit requires for its message about a wrong password.
 window.fetch = async (...request) => {
+  if (pathOf(request[0]).endsWith('/set-session-cookie')) return setCookie(...request);
   const response = await plainFetch(...request);
   const statusText = { 401: 'Unauthorized', 429: 'Too Many Requests' }[response.status];
   if (!statusText || response.statusText || !new URL(response.url).pathname.endsWith('/login')) return response;
