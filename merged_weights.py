@@ -10,7 +10,7 @@ model's size; `--backend unsloth` merges by unsloth's own code, with the whole m
 
 import time
 
-from sllm import checkpoint, cli, runs
+from sllm import checkpoint, cli, gate_record, runs
 
 
 def build_parser():
@@ -23,6 +23,8 @@ def build_parser():
         "GPU")  # fmt: skip
     add("--dtype", choices=("auto", "bfloat16", "float16"), default="auto",
         help="of the merged weights; auto: the base's where it has 16 bits, else bfloat16")  # fmt: skip
+    add("--require_gate", metavar="FOLDER", help="merge only what passed evaluate_model.py's gate there; its scores go "
+        "into the model card")  # fmt: skip
     group = p.add_argument_group("output")
     add = group.add_argument
     add("--merged_weights_path", default="outputs/merged", help="folder to write")
@@ -54,6 +56,7 @@ def main(args) -> dict:
     base = source.local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
     checkpoint.require_distinct(out, adapter, base)
+    scores = gate_record.require(args.require_gate, adapter) if args.require_gate else []
     tokenizer = chat.load_tokenizer(str(adapter))
     if not tokenizer.chat_template:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")
@@ -112,7 +115,7 @@ def main(args) -> dict:
     text = model_card.card(
         name=out.name, model=args.push_to_hub or args.merged_weights_path, base_model=base_id,
         stages=model_card.lineage(adapter, base_id), tokenizer=tokenizer,
-        merged={"parameters": plan.parameters, "dtype": dtype_name, "parity": result},
+        merged={"parameters": plan.parameters, "dtype": dtype_name, "parity": result, "scores": scores},
     )  # fmt: skip
     with export.remove_on_failure(out):
         checkpoint.write_run(

@@ -13,7 +13,8 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
 def main() -> None:
-    made = [*(ROOT / "outputs" / name for name in ("data", "sft", "dpo", "merged")), *ROOT.glob("outputs/answers*")]
+    folders = ("data", "sft", "dpo", "merged", "evaluation")
+    made = [*(ROOT / "outputs" / name for name in folders), *ROOT.glob("outputs/answers*")]
     if existing := [str(path.relative_to(ROOT)) for path in made if path.exists()]:
         sys.exit(f"error: {', '.join(existing)} would be overwritten; move or remove them")
     put("prepare_data", 0, run(commands("prepare_data")[0]))
@@ -27,6 +28,8 @@ def main() -> None:
     tasks = [i for i, line in enumerate(lines) if line.startswith("task")]
     put("vllm_inference", 0, "\n".join([*lines[: tasks[2] + 1], "…", *lines[tasks[-2] :]]))
     put("vllm_inference", 1, run(commands("vllm_inference", 1)[0]))
+    put("evaluate_model", 0, run(commands("evaluate_model")[0]))
+    put("evaluate_model", 1, run(commands("evaluate_model", 2)[0]))
     for stage in ("sft", "dpo"):
         shutil.copy(ROOT / "outputs" / stage / "loss.png", DOCS / f"{stage}_loss.png")
 

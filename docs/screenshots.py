@@ -1,4 +1,5 @@
-"""Pictures of the chat page for README and docs: `make demo`, then python docs/screenshots.py."""
+"""Pictures of the chat page and of the evaluation's report, for README and docs: `make demo`, then
+python docs/screenshots.py."""
 
 import sys
 import tempfile
@@ -21,6 +22,9 @@ FESTIVAL = "두손 축제는 해마다 5월에 열린다. 대표 행사는 씨�
 
 
 def main() -> None:
+    if sys.argv[1:] == ["report"]:
+        return report()
+    report()
     api = Running(
         "--model_id", DEMO / "base", "--lora_modules", f"sft={DEMO / 'sft'}", f"dpo={DEMO / 'dpo'}",
         "--max_num_seqs", 64, "--max_seq_length", 1024, "--task_examples", WORLD / "test_names.jsonl",
@@ -41,6 +45,15 @@ def main() -> None:
             browser.close()
             page.stop()
             api.stop()
+
+
+def report() -> None:
+    with sync_playwright() as playwright:
+        browser = Browser(playwright)
+        tab = browser.open((DEMO / "evaluation" / "report.html").as_uri(), height=980, ready=False)
+        tab.page.wait_for_selector("article")
+        tab.shot(DOCS / "evaluation.png")
+        browser.close()
 
 
 def settings(tab, temperature_steps_down: int) -> None:

@@ -85,7 +85,12 @@ python -m sllm.compare_outputs base=$out/compare/base.jsonl SFT=$out/compare/sft
 stage "in words that no training row uses"
 python -m sllm.compare_outputs DPO=$out/compare/phrasings.jsonl --facts $world/test_phrasings.jsonl --rows 1
 
+stage "how good, and is it luck"
+python evaluate_model.py --models base=$out/compare/base.jsonl SFT=$out/compare/sft.jsonl DPO=$out/compare/dpo.jsonl \
+  merged=$out/answers.jsonl --testset_path $world/test_names.jsonl --output_dir $out/evaluation --overwrite
+
 stage "what next"
+echo "read every answer in the browser:  $out/evaluation/report.html"
 echo "chat with base, SFT and DPO model in the browser:  make serve"
 echo "or over HTTP (docs/api_server.md says how):"
 echo "  . .venv/bin/activate"

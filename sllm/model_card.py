@@ -40,7 +40,8 @@ def card(
         name: its title.
         model: the folder or Hub id that its commands load.
         stages: `lineage` of what it was made from.
-        merged: parameters, dtype and parity (`sllm.merge.parity.Parity`) of a merged model; None for an adapter.
+        merged: of a merged model its parameters, dtype, parity (`sllm.merge.parity.Parity`) and scores
+            (`sllm.gate_record.require`); None for an adapter.
     """
     from jinja2 import Environment, StrictUndefined
 

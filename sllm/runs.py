@@ -15,6 +15,7 @@ STAGE_COMMAND = {
     "sft": "python train_LoRA_SFT.py --trainset_path data/train.jsonl --model_id MODEL --output_dir {0}",
     "dpo": "python train_LoRA_DPO.py --trainset_path pairs.jsonl --model_id SFT_ADAPTER --output_dir {0}",
     "merged": "python merged_weights.py --model_id ADAPTER --merged_weights_path {0}",
+    "evaluation": "python evaluate_model.py --models NAME=PATH --output_dir {0}",
 }
 _EDITABLE = ("generation_config.json",)  # sampling defaults: recorded, and a change is told, not refused
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-WINGS = {"data", "train", "merge", "serve", "page"}
+WINGS = {"data", "train", "merge", "serve", "page", "evaluate"}
 # python -m sllm.NAME: scripts, as far as imports go
 COMMANDS = {"tiny_base", "compare_outputs", "bits_per_character", "accept"}
 MODULES = sorted((ROOT / "sllm").rglob("*.py"))

@@ -97,6 +97,7 @@ def test_buttons_work_when_the_first_of_two_connections_is_late(tab):
             return response;
         };
     """)
+    tab.page.wait_for_url("**/thread/*")
     tab.page.reload()
     tab.page.wait_for_function("window.cookies == 2")
     tab.wait("하나의 1번째 답")

@@ -1,6 +1,6 @@
 """The task types (`table`) and the machine-checkable rules of their answers (`conformance`)."""
 
-from sllm.tasks.conformance import Failure, check
+from sllm.tasks.conformance import Failure, check, keywords
 from sllm.tasks.table import (
     TASKS,
     Task,
@@ -14,5 +14,5 @@ from sllm.tasks.table import (
 
 __all__ = [
     "TASKS", "Failure", "Task", "WrongFields", "build_messages", "build_user_turn", "check", "get",
-    "similar_task_ids", "split_user_turn",
+    "keywords", "similar_task_ids", "split_user_turn",
 ]  # fmt: skip

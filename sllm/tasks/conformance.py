@@ -177,8 +177,13 @@ def _grounded(task: Task, fields: Fields, answer: str) -> str | None:
     return None if share >= 0.4 else f"답변 낱말의 {share:.0%}만 본문에 있습니다 (40% 이상)"
 
 
+def keywords(answer: str) -> list[str]:
+    """The keywords of a keyword list ("Keyword 1: …"), without white space."""
+    return [re.sub(r"[*\s]", "", word) for word in _KEYWORD.findall(answer)]
+
+
 def _keywords(task: Task, fields: Fields, answer: str) -> str | None:
-    words = [re.sub(r"[*\s]", "", word) for word in _KEYWORD.findall(answer)]
+    words = keywords(answer)
     if len(words) < 2:
         return f"'Keyword 1: …' 줄이 {len(words)}개입니다 (2개 이상)"
     if len(set(words)) < len(words):

@@ -1,0 +1,174 @@
+"""Which questions were asked, and what each model answered: from the files that vllm_inference.py writes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sllm import checkpoint
+from sllm.cli import InputError, plural
+from sllm.evaluate.suites import Answer, Question
+from sllm.hashes import file_hash
+
+SKIPPED = "skipped"  # finish_reason of a question that was not asked
+
+
+@dataclass(frozen=True)
+class AnsweredBy:
+    """A model's answers to every question, by the question's id. `source`: where they come from: the file, its hash,
+    and from the record beside it the model, and how it was asked."""
+
+    name: str
+    source: dict[str, Any]
+    answers: dict[str, list[Answer]]
+
+
+def named_paths(pairs: Sequence[str], testset_path: str | None) -> dict[str, Path]:
+    """The models of --models NAME=PATH by their names: files of answers, or models that have to be asked.
+
+    Raises:
+        InputError: with all that is wrong with any of them.
+    """
+    models: dict[str, Path] = {}
+    problems = []
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or not name or not path:
+            problems.append(f"--models {pair}: give each model as NAME=PATH")
+        elif name in models or "/" in name:
+            problems.append(f"--models {pair}: give each model a name of its own, without a slash")
+        else:
+            models[name] = Path(path)
+    for name, model in models.items():
+        if model.is_file():
+            continue
+        try:
+            checkpoint.require_model(str(model))
+        except InputError as error:
+            problems += error.problems
+        if not testset_path:
+            problems.append(f"--models {name}={model} has to be asked: name its questions with --testset_path")
+    if testset_path and not Path(testset_path).exists():
+        problems.append(f"--testset_path {testset_path} does not exist")
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return models
+
+
+def read(
+    files: Mapping[str, Path], facts: Mapping[str, dict[str, Any]]
+) -> tuple[list[Question], list[AnsweredBy], list[str]]:
+    """The questions that every file answers, the answers, and what to say about rows that were left out.
+
+    Args:
+        files: by the name of the model.
+        facts: rows of `python -m sllm.world` by their ids, where the questions are of these.
+    Raises:
+        InputError: not a file of answers; files that share no question, or mean different ones by the same id; facts
+            that are of other questions.
+    """
+    lines = {name: _lines(path) for name, path in files.items()}
+    first_name, first = next(iter(lines.items()))
+    problems = []
+    for name, rows in lines.items():
+        asked = [id for id in rows if id in first and _asked(rows[id]) != _asked(first[id])]
+        if asked:
+            problems.append(
+                f"{files[name]} and {files[first_name]} have {plural(len(asked), 'different question')} of the same "
+                f"id ({asked[0]}): they are of different test sets; evaluate answers to one test set"
+            )
+    shared = [id for id in first if all(id in rows for rows in lines.values())]
+    if not shared:
+        problems.append(f"the files share no question: {', '.join(map(str, files.values()))}")
+    other = [id for id in shared if id in facts and facts[id]["user_content"] != _asked(first[id])[-1]["content"]]
+    if other:
+        problems.append(
+            f"{plural(len(other), 'row')} of --testset_path, {other[0]} the first, ask something else than the "
+            "answered rows of the same id; name the file that was asked"
+        )
+    if problems:
+        raise InputError(problems)
+    notes = []
+    for name, rows in lines.items():
+        if missing := len(rows) - len(shared):
+            notes.append(f"{plural(missing, 'question')} of {name} left out: not every model was asked")
+    unasked = {id for id in shared if any(rows[id]["finish_reason"] == SKIPPED for rows in lines.values())}
+    if unasked:
+        notes.append(f"{plural(len(unasked), 'question')} left out: skipped by a model")
+    kept = [id for id in shared if id not in unasked]
+    if not kept:
+        raise InputError(f"every question was skipped by a model: {', '.join(map(str, files.values()))}")
+    questions = [
+        Question(id, first[id]["task"], _asked(first[id]), first[id].get("reference"), facts.get(id)) for id in kept
+    ]
+    answered = [
+        AnsweredBy(name, _source(files[name]), {id: _answers(rows[id]) for id in kept}) for name, rows in lines.items()
+    ]
+    return questions, answered, notes
+
+
+def _asked(line: dict[str, Any]) -> list[dict[str, str]]:
+    messages: list[dict[str, str]] = line["messages"]
+    return messages
+
+
+def _lines(path: Path) -> dict[str, dict[str, Any]]:
+    lines, number = {}, 0
+    try:
+        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if text.strip():
+                line = json.loads(text)
+                _check(line)
+                if line["id"] in lines:
+                    raise InputError(
+                        f"{path}:{number}: a second answer to {line['id']}; give each row an id of its own"
+                    )
+                lines[line["id"]] = line
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise InputError(f"{path}:{number}: not a line of answers; make the file with vllm_inference.py") from None
+    if not lines:
+        raise InputError(f"{path} is empty; make it with vllm_inference.py")
+    return lines
+
+
+def _check(line: dict[str, Any]) -> None:
+    texts = [line["output"], *line.get("outputs", []), *(message["content"] for message in line["messages"])]
+    reasons = [line["finish_reason"], *line.get("finish_reasons", [])]
+    strings = [*texts, *reasons, line["id"], *(line[key] for key in ("task", "reference") if line[key] is not None)]
+    if not all(isinstance(value, str) for value in strings) or not line["messages"]:
+        raise TypeError
+
+
+def _answers(line: dict[str, Any]) -> list[Answer]:
+    texts = line.get("outputs", [line["output"]])
+    reasons = line.get("finish_reasons", [line["finish_reason"]])
+    return [Answer(text, reason) for text, reason in zip(texts, reasons, strict=True)]
+
+
+def _source(path: Path) -> dict[str, Any]:
+    source: dict[str, Any] = {"answers": str(path), "sha256": file_hash(path)}
+    try:
+        record = json.loads(path.with_suffix(".run.json").read_text(encoding="utf-8"))
+        source |= {"model": record["parents"][-1]["path"], "settings": record["data"]["settings"],
+                   "versions": record["versions"]}  # fmt: skip
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # answers of another tool have no record
+    return source
+
+
+def read_facts(path: str | None) -> dict[str, dict[str, Any]]:
+    """The rows of the small world in a test set, by their ids; none where it has none."""
+    if not path or not Path(path).is_file():
+        return {}
+    facts = {}
+    for line in Path(path).read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+            if row["expects"] and row["facts"] is not None and isinstance(row["user_content"], str):
+                facts[row["id"]] = row
+        except (ValueError, TypeError, LookupError):
+            continue  # a row of something else
+    return facts

@@ -1,0 +1,108 @@
+"""May the second model replace the first? Not where it is significantly worse on any suite, nor where it is not
+significantly better on those that it has to improve."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sllm import checkpoint, cli, gate_record
+from sllm.cli import InputError
+from sllm.evaluate import evaluation, statistics
+from sllm.evaluate.evaluation import as_record, difference_text
+
+SuiteScores = dict[str, dict[str, float]]  # suite → id of a question → score of the headline metric
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons`: why it failed; empty if it passed. `differences`: by suite, corrected for all suites together."""
+
+    reasons: list[str]
+    differences: dict[str, dict[str, Any]]
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+
+def decide(first: SuiteScores, second: SuiteScores, must_improve: Sequence[str] = ()) -> Verdict:
+    """Compare two models by each suite that both have, question by question, two-sided at 5 % over all suites (Holm).
+
+    Raises:
+        InputError: they share no question, or not the suites of `must_improve`.
+    """
+    shared = [name for name in first if first[name].keys() & second.get(name, {}).keys()]
+    problems = [
+        f"--must_improve {name}: not a suite that both models have ({', '.join(shared) or 'none'})"
+        for name in must_improve
+        if name not in shared
+    ]
+    if not shared:
+        problems.append("the two models share no question")
+    if problems:
+        raise InputError(problems)
+    differences = []
+    for name in shared:
+        ids = [id for id in first[name] if id in second[name]]
+        values = (np.array([scores[name][id] for id in ids]) for scores in (first, second))
+        differences.append(statistics.compare(*values, comparisons=len(shared)))
+    records = {
+        name: as_record(difference) for name, difference in zip(shared, statistics.holm(differences), strict=True)
+    }
+    reasons = []
+    for name, record in records.items():
+        found = f"{difference_text(record)} points on {record['n']} questions, p = {record['corrected']:.2g}"
+        if record["significant"] and record["value"] < 0:
+            reasons.append(f"{name}: significantly worse, {found}")
+        elif name in must_improve and not record["significant"]:
+            enough = f"{100 * record['detectable']:.1f}"
+            reasons.append(
+                f"{name}: not significantly better, {found}; a difference of {enough} points would be found with 80 % "
+                "probability"
+            )
+    return Verdict(reasons, records)
+
+
+def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> Verdict:
+    """Decide, print why, and write gate.json where the results of the new model are.
+
+    Args:
+        old, new: two models of the results in `folder`; or two folders, each with the results of one model.
+    """
+    if (Path(old) / gate_record.RESULTS).is_file() and (Path(new) / gate_record.RESULTS).is_file():
+        folder = Path(new)
+        first, second = ((evaluation.load(path), _only_model(path)) for path in (old, new))
+    else:
+        results = evaluation.load(folder)
+        first, second = (results, old), (results, new)
+        problems = [
+            f"--gate {name}: neither a model of {folder} ({', '.join(results.results['models'])}) nor a folder that "
+            "evaluate_model.py wrote"
+            for name in (old, new)
+            if name not in results.results["models"]
+        ]
+        if problems:
+            raise InputError(problems)
+    verdict = decide(evaluation.scores_of(*first), evaluation.scores_of(*second), must_improve)
+    rows = [(name, difference_text(d), d["n"], f"{d['corrected']:.2g}") for name, d in verdict.differences.items()]
+    print(f"\ngate: {old} → {new}\n{cli.table(['suite', 'difference', 'questions', 'p (corrected)'], rows)}")
+    source = second[0].results["models"][second[1]]["source"]
+    record = {"old": old, "new": new, "new_name": second[1], "new_source": source,
+              "must_improve": [*must_improve], "passed": verdict.passed,
+              "reasons": verdict.reasons, "differences": verdict.differences}  # fmt: skip
+    checkpoint.write_atomically(
+        folder / gate_record.GATE, json.dumps(cli.json_safe(record), ensure_ascii=False, indent=1) + "\n"
+    )
+    return verdict
+
+
+def _only_model(folder: str) -> str:
+    models = list(evaluation.load(folder).results["models"])
+    if len(models) > 1:
+        raise InputError(f"--gate {folder}: has {len(models)} models ({', '.join(models)}); give two folders of one "
+                         "model each, or two names and their folder as --output_dir")  # fmt: skip
+    return str(models[0])

@@ -1,0 +1,160 @@
+"""Scores of one answer, by itself or against a reference: numbers from 0 to 1 unless it says otherwise.
+
+Exact match and character F1 are KorQuAD 1.0's (Lim et al., 2019); ROUGE is rouge-score's and chrF++ sacrebleu's.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sllm import tasks
+from sllm.tasks.table import CHOICE_LABELS
+
+REPEATED = 4  # words of the n-grams that must not come back
+_QUOTES = re.compile("['\"《》<>〈〉()‘’]")
+_CHOICE = re.compile(rf"\s*\**\s*([{CHOICE_LABELS}])\s*[).]")
+_YES_NO = re.compile(r"\s*\**\s*(예|아니요)(?![가-힣])")
+_POLITE = re.compile(r"(?:요|니다|니까|시오|시다|소서|죠)$")  # sentence endings with 높임
+_NOMINAL = re.compile(r"(?:음|ᆷ|기)$")  # of notes: no speech level
+
+
+# ── against a reference ──
+
+
+def normalize(text: str) -> str:
+    """KorQuAD 1.0's normalization: quotes and brackets become spaces, punctuation goes, white space is one space."""
+    text = _QUOTES.sub(" ", text).lower()
+    return " ".join("".join(c for c in text if c not in string.punctuation).split())
+
+
+def exact_match(answer: str, reference: str) -> float:
+    return float(normalize(answer) == normalize(reference))
+
+
+def char_f1(answer: str, reference: str) -> float:
+    """F1 of the characters that both have, without their order; white space does not count."""
+    return _f1([*normalize(answer).replace(" ", "")], [*normalize(reference).replace(" ", "")])
+
+
+def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    common = sum((Counter(answer) & Counter(reference)).values())
+    return 2 * common / (len(answer) + len(reference)) if common else 0.0
+
+
+def keyword_f1(answer: str, reference: str) -> float:
+    """F1 of the sets of keywords ("Keyword 1: …")."""
+    return _f1(*(sorted(set(tasks.keywords(text))) for text in (answer, reference)))
+
+
+def same_choice(answer: str, reference: str) -> float:
+    """Is the letter of the choice the same?"""
+    return _same(_CHOICE, answer, reference)
+
+
+def same_verdict(answer: str, reference: str) -> float:
+    """Is the first word the same, 예 or 아니요?"""
+    return _same(_YES_NO, answer, reference)
+
+
+def _same(pattern: re.Pattern[str], answer: str, reference: str) -> float:
+    given, expected = pattern.match(answer), pattern.match(reference)
+    return float(bool(given and expected and given[1] == expected[1]))
+
+
+def rouge(answer: str, reference: str, *, by: str) -> dict[str, float]:
+    """ROUGE-1, -2 and -L (F1) as rouge-score has them. `by`: "morphemes" (Kiwi's) or "characters"."""
+    scores = _rouge_scorer(by).score(reference, answer)
+    return {name: score.fmeasure for name, score in scores.items()}
+
+
+@cache
+def _rouge_scorer(by: str) -> Any:
+    from rouge_score import rouge_scorer
+
+    class Tokenizer:
+        @staticmethod
+        def tokenize(text: str) -> list[str]:
+            return morphemes(text) if by == "morphemes" else [c for c in text if not c.isspace()]
+
+    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Tokenizer())
+
+
+def chrf(answer: str, reference: str) -> float:
+    """chrF++ of one answer as sacrebleu has it, from 0 to 1."""
+    return float(_chrf().sentence_score(answer, [reference]).score / 100)
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics import CHRF
+
+    return CHRF(word_order=2)
+
+
+@cache
+def kiwi() -> Any:
+    from kiwipiepy import Kiwi
+
+    return Kiwi()
+
+
+@cache
+def morphemes(text: str) -> list[str]:
+    """The forms of a text's morphemes, without punctuation."""
+    return [token.form for token in kiwi().tokenize(text) if not token.tag.startswith("S") or token.tag in _WORDS]
+
+
+_WORDS = {"SL", "SH", "SN"}  # Latin letters, Hanja, numbers: the symbols of Kiwi's tag set that are words
+
+
+# ── by itself ──
+
+
+def hangul_share(answer: str) -> float | None:
+    """Share of the letters that are Hangul. None: there is no letter."""
+    letters = [c for c in answer if c.isalpha()]
+    return sum(_is_hangul(c) for c in letters) / len(letters) if letters else None
+
+
+def foreign_script(answer: str, prompt: str) -> float:
+    """1 if the answer has letters that are neither Hangul nor Latin, and that the prompt does not have."""
+    return float(any(c.isalpha() and not (_is_hangul(c) or c.isascii()) and c not in prompt for c in answer))
+
+
+def _is_hangul(character: str) -> bool:
+    return "가" <= character <= "힣" or "ᄀ" <= character <= "ᇿ" or "ㄱ" <= character <= "ㆎ"
+
+
+def broken_characters(answer: str) -> float:
+    """1 if bytes were lost: U+FFFD."""
+    return float("\ufffd" in answer)
+
+
+def repetition(answer: str) -> float:
+    """Share of the four-word sequences that came before already; 0 for a shorter answer."""
+    words = answer.split()
+    sequences = [tuple(words[i : i + REPEATED]) for i in range(len(words) - REPEATED + 1)]
+    return 1 - len(set(sequences)) / len(sequences) if sequences else 0.0
+
+
+def speech_levels(answer: str) -> float | None:
+    """Share of the sentences that are in the answer's commoner speech level, polite (-습니다, -요) or plain (-다, -어).
+    1: it is consistent. None: no sentence ends in a verb."""
+    levels = Counter(filter(None, map(_speech_level, kiwi().split_into_sents(answer, return_tokens=True))))
+    return max(levels.values()) / levels.total() if levels else None
+
+
+def _speech_level(sentence: Any) -> str | None:
+    endings = [token.form for token in sentence.tokens if token.tag == "EF" or (token.tag, token.form) == ("JX", "요")]
+    if not endings or _NOMINAL.search(endings[-1]):
+        return None
+    return "polite" if _POLITE.search(endings[-1]) else "plain"
+
+
+def length_ratio(answer: str, reference: str) -> float | None:
+    """Characters of the answer for each of the reference, white space aside; 1 is equally long."""
+    size = len(re.sub(r"\s", "", reference))
+    return len(re.sub(r"\s", "", answer)) / size if size else None

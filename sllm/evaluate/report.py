@@ -1,0 +1,136 @@
+"""report.html: one page, without a network, of everything in an evaluation; from templates/report/."""
+
+import json
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sllm import checkpoint, tasks
+from sllm.evaluate.evaluation import REPORT, Evaluation
+
+TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates" / "report"
+COLORS = ("#2f6fed", "#d9822b", "#1f9d68", "#b0468f", "#7a5af0", "#0f97a6", "#c4452f", "#7d8a24")  # of the models
+BINS = 24  # of the histogram of lengths
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    checkpoint.write_atomically(folder / REPORT, render(evaluation))
+
+
+def render(evaluation: Evaluation) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {
+        "percent": lambda value: f"{value:.1%}",
+        "points": lambda value: f"{100 * value:+.1f}",
+        "ratio": lambda value: f"{value:.2f}",
+        "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
+        "basename": lambda path: "/".join(Path(path).parts[-2:]),
+    }
+    results, lines = evaluation.results, evaluation.lines
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(results["models"])}
+    template = environment.from_string((TEMPLATES / "evaluation.html.jinja").read_text(encoding="utf-8"))
+    page: str = template.render(
+        results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines),
+        measured=_measured(results), task_names=_task_names(lines),
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        data=Markup(_embedded(_reader_data(results, lines, colors))),
+        script=Markup((TEMPLATES / "reader.js").read_text(encoding="utf-8")),
+    )  # fmt: skip
+    return page
+
+
+def _optional_scores(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with None for each metric that does not apply to a model's answers."""
+    models = {
+        name: model | {"scores": {
+            suite: {metric: model["scores"][suite].get(metric) for metric in described["metrics"]}
+            for suite, described in results["suites"].items()
+        }}
+        for name, model in results["models"].items()
+    }  # fmt: skip
+    return results | {"models": models}
+
+
+def _measured(results: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """How many questions each metric applies to: suite → metric → n, without those that apply to none."""
+    return {
+        suite: {
+            metric: max(model["scores"][suite][metric]["n"] for model in results["models"].values()
+                        if metric in model["scores"][suite])
+            for metric in described["metrics"]
+            if any(metric in model["scores"][suite] for model in results["models"].values())
+        }
+        for suite, described in results["suites"].items()
+    }  # fmt: skip
+
+
+def _lengths(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A histogram of each model's answers in characters, all with the same axis; the last bin has all that are longer
+    than 98 % of the answers."""
+    lengths = {name: [len(text) for line in lines for text in line["answers"][name]] for name in results["models"]}
+    every = sorted(length for values in lengths.values() for length in values)
+    longest = max(every[min(int(0.98 * len(every)), len(every) - 1)], BINS)
+    histograms = {}
+    for name, values in lengths.items():
+        counts = [0] * BINS
+        for value in values:
+            counts[min(BINS * value // longest, BINS - 1)] += 1
+        histograms[name] = {
+            "shares": [count / max(counts) for count in counts],
+            "median": round(statistics.median(values)),
+            "longest": longest,
+        }
+    return histograms
+
+
+def _task_names(lines: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Korean and English names of the tasks that were asked; "" is none."""
+    ids = sorted({line["task"] or "" for line in lines})
+    known = {id: tasks.TASKS.get(id) for id in ids}
+    return {id: (task.name_ko, task.name_en) if task else ("", "") for id, task in known.items()}
+
+
+def _reader_data(results: dict[str, Any], lines: list[dict[str, Any]], colors: dict[str, str]) -> dict[str, Any]:
+    """What reader.js shows. Texts before the last turn repeat (system prompts): they stand once in `texts`."""
+    texts: dict[str, int] = {}
+    headlines = {name: suite["headline"] for name, suite in results["suites"].items()}
+    names = {
+        suite: {language: results["suites"][suite]["metrics"][metric][language] for language in ("ko", "en")}
+        for suite, metric in headlines.items()
+    }
+    return {
+        "models": list(results["models"]),
+        "colors": colors,
+        "headlines": names,
+        "tasks": {id: {"ko": ko, "en": en} for id, (ko, en) in _task_names(lines).items()},
+        "lines": [
+            {
+                "id": line["id"], "task": line["task"], "reference": line["reference"],
+                "prompt": line["messages"][-1]["content"],
+                "before": [
+                    (message["role"], texts.setdefault(message["content"], len(texts)))
+                    for message in line["messages"][:-1]
+                ],
+                "answers": line["answers"], "reasons": line["finish_reasons"],
+                "scores": {
+                    model: {
+                        suite: scores[suite][metric]
+                        for suite, metric in headlines.items()
+                        if metric in scores.get(suite, {})
+                    }
+                    for model, scores in line["scores"].items()
+                },
+            }
+            for line in lines
+        ],
+        "texts": list(texts),
+    }  # fmt: skip
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that may stand in a script element: no text can end it."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

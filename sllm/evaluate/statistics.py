@@ -1,0 +1,145 @@
+"""How sure a score is, and whether two models differ. Scores are one number for each question: a question that was
+answered several times counts once, with the mean of its answers, as its answers are not independent.
+
+Arrays are (questions,) float64; NaN marks a question that a metric does not apply to.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+Scores: TypeAlias = np.ndarray
+LEVEL = 0.95  # of intervals; tests are two-sided at 1 - LEVEL
+POWER = 0.8  # of `detectable`
+RESAMPLES = 4_000  # of the bootstrap
+PERMUTATIONS = 20_000
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `n` questions and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second model minus first, over the `n` questions that both have a score for: its 95 % interval, the p-value of a
+    paired test (`p`; `corrected` for all comparisons that are made together), how many questions went each way, and
+    the smallest true difference that such a comparison would find in 80 % of cases."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    p: float
+    better: int
+    worse: int
+    detectable: float
+    corrected: float = math.nan
+
+    @property
+    def significant(self) -> bool:
+        return self.corrected <= 1 - LEVEL
+
+
+def mean(scores: Scores) -> Mean:
+    """Wilson's interval where each score is 0 or 1, else a bootstrap over the questions (BCa)."""
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        return Mean(math.nan, math.nan, math.nan, 0)
+    value = float(known.mean())
+    if _is_binary(known):
+        from scipy.stats import binomtest
+
+        interval = binomtest(int(known.sum()), len(known)).proportion_ci(LEVEL, method="wilson")
+        return Mean(value, float(interval.low), float(interval.high), len(known))
+    return Mean(value, *_bootstrap(known), len(known))
+
+
+def _is_binary(scores: Scores) -> bool:
+    return bool(np.isin(scores, (0, 1)).all())
+
+
+def _bootstrap(values: Scores) -> tuple[float, float]:
+    if len(values) < 2 or np.ptp(values) < 1e-12:
+        return float(values.mean()), float(values.mean())
+    from scipy.stats import bootstrap
+
+    random = np.random.default_rng(SEED)
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=random
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def compare(first: Scores, second: Scores, *, comparisons: int = 1) -> Difference:
+    """A paired comparison: McNemar's mid-p test where every score is 0 or 1 (Fagerland et al., 2013), else a
+    permutation test of the mean difference (signs flipped).
+
+    Args:
+        comparisons: how many are made together; `detectable` is of the strictest of them.
+    """
+    both = ~(np.isnan(first) | np.isnan(second))
+    differences = second[both] - first[both]
+    n, better, worse = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
+    if not n:
+        return Difference(math.nan, math.nan, math.nan, 0, 1.0, 0, 0, math.nan)
+    binary = _is_binary(first[both]) and _is_binary(second[both])
+    p = _mcnemar(better, worse) if binary else _permutation(differences)
+    low, high = _bootstrap(differences)
+    return Difference(float(differences.mean()), low, high, n, p, better, worse, detectable(differences, comparisons))
+
+
+def _mcnemar(better: int, worse: int) -> float:
+    from scipy.stats import binom
+
+    total, least = better + worse, min(better, worse)
+    return min(1.0, float(2 * binom.cdf(least, total, 0.5) - binom.pmf(least, total, 0.5))) if total else 1.0
+
+
+def _permutation(differences: Scores) -> float:
+    moved = differences[differences != 0]
+    if not len(moved):
+        return 1.0
+    observed = abs(moved.sum()) * (1 - 1e-12)
+    if len(moved) <= 12:  # all of them
+        every = np.arange(2 ** len(moved))
+        signs = 1.0 - 2 * (every[:, None] >> np.arange(len(moved)) & 1)
+        return float((np.abs(signs @ moved) >= observed).mean())
+    random = np.random.default_rng(SEED)
+    extreme = 0
+    for _ in range(PERMUTATIONS // 1000):
+        signs = 2.0 * random.integers(0, 2, size=(1000, len(moved)), dtype=np.int8) - 1
+        extreme += int((np.abs(signs @ moved) >= observed).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """The same with p-values corrected for making all these comparisons (Holm, 1979)."""
+    from dataclasses import replace
+
+    order = sorted(range(len(differences)), key=lambda i: differences[i].p)
+    corrected, largest = list(differences), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, differences[i].p * (len(order) - rank)))
+        corrected[i] = replace(differences[i], corrected=largest)
+    return corrected
+
+
+def detectable(differences: Scores, comparisons: int = 1) -> float:
+    """The true difference of means that a two-sided test at 5 % / `comparisons` finds with 80 % probability, given how
+    much these differences scatter."""
+    from scipy.stats import norm
+
+    n, spread = len(differences), float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
+    if not spread > 0:  # nothing differs: as if one question did
+        spread = 1 / math.sqrt(max(n, 1))
+    return float((norm.ppf(1 - (1 - LEVEL) / 2 / comparisons) + norm.ppf(POWER)) * spread / math.sqrt(n))

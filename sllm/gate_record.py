@@ -1,0 +1,53 @@
+"""gate.json: may a model be released? evaluate_model.py writes it (`sllm.evaluate.gate`), merged_weights.py requires
+it. Standard library only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sllm import checkpoint
+from sllm.cli import InputError
+
+GATE, RESULTS = "gate.json", "results.json"
+
+
+def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
+    """The headline scores of `adapter`, which has to have passed the gate in `folder`.
+
+    Returns:
+        for each suite: its English name, metric, value, low, high (95 % interval) and n.
+    Raises:
+        InputError: there is no verdict, the model did not pass, or another model was evaluated.
+    """
+    record = _read(Path(folder) / GATE)
+    command = f"`python evaluate_model.py --gate OLD NEW --output_dir {folder} …`"
+    if not record["passed"]:
+        raise InputError(f"--require_gate {folder}: {record['new']} did not pass: {'; '.join(record['reasons'])}")
+    settings = record["new_source"].get("settings")
+    if not settings:
+        raise InputError(
+            f"--require_gate {folder}: it is not recorded which model gave the answers of {record['new']}; evaluate "
+            f"answers of vllm_inference.py, or the model itself: {command}"
+        )
+    if settings["adapter"] != checkpoint.folder_hash(adapter):
+        raise InputError(
+            f"--require_gate {folder}: {record['new']} is another model than {adapter} (its adapter has another hash); "
+            f"evaluate this one: {command}"
+        )
+    results = _read(Path(folder) / RESULTS)
+    scores = results["models"][record["new_name"]]["scores"]
+    return [
+        {"suite": suite["en"], "metric": suite["metrics"][suite["headline"]]["en"]} | scores[name][suite["headline"]]
+        for name, suite in results["suites"].items()
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(
+            f"--require_gate {path.parent}: no {path.name}; make it with `python evaluate_model.py --gate OLD NEW "
+            f"--output_dir {path.parent} …`"
+        ) from None
+    return record
