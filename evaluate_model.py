@@ -11,6 +11,7 @@ run.json to --output_dir.
     reference    how near is it to the reference: exact match and character F1, ROUGE, chrF++, choices, keywords
 
     --gate OLD NEW   exit with 1 unless NEW is nowhere significantly worse than OLD, and better on --must_improve
+    --doctor FOLDER  hold a model or adapter of any tool against what can be checked without its data
 
     python evaluate_model.py --models base=outputs/demo/compare/base.jsonl sft=outputs/demo/compare/sft.jsonl \\
         --testset_path sample_data/world/test_names.jsonl --output_dir outputs/evaluation
@@ -46,16 +47,22 @@ def build_parser():
                        "script wrote, each with one model")  # fmt: skip
     group.add_argument("--must_improve", nargs="+", default=[], choices=SUITES, metavar="SUITE", help="suites on which "
                        "NEW has to be significantly better")  # fmt: skip
+    group = p.add_argument_group("doctor")
+    group.add_argument("--doctor", metavar="FOLDER", help="check a model or adapter folder, and nothing else")
+    group.add_argument("--base_model", metavar="FOLDER", help="base of the adapter; default: the one that it names")
     cli.add_output_flags(p, "outputs/evaluation", resume="keep the answers that --output_dir has already")
     group.add_argument("--report_only", action="store_true", help="write report.html of --output_dir again")
     return p
 
 
 def main(args) -> dict:
-    from sllm.evaluate import answers, evaluation, report
+    from sllm.evaluate import answers, doctor, evaluation, report
 
     started, out = time.monotonic(), Path(args.output_dir)
     check_flags(args)
+    if args.doctor:
+        findings = doctor.examine(args.doctor, base_model=args.base_model, more={"base + adapter": is_base_and_adapter})
+        return {"stage": "doctor", "folder": args.doctor, "checks": doctor.report(args.doctor, findings)}
     if not args.models:
         if args.report_only:
             report.write(evaluation.load(out), out)
@@ -95,8 +102,12 @@ def main(args) -> dict:
 def check_flags(args) -> None:
     names = [pair.partition("=")[0] for pair in args.models]
     problems = []
-    if not args.models and not args.report_only and not args.gate:
+    if not (args.models or args.report_only or args.gate or args.doctor):
         problems.append("name models: --models NAME=PATH …")
+    if args.doctor and (args.models or args.report_only or args.gate):
+        problems.append("--doctor: not with --models, --gate or --report_only")
+    if args.base_model and not args.doctor:
+        problems.append("--base_model: only with --doctor")
     if args.report_only and args.models:
         problems.append("--report_only reads --output_dir: leave out --models")
     if args.must_improve and not args.gate:
@@ -133,6 +144,21 @@ def ask(name: str, model: Path, args, out: Path) -> Path:
     if done.returncode:
         raise InputError(f"{name}: vllm_inference.py ended with {done.returncode}, for the reason above")
     return path
+
+
+def is_base_and_adapter(folder) -> str:
+    """Of a model that merged_weights.py merged, where what it was merged from is still there."""
+    from sllm.evaluate.model_folder import NotChecked
+    from sllm.merge import compare
+
+    record = checkpoint.read_run(folder.path) or {}
+    if record.get("stage") != "merged":
+        raise NotChecked("not a merge of this tool")
+    adapter = Path(checkpoint.find(folder.path, record, record["parents"][0]["path"]))
+    base = Path(checkpoint.find(folder.path, record, record["base"]["path"]))
+    if not (adapter.is_dir() and base.is_dir()):
+        raise NotChecked(f"{adapter if base.is_dir() else base} is not there any more")
+    return compare.compare(folder.path, base, adapter)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def main() -> None:
     put("vllm_inference", 1, run(commands("vllm_inference", 1)[0]))
     put("evaluate_model", 0, run(commands("evaluate_model")[0]))
     put("evaluate_model", 1, run(commands("evaluate_model", 2)[0]))
+    put("evaluate_model", 2, run(commands("evaluate_model", 3)[0]))
     for stage in ("sft", "dpo"):
         shutil.copy(ROOT / "outputs" / stage / "loss.png", DOCS / f"{stage}_loss.png")
 

@@ -205,7 +205,7 @@ def write(plan: MergePlan, folder: str | Path) -> None:
     """
     folder, started, written = Path(folder), time.monotonic(), 0
     for number, (name, tensors) in enumerate(plan.files.items(), 1):
-        write_file(folder / name, [(p.name, p.dtype, p.source.shape, _blocks(p)) for p in tensors])
+        write_file(folder / name, [(p.name, p.dtype, p.source.shape, blocks(p)) for p in tensors])
         size = sum(tensor.size for tensor in tensors)
         written += size
         speed = written / (time.monotonic() - started)  # bytes a second
@@ -219,7 +219,7 @@ def write(plan: MergePlan, folder: str | Path) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
-def _blocks(tensor: MergedTensor) -> Iterator[torch.Tensor]:
+def blocks(tensor: MergedTensor) -> Iterator[torch.Tensor]:
     """The merged tensor in blocks of rows: fp32 arithmetic, rounded once; nothing that is not finite."""
     updated = tensor.group_update.take(tensor.name) if tensor.group_update else None
     factors = tensor.delta.factors() if tensor.delta else None
