@@ -17,6 +17,7 @@ run.json to --output_dir.
         --testset_path sample_data/world/test_names.jsonl --output_dir outputs/evaluation
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
+from sllm.gate_record import GATE
 
 SUITES = ("world", "conformance", "reference")
 
@@ -67,26 +69,31 @@ def main(args) -> dict:
         if args.report_only:
             report.write(evaluation.load(out), out)
             print(f"{out / evaluation.REPORT} is written")
-        return {"stage": "evaluation", "output_dir": str(out)} | (decide(args, out) if args.gate else {})
+        return {"stage": "evaluation", "output_dir": str(out), **(decide(args, out) if args.gate else {})}
 
     # ── inputs ──
-    models, _ = cli.collect_errors(
+    models, _, facts = cli.collect_errors(
         lambda: answers.named_paths(args.models, args.testset_path),
         lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
+        lambda: answers.read_facts(args.testset_path),
     )
     if not args.resume:
         checkpoint.require_distinct(out, args.testset_path, *models.values())
+    given = {name: path for name, path in models.items() if path.is_file()}
+    if given:  # before anything is replaced, or a model asked
+        evaluation.choose_suites(args.suites if given == models else None, answers.read(given, facts)[0])
     checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
 
     # ── answers ──
-    files = {name: path if path.is_file() else ask(name, path, args, out) for name, path in models.items()}
-    questions, answered, notes = answers.read(files, answers.read_facts(args.testset_path))
+    files = {name: given[name] if name in given else ask(name, path, args, out) for name, path in models.items()}
+    questions, answered, notes = answers.read(files, facts)
     suites = evaluation.choose_suites(args.suites, questions)
     for note in notes:
         cli.say("note", note)
     cli.say("questions", f"{len(questions)}, suites: {', '.join(suite.name for suite in suites)}")
 
     # ── scores ──
+    (out / GATE).unlink(missing_ok=True)  # of older results
     evaluated = evaluation.evaluate(questions, answered, suites)
     evaluation.write(evaluated, out)
     report.write(evaluated, out)
@@ -112,6 +119,8 @@ def check_flags(args) -> None:
         problems.append("--report_only reads --output_dir: leave out --models")
     if args.must_improve and not args.gate:
         problems.append("--must_improve: only with --gate OLD NEW")
+    if args.gate and args.gate[0] == args.gate[1]:
+        problems.append(f"--gate {' '.join(args.gate)}: name two different models")
     for name in args.gate or []:
         if args.models and name not in names:
             problems.append(f"--gate {name}: not among --models {' '.join(names)}")
@@ -125,11 +134,15 @@ def decide(args, out: Path) -> dict:
     """The gate's verdict. CheckFailed with its reasons where NEW does not pass."""
     from sllm.evaluate import gate
 
-    verdict = gate.run(*args.gate, out, args.must_improve)
+    verdict, folder = gate.run(*args.gate, out, args.must_improve)
     if not verdict.passed:
         raise cli.CheckFailed(f"{args.gate[1]} does not pass: {'; '.join(verdict.reasons)}")
     print(f"{args.gate[1]} passes")
-    return {"gate": "passed", "differences": {name: d["value"] for name, d in verdict.differences.items()}}
+    return {
+        "output_dir": str(folder),
+        "gate": "passed",
+        "differences": {name: d["value"] for name, d in verdict.differences.items()},
+    }
 
 
 def ask(name: str, model: Path, args, out: Path) -> Path:
@@ -141,8 +154,11 @@ def ask(name: str, model: Path, args, out: Path) -> Path:
     flags = [str(word) for flag, value in words.items() for word in (f"--{flag}", value)]
     flags += ["--resume"] if args.resume else []
     done = subprocess.run([sys.executable, str(Path(__file__).with_name("vllm_inference.py")), *flags])
+    resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    if done.returncode in (130, -signal.SIGINT):
+        raise cli.Interrupted(resume)
     if done.returncode:
-        raise InputError(f"{name}: vllm_inference.py ended with {done.returncode}, for the reason above")
+        raise InputError(f"{name} was not asked to the end, for the reason above; to continue: {resume}")
     return path
 
 

@@ -41,8 +41,9 @@ def main(args) -> dict:
     from sllm.merge import source
 
     # ── inputs ──
-    (base_id, adapter), out, _ = cli.collect_errors(
+    (base_id, adapter), scores, out, _ = cli.collect_errors(
         lambda: source.require_adapter(args),
+        lambda: gate_record.require(args.require_gate, args.model_id) if args.require_gate else [],
         lambda: checkpoint.check_output(args.merged_weights_path, overwrite=args.overwrite),
         lambda: source.require_token(args),
     )
@@ -56,7 +57,6 @@ def main(args) -> dict:
     base = source.local(base_id, "base")
     checkpoint.require_model(str(adapter), base_model=str(base))  # by content: a base on the Hub is here only now
     checkpoint.require_distinct(out, adapter, base)
-    scores = gate_record.require(args.require_gate, adapter) if args.require_gate else []
     tokenizer = chat.load_tokenizer(str(adapter))
     if not tokenizer.chat_template:
         raise cli.InputError(f"{adapter}: its tokenizer has no chat template; copy the one it was trained with into it")

@@ -62,6 +62,13 @@ def pair(random, kind: str, questions: int, mean: float, gain: float) -> tuple[n
     return mean + common + noise[0], mean + gain + common + noise[1]
 
 
+def difference_coverage(kind: str, questions: int, runs: int, seed: int) -> float:
+    """Share of the intervals of a difference that contain the true one, 0."""
+    random = np.random.default_rng(seed)
+    each = (statistics.compare(*pair(random, kind, questions, 0.7, 0.0)) for _ in range(runs))
+    return sum(difference.low <= 0 <= difference.high for difference in each) / runs
+
+
 def stated(random, kind: str, questions: int, suites: int) -> float:
     """The difference that the gate says it would find, between two models that differ by it."""
     found = 0.0
@@ -88,7 +95,7 @@ def refused(kinds: list[str], questions: int, runs: int, seed: int, *, worse: bo
 
 
 def main(args) -> dict:
-    rows, results = [], {"coverage": {}, "false_alarms": {}, "power": {}}
+    rows, results = [], {"coverage": {}, "differences": {}, "false_alarms": {}, "power": {}}
     for kind, mean, questions, answers in (
         ("yes_no", 0.05, 100, 1), ("yes_no", 0.5, 100, 1), ("yes_no", 0.9, 240, 1), ("yes_no", 0.97, 240, 1),
         ("graded", 0.3, 50, 1), ("graded", 0.8, 100, 1), ("graded", 0.8, 240, 1), ("yes_no", 0.7, 100, 5),
@@ -97,6 +104,12 @@ def main(args) -> dict:
         rows.append((kind, mean, questions, answers, f"{share:.1%}"))
         results["coverage"][f"{kind} {mean} {questions}x{answers}"] = share
     print(cli.table(["scores", "mean", "questions", "answers each", "95 % intervals that hold the mean"], rows))
+    rows = []
+    for kind, questions in (("yes_no", 30), ("yes_no", 240), ("graded", 10), ("graded", 30), ("graded", 240)):
+        share = difference_coverage(kind, questions, args.runs, args.seed)
+        rows.append((kind, questions, f"{share:.1%}"))
+        results["differences"][f"{kind} {questions}"] = share
+    print("\n" + cli.table(["scores", "questions", "95 % intervals that hold the true difference"], rows))
     rows = []
     for kinds, questions in (
         (["yes_no"], 240), (["graded"], 240), (["yes_no", "yes_no", "graded"], 240),

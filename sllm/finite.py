@@ -30,6 +30,8 @@ def problems(folder: str | Path) -> list[str]:
     and its answer kept, as its hash is."""
     damaged = []
     for path in (Path(folder) / name for name in hashes.weight_files(folder) if name.endswith(".safetensors")):
+        if not path.is_file():
+            continue  # somebody else's to report
         name = hashes.remembered(path, "finite", lambda path=path: first_not_finite(path) or "")
         if name:
             damaged.append(

@@ -7,6 +7,7 @@ from typing import Any
 
 from sllm import checkpoint
 from sllm.cli import InputError
+from sllm.hashes import file_hash
 
 GATE, RESULTS = "gate.json", "results.json"
 
@@ -19,8 +20,12 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
     Raises:
         InputError: there is no verdict, the model did not pass, or another model was evaluated.
     """
-    record = _read(Path(folder) / GATE)
-    command = f"`python evaluate_model.py --gate OLD NEW --output_dir {folder} …`"
+    path, command = Path(folder) / GATE, f"`python evaluate_model.py --gate OLD NEW --output_dir {folder} …`"
+    record, results = _read(path), _read(path.with_name(RESULTS))
+    if not {"passed", "reasons", "new", "new_name", "new_source", "results"} <= record.keys():
+        raise InputError(f"--require_gate {folder}: {path} is damaged; make it again: {command}")
+    if record["results"] != file_hash(path.with_name(RESULTS)):
+        raise InputError(f"--require_gate {folder}: {RESULTS} is newer than {GATE}; decide again: {command}")
     if not record["passed"]:
         raise InputError(f"--require_gate {folder}: {record['new']} did not pass: {'; '.join(record['reasons'])}")
     settings = record["new_source"].get("settings")
@@ -34,7 +39,6 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
             f"--require_gate {folder}: {record['new']} is another model than {adapter} (its adapter has another hash); "
             f"evaluate this one: {command}"
         )
-    results = _read(Path(folder) / RESULTS)
     scores = results["models"][record["new_name"]]["scores"]
     return [
         {"suite": suite["en"], "metric": suite["metrics"][suite["headline"]]["en"]} | scores[name][suite["headline"]]

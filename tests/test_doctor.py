@@ -81,15 +81,16 @@ def left_over(folder):
 
 
 LOOP, PROMPT = "{%- for message in messages", "{%- if add_generation_prompt"
-NO_SYSTEM = "{%- if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+ONE_TURN = "{%- if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}"
+NO_SYSTEM = "{%- if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
 FIRST_TURN = "{%- if add_generation_prompt and messages | length == 1 %}{{ '답: ' }}{% endif %}"
 BOS = "{{- bos_token -}}"
 FAULTS = {
     "NaN in a weight": ("merged", "weights", lambda f: change(f / MODEL, "layers.0.mlp.up_proj", not_a_number)),
     "a file that is cut off": ("merged", "files and base", lambda f: (f / MODEL).open("r+b").truncate(100_000)),
-    "no system turn": ("merged", "chat template", lambda f: template(f, LOOP, NO_SYSTEM + LOOP)),
-    "a marker that the vocabulary lacks": (
-        "adapter", "special tokens", lambda f: template(f, "<|im_start|>", "<|start_header_id|>")),
+    "no second question": ("merged", "chat template", lambda f: template(f, LOOP, ONE_TURN + LOOP)),
+    "an end of turn that the vocabulary lacks": (
+        "adapter", "special tokens", lambda f: template(f, "<|im_end|>", "<|eot_id|>")),
     "the end of turn is no EOS": (
         "merged", "end of turn", lambda f: edit(f / "generation_config.json", eos_token_id=2)),
     "pad is EOS": ("adapter", "padding", lambda f: edit(f / "tokenizer_config.json", pad_token="</s>")),
@@ -107,7 +108,7 @@ FAULTS = {
 
 
 def states(done) -> dict[str, str]:
-    lines = [line for line in done.stdout.splitlines() if line[:7].strip() in ("ok", "wrong", "-")]
+    lines = [line for line in done.stdout.splitlines() if line[:7].strip() in ("ok", "note", "wrong", "-")]
     return {line[7:25].strip(): line[:7].strip() for line in lines}
 
 
@@ -132,11 +133,40 @@ def test_sound_folders_of_every_stage_pass(tiny_base, sft_folder, dpo_folder, me
 
 def test_a_merge_that_is_not_base_and_adapter(merged_folder, tmp_path, script):
     folder = shutil.copytree(merged_folder, tmp_path / "merged")
-    change(folder / MODEL, "layers.1.mlp.down_proj", lambda value: value * 1.1)
+    change(folder / MODEL, "layers.1.mlp.down_proj", lambda value: value * 1.02)
     done = script("evaluate_model.py", "--doctor", folder)
     assert done.returncode == 1
     assert states(done)["base + adapter"] == "wrong"
     assert "down_proj.weight is not base + adapter" in done.stdout
+
+
+NOTES = {
+    "no system turn": ("merged", "chat template", lambda f: template(f, LOOP, NO_SYSTEM + LOOP)),
+    "no pad": ("merged", "padding", lambda f: edit(f / "tokenizer_config.json", pad_token=None)),
+    "reasoning": ("merged", "history", lambda f: template(
+        f, PROMPT, "{%- if add_generation_prompt and messages | length == 1 %}{{ '<think>' }}{% endif %}" + PROMPT)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_what_models_in_use_do_is_a_note(case, copies, script):
+    kind, check, damage = NOTES[case]
+    folder = copies(kind)
+    damage(folder)
+    done = script("evaluate_model.py", "--doctor", folder)
+    assert done.returncode == 0, done.stdout
+    assert states(done)[check] == "note", done.stdout
+
+
+def test_folders_that_no_library_can_read_have_no_traceback(copies, script):
+    folder = copies("merged")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    template(folder, LOOP, "{{ 1 + 'a' }}" + LOOP)
+    done = script("evaluate_model.py", "--doctor", folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert states(done)["chat template"] == "wrong"
+    assert "tokenizer cannot be loaded" in done.stdout
 
 
 def test_what_is_no_model_is_refused(tmp_path, script):

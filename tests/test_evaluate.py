@@ -228,14 +228,24 @@ def test_models_are_scored_compared_and_reported(answers, tmp_path):
 
 def test_a_worse_model_does_not_pass(answers, tmp_path, script):
     old, new, out = answers("old", 0.9), answers("new", 0.5), tmp_path / "evaluation"
-    flags = ["--models", f"old={old}", f"new={new}", "--testset_path", WORLD, "--output_dir", out, "--gate"]
+    flags = [
+        "--models",
+        f"old={old}",
+        f"same={answers('same', 0.9)}",
+        f"new={new}",
+        "--testset_path",
+        WORLD,
+        "--output_dir",
+        out,
+        "--gate",
+    ]
     done = script("evaluate_model.py", *flags, "old", "new")
     assert done.returncode == 1
     assert re.search(r"error: new does not pass: world: significantly worse, -\d", done.stderr)
     verdict = json.loads((out / "gate.json").read_text(encoding="utf-8"))
     assert not verdict["passed"]
     assert verdict["new_source"]["answers"] == str(new)
-    done = script("evaluate_model.py", "--output_dir", out, "--gate", "old", "old", "--must_improve", "reference")
+    done = script("evaluate_model.py", "--output_dir", out, "--gate", "old", "same", "--must_improve", "reference")
     assert done.returncode == 1
     assert "reference: not significantly better" in done.stderr
 

@@ -82,7 +82,7 @@ def test_buttons_work_when_the_first_of_two_connections_is_late(tab):
     """A page that opens a conversation by its address connects twice. If the first cookie came right after the second,
     the page kept the connection of a session that its buttons do not name."""
     tab.profile("counts")
-    tab.send("하나")
+    tab.send("두 연결")
     tab.page.add_init_script("""
         const plain = window.fetch;
         let second;
@@ -100,9 +100,9 @@ def test_buttons_work_when_the_first_of_two_connections_is_late(tab):
     tab.page.wait_for_url("**/thread/*")
     tab.page.reload()
     tab.page.wait_for_function("window.cookies == 2")
-    tab.wait("하나의 1번째 답")
+    tab.wait("두 연결의 1번째 답")
     tab.page.click("button:has(svg.lucide-refresh-cw)")
-    tab.wait("하나의 2번째 답")
+    tab.wait("두 연결의 2번째 답")
 
 
 def test_a_task_and_a_command_have_no_pencil(tab):

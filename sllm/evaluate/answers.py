@@ -1,13 +1,15 @@
 """Which questions were asked, and what each model answered: from the files that vllm_inference.py writes."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sllm import checkpoint
-from sllm.cli import InputError, plural
+from sllm import checkpoint, world
+from sllm.cli import InputError, collect_errors, plural
 from sllm.evaluate.suites import Answer, Question
 from sllm.hashes import file_hash
 
@@ -68,11 +70,12 @@ def read(
         InputError: not a file of answers; files that share no question, or mean different ones by the same id; facts
             that are of other questions.
     """
-    lines = {name: _lines(path) for name, path in files.items()}
+    each = collect_errors(*(partial(_lines, path) for path in files.values()))
+    lines = dict(zip(files, each, strict=True))
     first_name, first = next(iter(lines.items()))
     problems = []
     for name, rows in lines.items():
-        asked = [id for id in rows if id in first and _asked(rows[id]) != _asked(first[id])]
+        asked = [id for id in rows if id in first and not _same_question(rows[id], first[id])]
         if asked:
             problems.append(
                 f"{files[name]} and {files[first_name]} have {plural(len(asked), 'different question')} of the same "
@@ -81,7 +84,11 @@ def read(
     shared = [id for id in first if all(id in rows for rows in lines.values())]
     if not shared:
         problems.append(f"the files share no question: {', '.join(map(str, files.values()))}")
-    other = [id for id in shared if id in facts and facts[id]["user_content"] != _asked(first[id])[-1]["content"]]
+    other = [
+        id
+        for id in shared
+        if id in facts and unicodedata.normalize("NFC", facts[id]["user_content"]) != _asked(first[id])[-1]["content"]
+    ]
     if other:
         problems.append(
             f"{plural(len(other), 'row')} of --testset_path, {other[0]} the first, ask something else than the "
@@ -108,44 +115,71 @@ def read(
     return questions, answered, notes
 
 
+def _same_question(line: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(line.get(key) == other.get(key) for key in ("messages", "reference", "task"))
+
+
 def _asked(line: dict[str, Any]) -> list[dict[str, str]]:
     messages: list[dict[str, str]] = line["messages"]
     return messages
 
 
 def _lines(path: Path) -> dict[str, dict[str, Any]]:
-    lines, number = {}, 0
+    """A file's answers by their ids. InputError with file and line of what cannot be one."""
     try:
-        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if text.strip():
-                line = json.loads(text)
-                _check(line)
-                if line["id"] in lines:
-                    raise InputError(
-                        f"{path}:{number}: a second answer to {line['id']}; give each row an id of its own"
-                    )
-                lines[line["id"]] = line
-    except InputError:
-        raise
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise InputError(f"{path}:{number}: not a line of answers; make the file with vllm_inference.py") from None
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); make the file with vllm_inference.py") from None
+    lines: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(content.split("\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            line = _checked(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}:{number}: not a line of answers ({error}); make the file with vllm_inference.py"
+            ) from None
+        if line["id"] in lines:
+            raise InputError(f"{path}:{number}: a second answer to {line['id']}; give each row an id of its own")
+        lines[line["id"]] = line
     if not lines:
         raise InputError(f"{path} is empty; make it with vllm_inference.py")
     return lines
 
 
-def _check(line: dict[str, Any]) -> None:
-    texts = [line["output"], *line.get("outputs", []), *(message["content"] for message in line["messages"])]
-    reasons = [line["finish_reason"], *line.get("finish_reasons", [])]
-    strings = [*texts, *reasons, line["id"], *(line[key] for key in ("task", "reference") if line[key] is not None)]
-    if not all(isinstance(value, str) for value in strings) or not line["messages"]:
-        raise TypeError
+def _checked(line: Any) -> dict[str, Any]:
+    """The line in composed form (NFC), as training and serving have it. ValueError with what is wrong."""
+    if not isinstance(line, dict):
+        raise ValueError("not a JSON object")
+    for key in ("id", "output", "finish_reason"):
+        if not isinstance(line.get(key), str):
+            raise ValueError(f"{key} is not a text")
+    for key in ("task", "reference"):
+        if not isinstance(line.setdefault(key, None), str | None):
+            raise ValueError(f"{key} is not a text")
+    messages = line.get("messages")
+    if not (isinstance(messages, list) and messages):
+        raise ValueError("messages is not a list of messages")
+    for message in messages:
+        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
+            raise ValueError("a message has no role or content")
+    texts, reasons = line.setdefault("outputs", [line["output"]]), line.setdefault("finish_reasons", [])
+    reasons = line["finish_reasons"] = reasons or [line["finish_reason"]]
+    if not (isinstance(texts, list) and isinstance(reasons, list) and len(texts) == len(reasons) > 0):
+        raise ValueError("outputs and finish_reasons are not lists of the same length")
+    if not all(isinstance(value, str) for value in (*texts, *reasons)):
+        raise ValueError("outputs or finish_reasons holds something else than texts")
+    try:
+        composed: dict[str, Any] = json.loads(unicodedata.normalize("NFC", json.dumps(line, ensure_ascii=False)))
+        json.dumps(composed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a character (a lone surrogate); write the file in UTF-8, not in escapes") from None
+    return composed
 
 
 def _answers(line: dict[str, Any]) -> list[Answer]:
-    texts = line.get("outputs", [line["output"]])
-    reasons = line.get("finish_reasons", [line["finish_reason"]])
-    return [Answer(text, reason) for text, reason in zip(texts, reasons, strict=True)]
+    return [Answer(text, reason) for text, reason in zip(line["outputs"], line["finish_reasons"], strict=True)]
 
 
 def _source(path: Path) -> dict[str, Any]:
@@ -167,8 +201,9 @@ def read_facts(path: str | None) -> dict[str, dict[str, Any]]:
     for line in Path(path).read_bytes().splitlines():
         try:
             row = json.loads(line)
-            if row["expects"] and row["facts"] is not None and isinstance(row["user_content"], str):
+            world.check(row, "")
+            if isinstance(row["user_content"], str):
                 facts[row["id"]] = row
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, AttributeError):
             continue  # a row of something else
     return facts

@@ -1,7 +1,7 @@
 """What can be wrong with a model or adapter folder from any tool, as far as that shows without its data.
 
-Each check returns what it saw, and raises `InputError` with what is wrong and how to fix it, or `NotChecked` with the
-reason.
+Each check returns what it saw, or raises `InputError` with what is wrong and how to fix it, `Note` with what may be
+meant so, or `NotChecked` with the reason.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from pathlib import Path
 from sllm import checkpoint, cli, finite
 from sllm.cli import InputError
 from sllm.evaluate import tokenizer_checks, weight_checks
-from sllm.evaluate.model_folder import Folder, NotChecked
+from sllm.evaluate.model_folder import Folder, NotChecked, Note
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`state`: ok, wrong, or `-` for what was not checked."""
+    """`state`: ok, note, wrong, or `-` for what was not checked."""
 
     check: str
     state: str
@@ -57,9 +57,13 @@ def examine(
             findings.append(Finding(name, "ok", [check(folder)]))
         except NotChecked as reason:
             findings.append(Finding(name, "-", [f"not checked: {reason}"]))
-        except (InputError, ValueError) as error:
-            problems = error.problems if isinstance(error, InputError) else [str(error)]
-            findings.append(Finding(name, "wrong", problems))
+        except Note as note:
+            findings.append(Finding(name, "note", [str(note)]))
+        except InputError as error:
+            findings.append(Finding(name, "wrong", error.problems))
+        except Exception as error:  # a broken folder may lead a library to any
+            kind = f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
+            findings.append(Finding(name, "wrong", [f"cannot be checked ({kind}); get the folder again"]))
     return findings
 
 

@@ -147,11 +147,14 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 
 def load(folder: str | Path) -> Evaluation:
-    """InputError for a folder that evaluate_model.py did not write."""
+    """InputError for a folder that evaluate_model.py did not write, or not to its end."""
     try:
+        if checkpoint.read_run(folder) is None:
+            raise ValueError
         results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (Path(folder) / ANSWERS).read_text(encoding="utf-8").splitlines()]
-        results["suites"], results["models"], [line["scores"] for line in lines]
+        lines = [json.loads(line) for line in (Path(folder) / ANSWERS).read_text(encoding="utf-8").split("\n")[:-1]]
+        [results[key] for key in ("questions", "models", "suites", "by_task", "comparisons")]
+        [line["scores"] for line in lines]
     except (OSError, ValueError, TypeError, LookupError):
         raise InputError(
             f"{folder} has no results; make it with `python evaluate_model.py --models … --output_dir {folder}`"
@@ -204,7 +207,9 @@ def tables(results: dict[str, Any]) -> str:
                 for c in results["comparisons"]
             ],
         )  # fmt: skip
-    return text + "\nin brackets: 95 % intervals; p: paired tests, corrected for all of these comparisons (Holm)"
+    return text + (
+        "\nin brackets: 95 % intervals, each by itself; p: paired tests, corrected for all of these comparisons (Holm)"
+    )
 
 
 def interval(mean: dict[str, Any]) -> str:
@@ -224,4 +229,11 @@ def verdict(comparison: dict[str, Any]) -> str:
     """Which is better; or that nothing can be said, and what difference could have been seen."""
     if comparison["significant"]:
         return f"{comparison['second' if comparison['value'] > 0 else 'first']} is better"
-    return f"no difference shown ({100 * comparison['detectable']:.1f} would be)"
+    points = needed(comparison)
+    return f"no difference shown ({points}{' would be' if points[0].isdigit() else ''})"
+
+
+def needed(comparison: dict[str, Any]) -> str:
+    """The difference that so many questions would show with 80 % probability."""
+    points = comparison["detectable"]  # None: infinite
+    return f"{100 * points:.1f} points" if points is not None and points <= 1 else "too few questions"

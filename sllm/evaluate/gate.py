@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sllm import checkpoint, cli, gate_record
+from sllm import checkpoint, cli, gate_record, hashes
 from sllm.cli import InputError
 from sllm.evaluate import evaluation, statistics
-from sllm.evaluate.evaluation import as_record, difference_text
+from sllm.evaluate.evaluation import as_record, difference_text, needed
 
 SuiteScores = dict[str, dict[str, float]]  # suite → id of a question → score of the headline metric
 
@@ -33,16 +33,19 @@ def decide(first: SuiteScores, second: SuiteScores, must_improve: Sequence[str] 
     """Compare two models by each suite that both have, question by question, two-sided at 5 % over all suites (Holm).
 
     Raises:
-        InputError: they share no question, or not the suites of `must_improve`.
+        InputError: they share no question of one of the suites that the first has, or lack one of `must_improve`.
     """
     shared = [name for name in first if first[name].keys() & second.get(name, {}).keys()]
     problems = [
+        f"the new model has no {name} score for any question of the old one; evaluate both by the same suites"
+        for name in first
+        if first[name] and name not in shared
+    ]
+    problems += [
         f"--must_improve {name}: not a suite that both models have ({', '.join(shared) or 'none'})"
         for name in must_improve
         if name not in shared
     ]
-    if not shared:
-        problems.append("the two models share no question")
     if problems:
         raise InputError(problems)
     differences = []
@@ -59,23 +62,20 @@ def decide(first: SuiteScores, second: SuiteScores, must_improve: Sequence[str] 
         if record["significant"] and record["value"] < 0:
             reasons.append(f"{name}: significantly worse, {found}")
         elif name in must_improve and not record["significant"]:
-            enough = f"{100 * record['detectable']:.1f}"
-            reasons.append(
-                f"{name}: not significantly better, {found}; a difference of {enough} points would be found with 80 % "
-                "probability"
-            )
+            reasons.append(f"{name}: not significantly better, {found} (80 % power from {needed(record)})")
     return Verdict(reasons, records)
 
 
-def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> Verdict:
-    """Decide, print why, and write gate.json where the results of the new model are.
+def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> tuple[Verdict, Path]:
+    """Decide, print why, and write gate.json where the results of the new model are: the folder that is returned.
 
     Args:
         old, new: two models of the results in `folder`; or two folders, each with the results of one model.
     """
-    if (Path(old) / gate_record.RESULTS).is_file() and (Path(new) / gate_record.RESULTS).is_file():
-        folder = Path(new)
+    if all((Path(path) / gate_record.RESULTS).is_file() for path in (old, new)):
         first, second = ((evaluation.load(path), _only_model(path)) for path in (old, new))
+        _require_same_questions(old, first[0], new, second[0])
+        folder = Path(new)
     else:
         results = evaluation.load(folder)
         first, second = (results, old), (results, new)
@@ -88,16 +88,36 @@ def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> Verdic
         if problems:
             raise InputError(problems)
     verdict = decide(evaluation.scores_of(*first), evaluation.scores_of(*second), must_improve)
-    rows = [(name, difference_text(d), d["n"], f"{d['corrected']:.2g}") for name, d in verdict.differences.items()]
-    print(f"\ngate: {old} → {new}\n{cli.table(['suite', 'difference', 'questions', 'p (corrected)'], rows)}")
-    source = second[0].results["models"][second[1]]["source"]
-    record = {"old": old, "new": new, "new_name": second[1], "new_source": source,
-              "must_improve": [*must_improve], "passed": verdict.passed,
-              "reasons": verdict.reasons, "differences": verdict.differences}  # fmt: skip
+    rows = [
+        (name, difference_text(d), d["n"], f"{d['corrected']:.2g}", needed(d))
+        for name, d in verdict.differences.items()
+    ]
+    headers = ["suite", "difference", "questions", "p (corrected)", "80 % power from"]
+    print(f"\ngate: {old} → {new}\n{cli.table(headers, rows)}")
+    record = {
+        "old": old, "new": new, "new_name": second[1], "new_source": second[0].results["models"][second[1]]["source"],
+        "must_improve": [*must_improve], "passed": verdict.passed, "reasons": verdict.reasons,
+        "differences": verdict.differences, "results": hashes.file_hash(folder / gate_record.RESULTS),
+    }  # fmt: skip
     checkpoint.write_atomically(
         folder / gate_record.GATE, json.dumps(cli.json_safe(record), ensure_ascii=False, indent=1) + "\n"
     )
-    return verdict
+    return verdict, folder
+
+
+def _require_same_questions(old: str, first: evaluation.Evaluation, new: str, second: evaluation.Evaluation) -> None:
+    """InputError where the same id means different questions; says how many questions only one folder has."""
+    before = {line["id"]: line for line in first.lines}
+    shared = [line for line in second.lines if line["id"] in before]
+    keys = ("messages", "reference", "task")
+    other = [line["id"] for line in shared if any(line[key] != before[line["id"]][key] for key in keys)]
+    if other:
+        raise InputError(
+            f"{old} and {new} have {cli.plural(len(other), 'different question')} of the same id ({other[0]}): they "
+            "are of different test sets"
+        )
+    if left := len(first.lines) + len(second.lines) - 2 * len(shared):
+        cli.say("note", f"{cli.plural(left, 'question')} that only one of the two folders has are left out")
 
 
 def _only_model(folder: str) -> str:

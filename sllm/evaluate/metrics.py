@@ -5,14 +5,19 @@ Exact match and character F1 are KorQuAD 1.0's (Lim et al., 2019); ROUGE is roug
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sllm import tasks
 from sllm.tasks.table import CHOICE_LABELS
 
+_FOREIGN = (
+    "CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "CYRILLIC", "ARABIC", "HEBREW", "THAI", "LAO", "KHMER", "MYANMAR",
+    "TIBETAN", "DEVANAGARI", "BENGALI", "TAMIL", "ARMENIAN", "GEORGIAN", "ETHIOPIC", "MONGOLIAN",
+)  # fmt: skip
 REPEATED = 4  # words of the n-grams that must not come back
 _QUOTES = re.compile("['\"《》<>〈〉()‘’]")
 _CHOICE = re.compile(rf"\s*\**\s*([{CHOICE_LABELS}])\s*[).]")
@@ -101,7 +106,7 @@ def kiwi() -> Any:
     return Kiwi()
 
 
-@cache
+@lru_cache(maxsize=64)
 def morphemes(text: str) -> list[str]:
     """The forms of a text's morphemes, without punctuation."""
     return [token.form for token in kiwi().tokenize(text) if not token.tag.startswith("S") or token.tag in _WORDS]
@@ -120,8 +125,9 @@ def hangul_share(answer: str) -> float | None:
 
 
 def foreign_script(answer: str, prompt: str) -> float:
-    """1 if the answer has letters that are neither Hangul nor Latin, and that the prompt does not have."""
-    return float(any(c.isalpha() and not (_is_hangul(c) or c.isascii()) and c not in prompt for c in answer))
+    """1 if the answer has letters of another script that the prompt does not have. Latin and Greek letters are not
+    meant: units and formulas have them in Korean texts too."""
+    return float(any(unicodedata.name(c, "").startswith(_FOREIGN) and c not in prompt for c in answer))
 
 
 def _is_hangul(character: str) -> bool:

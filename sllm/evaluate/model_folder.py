@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sllm import chat, checkpoint, hashes
+from sllm import chat, checkpoint, hashes, hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 class NotChecked(Exception):
     """The check does not apply, or needs what is not here."""
+
+
+class Note(Exception):
+    """Not what one would make today, and as it is in models that are in use."""
 
 
 @dataclass
@@ -34,16 +38,26 @@ class Folder:
         base = self.base_model or hashes.read_json(self.path / "adapter_config.json").get("base_model_name_or_path")
         record = checkpoint.read_run(self.path) or {}
         found = Path(checkpoint.find(self.path, record, base)) if base else None
-        return found if found and found.is_dir() else None
+        return found if found and found.is_dir() else hub.snapshot(base) if base else None
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        return chat.load_tokenizer(str(self.path))
+        """Of an adapter without one, its base's."""
+        files = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+        own = any((self.path / name).is_file() for name in files)
+        try:
+            return chat.load_tokenizer(str(self.path if own or not self.base else self.base))
+        except Exception as error:  # tokenizers raise whatever their JSON leads to
+            raise NotChecked(f"its tokenizer cannot be loaded ({str(error).splitlines()[0][:100]})") from None
 
     @cached_property
     def prompted(self) -> "PreTrainedTokenizerBase":
         if not self.tokenizer.chat_template:
             raise NotChecked("there is no chat template")
+        try:
+            chat.render(self.tokenizer, chat.PROBE_MESSAGES[1:], add_generation_prompt=True)
+        except Exception:  # the check of the template says it
+            raise NotChecked("the chat template cannot render several turns") from None
         return self.tokenizer
 
     def tensors(self, folder: Path | None = None) -> Iterator[tuple[Path, int, str, dict[str, Any]]]:

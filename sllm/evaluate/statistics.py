@@ -14,6 +14,7 @@ import numpy as np
 Scores: TypeAlias = np.ndarray
 LEVEL = 0.95  # of intervals; tests are two-sided at 1 - LEVEL
 POWER = 0.8  # of `detectable`
+FEW = 20  # questions: with fewer, a bootstrap is too narrow
 RESAMPLES = 4_000  # of the bootstrap
 PERMUTATIONS = 20_000
 SEED = 42
@@ -33,7 +34,7 @@ class Mean:
 class Difference:
     """Second model minus first, over the `n` questions that both have a score for: its 95 % interval, the p-value of a
     paired test (`p`; `corrected` for all comparisons that are made together), how many questions went each way, and
-    the smallest true difference that such a comparison would find in 80 % of cases."""
+    the smallest true difference that such a comparison would find in 80 % of cases (infinite: none)."""
 
     value: float
     low: float
@@ -51,7 +52,7 @@ class Difference:
 
 
 def mean(scores: Scores) -> Mean:
-    """Wilson's interval where each score is 0 or 1, else a bootstrap over the questions (BCa)."""
+    """Wilson's interval where each score is 0 or 1, else as `_interval`."""
     known = scores[~np.isnan(scores)]
     if not len(known):
         return Mean(math.nan, math.nan, math.nan, 0)
@@ -61,23 +62,32 @@ def mean(scores: Scores) -> Mean:
 
         interval = binomtest(int(known.sum()), len(known)).proportion_ci(LEVEL, method="wilson")
         return Mean(value, float(interval.low), float(interval.high), len(known))
-    return Mean(value, *_bootstrap(known), len(known))
+    return Mean(value, *_interval(known, 0.0, 1.0), len(known))
 
 
 def _is_binary(scores: Scores) -> bool:
     return bool(np.isin(scores, (0, 1)).all())
 
 
-def _bootstrap(values: Scores) -> tuple[float, float]:
-    if len(values) < 2 or np.ptp(values) < 1e-12:
-        return float(values.mean()), float(values.mean())
-    from scipy.stats import bootstrap
+def _interval(values: Scores, least: float, most: float) -> tuple[float, float]:
+    """Of the mean of values from `least` to `most`: a bootstrap over the questions (BCa), Student's of a few of them,
+    and the rule of three where all are equal."""
+    n, value = len(values), float(values.mean())
+    if np.ptp(values) < 1e-12:
+        half = 3 / n * (most - least)
+    elif n < FEW:
+        from scipy.stats import t
 
-    random = np.random.default_rng(SEED)
-    interval = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=random
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+        half = float(t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    else:
+        from scipy.stats import bootstrap
+
+        interval = bootstrap(
+            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa",
+            batch=max(1, 4_000_000 // n), rng=np.random.default_rng(SEED),
+        ).confidence_interval  # fmt: skip
+        return float(interval.low), float(interval.high)
+    return max(value - half, least), min(value + half, most)
 
 
 def compare(first: Scores, second: Scores, *, comparisons: int = 1) -> Difference:
@@ -93,8 +103,10 @@ def compare(first: Scores, second: Scores, *, comparisons: int = 1) -> Differenc
     if not n:
         return Difference(math.nan, math.nan, math.nan, 0, 1.0, 0, 0, math.nan)
     binary = _is_binary(first[both]) and _is_binary(second[both])
-    p = _mcnemar(better, worse) if binary else _permutation(differences)
-    low, high = _bootstrap(differences)
+    if binary:
+        p, (low, high) = _mcnemar(better, worse), _paired_interval(better, worse, n)
+    else:
+        p, (low, high) = _permutation(differences), _interval(differences, -1.0, 1.0)
     return Difference(float(differences.mean()), low, high, n, p, better, worse, detectable(differences, comparisons))
 
 
@@ -103,6 +115,16 @@ def _mcnemar(better: int, worse: int) -> float:
 
     total, least = better + worse, min(better, worse)
     return min(1.0, float(2 * binom.cdf(least, total, 0.5) - binom.pmf(least, total, 0.5))) if total else 1.0
+
+
+def _paired_interval(better: int, worse: int, n: int) -> tuple[float, float]:
+    """Of a difference of two shares on the same questions (Agresti and Min, 2005, with half a question more each)."""
+    from scipy.stats import norm
+
+    more, less, total = better + 0.5, worse + 0.5, n + 2
+    value = (more - less) / total
+    half = norm.ppf((1 + LEVEL) / 2) * math.sqrt(more + less - (more - less) ** 2 / total) / total
+    return float(max(value - half, -1.0)), float(min(value + half, 1.0))
 
 
 def _permutation(differences: Scores) -> float:
@@ -136,10 +158,13 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
 
 def detectable(differences: Scores, comparisons: int = 1) -> float:
     """The true difference of means that a two-sided test at 5 % / `comparisons` finds with 80 % probability, given how
-    much these differences scatter."""
+    much these differences scatter. Infinite where no difference of so few questions could be significant."""
     from scipy.stats import norm
 
-    n, spread = len(differences), float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
-    if not spread > 0:  # nothing differs: as if one question did
-        spread = 1 / math.sqrt(max(n, 1))
-    return float((norm.ppf(1 - (1 - LEVEL) / 2 / comparisons) + norm.ppf(POWER)) * spread / math.sqrt(n))
+    n, level = len(differences), (1 - LEVEL) / comparisons
+    fewest = math.ceil(math.log2(2 / level))  # questions that all differ in one direction: p = 2 / 2^fewest
+    if n < fewest:
+        return math.inf
+    spread = float(differences.std(ddof=1))
+    found = float((norm.ppf(1 - level / 2) + norm.ppf(POWER)) * spread / math.sqrt(n))
+    return max(found, fewest / n)

@@ -137,7 +137,7 @@ WORLD = Suite("world", "사실성", "Truth", (
     Metric("true_names", "사실인 답 (지어낸 이름)", "True, of made-up names",
            _truth(lambda truth: float(bool(truth)), of_names=True)),
     Metric("wrong", "틀린 사실", "States a wrong fact", _truth(lambda truth: float(bool(truth.wrong))), lower=True),
-    Metric("invented", "지어낸 사실", "Invents a fact", _truth(lambda truth: float(bool(truth.invented))), lower=True),
+    Metric("invented", "없는 사실", "Invents a fact", _truth(lambda truth: float(bool(truth.invented))), lower=True),
     Metric("missing", "빠진 사실", "Misses a fact", _truth(lambda truth: float(bool(truth.missing))), lower=True),
 ), "facts, as in the rows of `python -m sllm.world`")  # fmt: skip
 
@@ -188,9 +188,11 @@ def score(suite: Suite, questions: list[Question], answers: dict[str, list[Answe
     Args:
         answers: by the id of the question, one or several.
     """
-    scores = {}
-    for metric in suite.metrics:
-        values = [[metric.score(question, answer) for answer in answers[question.id]] for question in questions]
-        known = [[value for value in row if value is not None] for row in values]
-        scores[metric.key] = np.array([np.mean(row) if row else np.nan for row in known])
+    scores = {metric.key: np.full(len(questions), np.nan) for metric in suite.metrics}
+    for i, question in enumerate(questions):
+        for metric in suite.metrics:  # inside, as they share what is computed of an answer
+            values = [metric.score(question, answer) for answer in answers[question.id]]
+            known = [value for value in values if value is not None]
+            if known:
+                scores[metric.key][i] = np.mean(known)
     return scores

@@ -6,7 +6,7 @@ from typing import Any
 
 from sllm import cli, finite, hashes
 from sllm.cli import InputError
-from sllm.evaluate.model_folder import Folder, NotChecked
+from sllm.evaluate.model_folder import Folder, NotChecked, Note
 
 _EMBEDDING = re.compile(r"\b(?:embed_tokens|wte|embed_in|word_embeddings)\b.*(?<!lora_A)(?<!lora_B)\.weight$")
 _QUANTISED_DTYPES = {"U8", "I8", "F8_E4M3", "F8_E5M2", "I32"}
@@ -28,8 +28,13 @@ def vocabulary(folder: Folder) -> str:
     rows = [shape[0] for name, shape in shapes.items() if _EMBEDDING.search(name) and len(shape) == 2]
     if not rows:
         raise NotChecked("no embedding was found; the base is not here, or names it otherwise")
-    largest = max(folder.tokenizer.get_vocab().values()) + 1
-    if largest > max(rows):
+    tokens = folder.tokenizer.get_vocab()
+    largest = max(tokens.values()) + 1
+    added = folder.tokenizer.added_tokens_decoder
+    beyond = [token for token, id in tokens.items() if id >= max(rows)]
+    if beyond and all(tokens[token] in added and added[tokens[token]].special for token in beyond):
+        raise Note(f"{', '.join(beyond[:3])} have no row of the embedding ({max(rows)} rows); no prompt may use them")
+    if beyond:
         raise InputError(
             f"the tokenizer has {largest} tokens, the embedding {max(rows)} rows: the last tokens have no vector; "
             "resize the model with its tokenizer (resize_token_embeddings), or take the tokenizer it was trained with"
@@ -41,36 +46,52 @@ def adapter_shapes(folder: Folder) -> str:
     if not folder.adapter:
         raise NotChecked("no adapter")
     if not folder.shapes:
-        raise NotChecked("its base is not here; name it: --base_model")
-    problems, count = [], 0
+        raise NotChecked("its base is not here, or has no safetensors; name it: --base_model")
+    if hashes.read_json((folder.base or folder.path) / "config.json").get("quantization_config"):
+        raise NotChecked("its base is quantised")
+    transposed = bool(hashes.read_json(folder.path / "adapter_config.json").get("fan_in_fan_out"))
+    problems, unknown, fit = [], [], 0
     for _, _, name, entry in folder.tensors():
         layer, factor, _ = name.removeprefix("base_model.model.").partition(".lora_")
         if not factor or ".lora_embedding" in name or len(entry["shape"]) != 2:
             continue
-        count += 1
         weight = folder.shapes.get(f"{layer}.weight")
-        width = entry["shape"][1] if ".lora_A" in name else entry["shape"][0]  # A: (rank, in); B: (out, rank)
         if weight is None:
-            raise NotChecked(f"the base stores {layer} under another name")
-        if width not in weight:
-            problems.append(
-                f"{name} is made for {width} features, {layer} of the base has {' × '.join(map(str, weight))}: it was "
-                "trained on another base; name that one"
-            )
+            unknown.append(layer)
+            continue
+        is_first = ".lora_A" in name  # A: (rank, in); B: (out, rank); a weight is (out, in)
+        width, needed = (entry["shape"][1], weight[-1]) if is_first else (entry["shape"][0], weight[0])
+        if transposed:
+            needed = weight[0] if is_first else weight[-1]
+        if width == needed:
+            fit += 1
+        else:
+            problems.append(f"{name} is made for {width} features, {layer} of the base has {needed}")
     if problems:
-        raise InputError(cli.shorten(problems, 3))
-    return f"{count} LoRA matrices fit their layers"
+        raise InputError([*cli.shorten(problems, 3), "it was trained on another base; name that one: --base_model"])
+    if not fit:
+        raise NotChecked("the base stores its layers under other names")
+    missing = sorted({layer for layer in unknown if "lm_head" not in layer})
+    if missing:
+        raise InputError(f"the base has no {missing[0]} (and {len(missing) - 1} more); was it trained on another base?")
+    return f"{fit} LoRA matrices fit their layers"
 
 
 def learned(folder: Folder) -> str:
     if not folder.adapter:
         raise NotChecked("no adapter")
-    second = [tensor for tensor in folder.tensors() if ".lora_B" in tensor[2]]
+    second = [t for t in folder.tensors() if ".lora_B" in t[2] or ".lora_embedding_A" in t[2]]  # zero at the start
+    if not second:
+        raise NotChecked("no LoRA matrices in safetensors")
     untouched = [tensor[2] for tensor in second if _is_zero(*tensor)]
-    if second and len(untouched) == len(second):
+    if len(untouched) == len(second):
         raise InputError(
             "every LoRA B matrix is zero: the adapter never learned anything; look at its learning rate, and whether "
             "its layers were among the optimizer's parameters"
+        )
+    if untouched and all(re.search(r"vision|visual|audio|expert", name) for name in untouched):
+        raise Note(
+            f"{len(untouched)} of {len(second)} LoRA B matrices are zero, all of parts that no row may have used"
         )
     if untouched:
         raise InputError(
@@ -97,10 +118,13 @@ def quantisation(folder: Folder) -> str:
         raise NotChecked("an adapter")
     configured = hashes.read_json(folder.path / "config.json").get("quantization_config")
     tensors = list(folder.tensors())
+    if not tensors:
+        raise NotChecked("no safetensors file")
     left = [
         name
         for _, _, name, entry in tensors
-        if _QUANTISED_NAMES.search(name) or (entry["dtype"] in _QUANTISED_DTYPES and len(entry["shape"]) > 1)
+        if _QUANTISED_NAMES.search(name)
+        or (entry["dtype"] in _QUANTISED_DTYPES and len(entry["shape"]) == 2 and name.endswith(".weight"))
     ]
     if configured and not left:
         raise InputError(

@@ -2,10 +2,10 @@
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const PAGE = 20; // cards that are made at a time
 const TEXT = {
-  ko: { all: '모든 과제', asked: '질문 순서', differ: '모델끼리 다른 순서', worst: '점수가 낮은 순서: ', search: '질문과 답변에서 찾기',
-        count: '개', prompt: '질문 전체', reference: '정답', none: '찾은 것이 없습니다', empty: '(빈 답변)' },
+  ko: { all: '모든 과제', asked: '질문 순서', differ: '모델 간 점수 차이가 큰 순서', worst: '점수가 낮은 순서: ', search: '질문과 답변에서 찾기',
+        count: '개', prompt: '앞선 대화', reference: '정답', none: '검색 결과가 없습니다', empty: '(빈 답변)', free: '(과제 없음)' },
   en: { all: 'All tasks', asked: 'In the order asked', differ: 'Largest disagreement first', worst: 'Lowest score first: ',
-        search: 'Search questions and answers', count: ' questions', prompt: 'Whole prompt', reference: 'Reference', none: 'Nothing found', empty: '(empty answer)' },
+        search: 'Search questions and answers', count: ' questions', prompt: 'Earlier turns', reference: 'Reference', none: 'Nothing found', empty: '(empty answer)', free: '(no task)' },
 };
 const $ = (id) => document.getElementById(id);
 const language = () => document.documentElement.dataset.lang;
@@ -18,11 +18,15 @@ const make = (tag, className, text) => {
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const scoreOf = (line, model) => { // the mean of the suites that apply to the question
   const scores = Object.values(line.scores[model]);
-  return scores.length ? mean(scores) : 0;
+  return scores.length ? mean(scores) : NaN;
+};
+const rank = (line, model) => { // questions without a score come last
+  const score = scoreOf(line, model);
+  return Number.isNaN(score) ? 2 : score;
 };
 const spread = (line) => {
   const scores = DATA.models.map((model) => scoreOf(line, model));
-  return Math.max(...scores) - Math.min(...scores);
+  return Math.max(...scores) - Math.min(...scores) || 0;
 };
 
 const highlighted = (tag, text, words) => {
@@ -88,10 +92,10 @@ const again = () => requestAnimationFrame(() => { // the edge may still be in vi
 
 const update = () => {
   const [task, order, words] = [$('task').value, $('order').value, $('search').value.trim().toLowerCase()];
-  shown = DATA.lines.filter((line) => (task === '*' || (line.task || '') === task)
+  shown = DATA.lines.filter((line) => (task === '*' || (line.task || '-') === task)
     && (!words || [line.prompt, line.reference || '', ...Object.values(line.answers).flat()].some((text) => text.toLowerCase().includes(words))));
   if (order === 'differ') shown.sort((a, b) => spread(b) - spread(a));
-  else if (order.startsWith('worst:')) shown.sort((a, b) => scoreOf(a, order.slice(6)) - scoreOf(b, order.slice(6)));
+  else if (order.startsWith('worst:')) shown.sort((a, b) => rank(a, order.slice(6)) - rank(b, order.slice(6)));
   $('count').textContent = shown.length + TEXT[language()].count;
   $('reader').replaceChildren(...(shown.length ? [] : [make('p', 'soft', TEXT[language()].none)]));
   made = 0;
@@ -103,7 +107,7 @@ const option = (value, text) => Object.assign(make('option', '', text), { value 
 const label = () => {
   const text = TEXT[language()];
   const [task, order] = [$('task').value || '*', $('order').value || (DATA.models.length > 1 ? 'differ' : 'asked')];
-  $('task').replaceChildren(option('*', text.all), ...Object.keys(DATA.tasks).map((id) => option(id, [id, DATA.tasks[id][language()]].filter(Boolean).join(' '))));
+  $('task').replaceChildren(option('*', text.all), ...Object.keys(DATA.tasks).map((id) => option(id || '-', [id, DATA.tasks[id][language()]].filter(Boolean).join(' ') || text.free)));
   $('order').replaceChildren(option('asked', text.asked), ...(DATA.models.length > 1 ? [option('differ', text.differ)] : []),
     ...DATA.models.map((model) => option(`worst:${model}`, text.worst + model)));
   [$('task').value, $('order').value, $('search').placeholder] = [task, order, text.search];
