@@ -52,11 +52,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three workers of one thread each on two cores: a third of a worker's time is waiting for servers and browsers.
+# Two workers of one thread each: threads that wait for each other waste cores, and with three workers pages are so
+# slow that tests of the page give up.
 # The order of the files is that of tests/conftest.py: xdist's own, by the number of tests, leaves a file of five minutes
 # for the end.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10 -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not alone"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations 10 -m alone
 
 test-fast: lint
