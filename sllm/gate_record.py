@@ -18,7 +18,7 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
     Returns:
         for each suite: its English name, metric, value, low, high (95 % interval) and n.
     Raises:
-        InputError: there is no verdict, the model did not pass, or another model was evaluated.
+        InputError: gate.json is missing or outdated, the model did not pass, or another model was evaluated.
     """
     path, command = Path(folder) / GATE, f"`python evaluate_model.py --gate OLD NEW --output_dir {folder} …`"
     record, results = _read(path), _read(path.with_name(RESULTS))

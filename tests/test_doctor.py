@@ -91,7 +91,7 @@ FAULTS = {
     "no second question": ("merged", "chat template", lambda f: template(f, LOOP, ONE_TURN + LOOP)),
     "an end of turn that the vocabulary lacks": (
         "adapter", "special tokens", lambda f: template(f, "<|im_end|>", "<|eot_id|>")),
-    "the end of turn is no EOS": (
+    "eos_token_id lacks the end of turn": (
         "merged", "end of turn", lambda f: edit(f / "generation_config.json", eos_token_id=2)),
     "pad is EOS": ("adapter", "padding", lambda f: edit(f / "tokenizer_config.json", pad_token="</s>")),
     "BOS twice": ("merged", "BOS", lambda f: template(f, BOS, BOS + BOS)),
@@ -112,12 +112,22 @@ def states(done) -> dict[str, str]:
     return {line[7:25].strip(): line[:7].strip() for line in lines}
 
 
+@pytest.fixture
+def examine(copies, script):
+    """Damages a copy and asks the doctor: (folder, what it said)."""
+
+    def run(kind: str, damage):
+        folder = copies(kind)
+        damage(folder)
+        return folder, script("evaluate_model.py", "--doctor", folder)
+
+    return run
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_folder_is_told_what_is_wrong(fault, copies, script):
+def test_a_broken_folder_is_told_what_is_wrong(fault, examine):
     kind, check, damage = FAULTS[fault]
-    folder = copies(kind)
-    damage(folder)
-    done = script("evaluate_model.py", "--doctor", folder)
+    folder, done = examine(kind, damage)
     assert done.returncode == 1, done.stderr
     assert f"error: {folder}: 1 check failed: {check}" in done.stderr
     assert states(done)[check] == "wrong"
@@ -149,11 +159,9 @@ NOTES = {
 
 
 @pytest.mark.parametrize("case", NOTES)
-def test_what_models_in_use_do_is_a_note(case, copies, script):
+def test_what_models_in_use_do_is_a_note(case, examine):
     kind, check, damage = NOTES[case]
-    folder = copies(kind)
-    damage(folder)
-    done = script("evaluate_model.py", "--doctor", folder)
+    _, done = examine(kind, damage)
     assert done.returncode == 0, done.stdout
     assert states(done)[check] == "note", done.stdout
 

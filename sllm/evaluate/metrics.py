@@ -119,7 +119,7 @@ _WORDS = {"SL", "SH", "SN"}  # Latin letters, Hanja, numbers: the symbols of Kiw
 
 
 def hangul_share(answer: str) -> float | None:
-    """Share of the letters that are Hangul. None: there is no letter."""
+    """Share of the letters that are Hangul; None for an answer without letters."""
     letters = [c for c in answer if c.isalpha()]
     return sum(_is_hangul(c) for c in letters) / len(letters) if letters else None
 

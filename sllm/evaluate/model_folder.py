@@ -53,7 +53,7 @@ class Folder:
     @cached_property
     def prompted(self) -> "PreTrainedTokenizerBase":
         if not self.tokenizer.chat_template:
-            raise NotChecked("there is no chat template")
+            raise NotChecked("no chat template")
         try:
             chat.render(self.tokenizer, chat.PROBE_MESSAGES[1:], add_generation_prompt=True)
         except Exception:  # the check of the template says it

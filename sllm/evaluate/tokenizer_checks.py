@@ -20,7 +20,7 @@ def template(folder: Folder) -> str:
     except NotChecked as error:
         raise InputError(f"{error}; get the tokenizer's files again") from None
     if not has_template and not folder.adapter:
-        raise NotChecked("there is none: right for a base model, wrong for one that was tuned on chats")
+        raise NotChecked("no chat template: right for a base model, wrong for one that was tuned on chats")
     if not has_template:
         raise InputError(
             "no chat template: a server would have to guess one; save the one of training in the tokenizer "
