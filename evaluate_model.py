@@ -9,6 +9,8 @@ run.json to --output_dir.
     world        are the answers true? for rows of `python -m sllm.world`
     conformance  does an answer keep its task's rules, stop by itself, stay in Korean, not repeat itself?
     reference    how near is it to the reference: exact match and character F1, ROUGE, chrF++, choices, keywords
+    zero_shot    which of the given answers is likeliest, on labelled Korean test sets (--zero_shot_path)
+    lm_eval      tasks of EleutherAI's lm-evaluation-harness on the same engine (--lm_eval_tasks)
 
     --gate OLD NEW   exit with 1 unless NEW is nowhere significantly worse than OLD, and better on --must_improve
     --doctor FOLDER  hold a model or adapter of any tool against what can be checked without its data
@@ -17,6 +19,8 @@ run.json to --output_dir.
         --testset_path sample_data/world/test_names.jsonl --output_dir outputs/evaluation
 """
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,43 +29,24 @@ from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
+from sllm.evaluate import flags
 from sllm.gate_record import GATE
 
-SUITES = ("world", "conformance", "reference")
+ROOT = Path(__file__).resolve().parent
 
 
 def build_parser():
     p = cli.parser(__doc__, __file__)
-    group = p.add_argument_group("models")
-    group.add_argument("--models", nargs="+", default=[], metavar="NAME=PATH", help="a name to show, and a file of "
-                       "answers, a model or an adapter")  # fmt: skip
-    group.add_argument("--testset_path", metavar="FILE", help="rows to ask; those of the small world have facts")
-    group.add_argument("--suites", nargs="+", choices=SUITES, metavar="SUITE", help="what to measure: world, "
-                       "conformance, reference; default: all that the rows allow")  # fmt: skip
-    group = p.add_argument_group("answers of models that are asked (more flags: vllm_inference.py)")
-    group.add_argument("--max_tokens", type=cli.positive_int, default=512, help="most tokens of an answer")
-    group.add_argument("--temperature", type=cli.between(0, 2), default=0.0, help="0: always the likeliest token")
-    group.add_argument("--n", type=cli.integer(1, 1024), default=1, help="answers to each question")
-    group.add_argument("--seed", type=cli.seed, default=42, help="of the sampling")
-    group.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"), help="of weights")
-    group = p.add_argument_group("gate")
-    group.add_argument("--gate", nargs=2, metavar=("OLD", "NEW"), help="names of two models, or two folders that this "
-                       "script wrote, each with one model")  # fmt: skip
-    group.add_argument("--must_improve", nargs="+", default=[], choices=SUITES, metavar="SUITE", help="suites on which "
-                       "NEW has to be significantly better")  # fmt: skip
-    group = p.add_argument_group("doctor")
-    group.add_argument("--doctor", metavar="FOLDER", help="check a model or adapter folder, and nothing else")
-    group.add_argument("--base_model", metavar="FOLDER", help="base of the adapter; default: the one that it names")
-    cli.add_output_flags(p, "outputs/evaluation", resume="keep the answers that --output_dir has already")
-    group.add_argument("--report_only", action="store_true", help="write report.html of --output_dir again")
+    flags.add_flags(p)
     return p
 
 
 def main(args) -> dict:
-    from sllm.evaluate import answers, doctor, evaluation, report
+    from sllm.evaluate import answers, doctor, evaluation, lm_eval_scores, report, zero_shot
+    from sllm.serve import harness
 
     started, out = time.monotonic(), Path(args.output_dir)
-    check_flags(args)
+    flags.check(args)
     if args.doctor:
         findings = doctor.examine(args.doctor, base_model=args.base_model, more={"base + adapter": is_base_and_adapter})
         return {"stage": "doctor", "folder": args.doctor, "checks": doctor.report(args.doctor, findings)}
@@ -72,62 +57,73 @@ def main(args) -> dict:
         return {"stage": "evaluation", "output_dir": str(out), **(decide(args, out) if args.gate else {})}
 
     # ── inputs ──
-    models, _, facts = cli.collect_errors(
-        lambda: answers.named_paths(args.models, args.testset_path),
+    of_models = flags.suites_of_models(args)
+    models, _, facts, sets, _ = cli.collect_errors(
+        lambda: answers.named_models(args.models, args.testset_path, of_models),
         lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
         lambda: answers.read_facts(args.testset_path),
+        lambda: zero_shot.load(args.zero_shot_path, args.shots_path, args.num_shots, args.seed),
+        lambda: harness.check_tasks(args.lm_eval_tasks, args.lm_eval_include_path),
     )
     if not args.resume:
-        checkpoint.require_distinct(out, args.testset_path, *models.values())
-    given = {name: path for name, path in models.items() if path.is_file()}
-    if given:  # before anything is replaced, or a model asked
-        evaluation.choose_suites(args.suites if given == models else None, answers.read(given, facts)[0])
+        checkpoint.require_distinct(out, args.testset_path, *(model.path for model in models.values()))
+    files = {name: model.path for name, model in models.items() if model.path.is_file()}
+    asked = {name: model for name, model in models.items() if name not in files}
+    if files:  # before anything is replaced, or a model asked
+        evaluation.choose_suites(None if asked else args.suites, answers.read(files, facts)[0])
     checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
 
-    # ── answers ──
-    files = {name: given[name] if name in given else ask(name, path, args, out) for name, path in models.items()}
-    questions, answered, notes = answers.read(files, facts)
-    suites = evaluation.choose_suites(args.suites, questions)
+    # ── answers, log-likelihoods ──
+    for base, adapters in answers.by_base(asked).items():
+        measure(base, adapters, of_models, args, out)
+    if args.testset_path:
+        files |= {name: out / "answers" / f"{name}.jsonl" for name in asked}
+    questions, answered, notes = answers.read({name: files[name] for name in models if name in files}, facts)
+    suites = evaluation.choose_suites(args.suites, questions) if files else []
+    notes += [
+        f"{cli.plural(one.left_out, 'row')} of {one.path} left out: no text or label" for one in sets if one.left_out
+    ]
     for note in notes:
         cli.say("note", note)
-    cli.say("questions", f"{len(questions)}, suites: {', '.join(suite.name for suite in suites)}")
+    cli.say("suites", ", ".join([*(suite.name for suite in suites), *of_models]))
 
     # ── scores ──
     (out / GATE).unlink(missing_ok=True)  # of older results
-    evaluated = evaluation.evaluate(questions, answered, suites)
+    measured = evaluation.measure(questions, answered, suites)
+    found = {suite: {name: read_found(out / suite / f"{name}.json") for name in models} for suite in of_models}
+    measured += [zero_shot.measured(sets, args.zero_shot_styles, found["zero_shot"])] if sets else []
+    measured += [lm_eval_scores.measured(found["lm_eval"])] if args.lm_eval_tasks else []
+    sources = {name: {"model": str(model.path)} for name, model in models.items()}
+    sources |= {model.name: model.source for model in answered}
+    evaluated = evaluation.evaluate(sources, questions, answered, measured)
     evaluation.write(evaluated, out)
     report.write(evaluated, out)
     print(f"\n{evaluation.tables(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
     headlines = evaluation.headlines(evaluated.results)
     data = {"questions": len(questions), "testset_path": args.testset_path}
-    checkpoint.write_run(out, "evaluation", args, parents=list(files.values()), data=data, metrics=headlines,
-                         seconds=time.monotonic() - started)  # fmt: skip
+    checkpoint.write_run(out, "evaluation", args, parents=[files.get(name, models[name].path) for name in models],
+                         data=data, metrics=headlines, seconds=time.monotonic() - started)  # fmt: skip
     results = {"stage": "evaluation", "output_dir": str(out), "questions": len(questions), "models": headlines}
     return results | (decide(args, out) if args.gate else {})
 
 
-def check_flags(args) -> None:
-    names = [pair.partition("=")[0] for pair in args.models]
-    problems = []
-    if not (args.models or args.report_only or args.gate or args.doctor):
-        problems.append("name models: --models NAME=PATH …")
-    if args.doctor and (args.models or args.report_only or args.gate):
-        problems.append("--doctor: not with --models, --gate or --report_only")
-    if args.base_model and not args.doctor:
-        problems.append("--base_model: only with --doctor")
-    if args.report_only and args.models:
-        problems.append("--report_only reads --output_dir: leave out --models")
-    if args.must_improve and not args.gate:
-        problems.append("--must_improve: only with --gate OLD NEW")
-    if args.gate and args.gate[0] == args.gate[1]:
-        problems.append(f"--gate {' '.join(args.gate)}: name two different models")
-    for name in args.gate or []:
-        if args.models and name not in names:
-            problems.append(f"--gate {name}: not among --models {' '.join(names)}")
-    if args.n > 1 and not args.temperature:
-        problems.append(f"--n {args.n}: greedy answers are identical; sample with --temperature 0.7")
-    if problems:
-        raise InputError(problems)
+def measure(base: str, adapters: dict[str, str | None], suites: list[str], args, out: Path) -> None:
+    """Ask the models of one base in a process of its own, whose memory is free again when it ends."""
+    job, resume = out / "job.json", cli.command_line(drop=["--overwrite"], add=["--resume"])
+    more = {"base": base, "models": adapters, "suites": suites, "command": resume}
+    job.write_text(json.dumps(vars(args) | more), encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, "-m", "sllm.measure", str(job)], env=os.environ | {"PYTHONPATH": path})
+    job.unlink()
+    if done.returncode in (130, -signal.SIGINT):
+        raise cli.Interrupted(resume)
+    if done.returncode:
+        names = ", ".join(adapters)
+        raise InputError(f"{names} was not asked to the end, for the reason above; to continue: {resume}")
+
+
+def read_found(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))["found"]
 
 
 def decide(args, out: Path) -> dict:
@@ -143,23 +139,6 @@ def decide(args, out: Path) -> dict:
         "gate": "passed",
         "differences": {name: d["value"] for name, d in verdict.differences.items()},
     }
-
-
-def ask(name: str, model: Path, args, out: Path) -> Path:
-    """Answer the test set in a process of its own, whose memory is free again when it ends."""
-    path = out / "answers" / f"{name}.jsonl"
-    words = {"model_id": model, "testset_path": args.testset_path, "output_path": path, "max_tokens": args.max_tokens,
-             "temperature": args.temperature, "n": args.n, "seed": args.seed, "dtype": args.dtype}  # fmt: skip
-    print(f"\n── {name} ──", flush=True)
-    flags = [str(word) for flag, value in words.items() for word in (f"--{flag}", value)]
-    flags += ["--resume"] if args.resume else []
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("vllm_inference.py")), *flags])
-    resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
-    if done.returncode in (130, -signal.SIGINT):
-        raise cli.Interrupted(resume)
-    if done.returncode:
-        raise InputError(f"{name} was not asked to the end, for the reason above; to continue: {resume}")
-    return path
 
 
 def is_base_and_adapter(folder) -> str:

@@ -59,7 +59,8 @@ def build_parser():
     return p
 
 
-def main(args) -> dict:
+def main(args, load=None, resume: str | None = None) -> dict:
+    """`load`: makes the engine, in place of `offline.load`. `resume`: the command that continues this run."""
     from sllm import chat, output_lines, outputs
     from sllm.data import formats, overlap
     from sllm.serve import dtypes, environment, flags, model_info, offline, sampling
@@ -116,7 +117,7 @@ def main(args) -> dict:
     if pending:
         lengths = [len(prompts[row]) + max_new_tokens[row] for row in pending for _ in range(args.n)]
         loading = time.monotonic()
-        llm = offline.load(args, base, adapter, context_length, lengths)
+        llm = (load or offline.load)(args, base, adapter, context_length, lengths)
         load_seconds = time.monotonic() - loading
         cli.say("engine", f"ready after {load_seconds:.1f} s")
     complete = not todo and outputs.run_file(output).exists()
@@ -137,7 +138,7 @@ def main(args) -> dict:
             return rows[row] | output_lines.skipped(skipped.reason(rows[row]), prompt_tokens=tokens)
         return rows[row] | output_lines.fields(tokenizer, group, stops, prompt_tokens=tokens, logprobs=args.logprobs)
 
-    resume = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    resume = resume or cli.command_line(drop=["--overwrite"], add=["--resume"])
     working = time.monotonic()
     try:
         done += outputs.write_in_order(finished(), line_of, output, todo)

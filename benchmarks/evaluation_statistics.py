@@ -15,6 +15,8 @@ import numpy as np
 from sllm import cli
 from sllm.evaluate import gate, statistics
 
+SHARE = {"unit": "share", "lower": False, "least": 0.0, "most": 1.0}  # what each suite measures
+
 CORRELATION = 0.5  # of two models' chances to answer a question well: some questions are hard for both
 
 
@@ -90,7 +92,7 @@ def refused(kinds: list[str], questions: int, runs: int, seed: int, *, worse: bo
         first, second = (
             {str(i): dict(enumerate(map(float, scores[side]))) for i, scores in enumerate(suites)} for side in (0, 1)
         )
-        count += not gate.decide(first, second).passed
+        count += not gate.decide(first, second, dict.fromkeys(first, SHARE)).passed
     return count / runs
 
 

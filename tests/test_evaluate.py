@@ -346,7 +346,8 @@ def test_a_large_report_opens_searches_and_sorts(browser, tmp_path):
         )
     means = {"world": {"true": {"value": 0.5, "low": 0.45, "high": 0.55, "n": 1000}}}
     described = {"ko": "사실성", "en": "Truth", "headline": "true", "metrics": {
-        "true": {"ko": "사실인 답", "en": "True answers", "lower": False, "neutral": False}}}  # fmt: skip
+        "true": {"ko": "사실인 답", "en": "True answers", "lower": False, "neutral": False, "unit": "share", "least": 0,
+                 "most": 1}}, "items": "questions"}  # fmt: skip
     results = {"questions": 1000, "models": {m: {"source": {"answers": m}, "scores": means} for m in models},
                "suites": {"world": described}, "by_task": {"world": {}}, "comparisons": []}  # fmt: skip
     page = tmp_path / "report.html"

@@ -26,13 +26,24 @@ class AnsweredBy:
     answers: dict[str, list[Answer]]
 
 
-def named_paths(pairs: Sequence[str], testset_path: str | None) -> dict[str, Path]:
-    """The models of --models NAME=PATH by their names: files of answers, or models that have to be asked.
+@dataclass(frozen=True)
+class Model:
+    """A file of answers, or a model: `base` and, where it is an adapter, `adapter`."""
 
+    path: Path
+    base: str | None = None
+    adapter: str | None = None
+
+
+def named_models(pairs: Sequence[str], testset_path: str | None, suites: Sequence[str]) -> dict[str, Model]:
+    """The models of --models NAME=PATH by their names.
+
+    Args:
+        suites: those to be measured that ask the model itself.
     Raises:
         InputError: with all that is wrong with any of them.
     """
-    models: dict[str, Path] = {}
+    models: dict[str, Model] = {}
     problems = []
     for pair in pairs:
         name, separator, path = pair.partition("=")
@@ -40,22 +51,31 @@ def named_paths(pairs: Sequence[str], testset_path: str | None) -> dict[str, Pat
             problems.append(f"--models {pair}: give each model as NAME=PATH")
         elif name in models or "/" in name:
             problems.append(f"--models {pair}: give each model a name of its own, without a slash")
+        elif Path(path).is_file():
+            models[name] = Model(Path(path))
+            problems += [f"--models {pair}: {suite} needs the model itself, not its answers" for suite in suites]
         else:
-            models[name] = Path(path)
-    for name, model in models.items():
-        if model.is_file():
-            continue
-        try:
-            checkpoint.require_model(str(model))
-        except InputError as error:
-            problems += error.problems
-        if not testset_path:
-            problems.append(f"--models {name}={model} has to be asked: name its questions with --testset_path")
+            try:
+                models[name] = Model(Path(path), *checkpoint.require_model(path))
+            except InputError as error:
+                problems += error.problems
+            if not testset_path and not suites:
+                problems.append(f"--models {pair} has to be asked: name its questions with --testset_path")
     if testset_path and not Path(testset_path).exists():
         problems.append(f"--testset_path {testset_path} does not exist")
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return models
+
+
+def by_base(models: Mapping[str, Model]) -> dict[str, dict[str, str | None]]:
+    """base → name → adapter: those of one base can be loaded together."""
+    bases: dict[str, dict[str, str | None]] = {}
+    for name, model in models.items():
+        if model.base:
+            base = str(Path(model.base).resolve()) if Path(model.base).is_dir() else model.base
+            bases.setdefault(base, {})[name] = model.adapter
+    return bases
 
 
 def read(
@@ -70,6 +90,8 @@ def read(
         InputError: not a file of answers; files that share no question, or mean different ones by the same id; facts
             that are of other questions.
     """
+    if not files:
+        return [], [], []
     each = collect_errors(*(partial(_lines, path) for path in files.values()))
     lines = dict(zip(files, each, strict=True))
     first_name, first = next(iter(lines.items()))

@@ -2,6 +2,7 @@
 significantly better on those that it has to improve."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,13 @@ class Verdict:
         return not self.reasons
 
 
-def decide(first: SuiteScores, second: SuiteScores, must_improve: Sequence[str] = ()) -> Verdict:
+def decide(
+    first: SuiteScores, second: SuiteScores, metrics: dict[str, dict[str, Any]], must_improve: Sequence[str] = ()
+) -> Verdict:
     """Compare two models by each suite that both have, question by question, two-sided at 5 % over all suites (Holm).
 
+    Args:
+        metrics: each suite's headline metric, as results.json describes it.
     Raises:
         InputError: they share no question of one of the suites that the first has, or lack one of `must_improve`.
     """
@@ -52,18 +57,26 @@ def decide(first: SuiteScores, second: SuiteScores, must_improve: Sequence[str] 
     for name in shared:
         ids = [id for id in first[name] if id in second[name]]
         values = (np.array([scores[name][id] for id in ids]) for scores in (first, second))
-        differences.append(statistics.compare(*values, comparisons=len(shared)))
+        span = _number(metrics[name]["most"]) - metrics[name]["least"]
+        differences.append(statistics.compare(*values, comparisons=len(shared), span=span))
     records = {
-        name: as_record(difference) for name, difference in zip(shared, statistics.holm(differences), strict=True)
+        name: as_record(difference, metrics[name])
+        for name, difference in zip(shared, statistics.holm(differences), strict=True)
     }
     reasons = []
     for name, record in records.items():
-        found = f"{difference_text(record)} points on {record['n']} questions, p = {record['corrected']:.2g}"
-        if record["significant"] and record["value"] < 0:
+        unit = "points" if record["unit"] == "share" else record["unit"]
+        found = f"{difference_text(record)} {unit} on {record['n']} questions, p = {record['corrected']:.2g}"
+        if record["significant"] and not record["improved"]:
             reasons.append(f"{name}: significantly worse, {found}")
         elif name in must_improve and not record["significant"]:
             reasons.append(f"{name}: not significantly better, {found} (80 % power from {needed(record)})")
     return Verdict(reasons, records)
+
+
+def _number(most: float | None) -> float:
+    """JSON has no infinity."""
+    return math.inf if most is None else most
 
 
 def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> tuple[Verdict, Path]:
@@ -87,7 +100,8 @@ def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> tuple[
         ]
         if problems:
             raise InputError(problems)
-    verdict = decide(evaluation.scores_of(*first), evaluation.scores_of(*second), must_improve)
+    metrics = {name: suite["metrics"][suite["headline"]] for name, suite in second[0].results["suites"].items()}
+    verdict = decide(evaluation.scores_of(*first), evaluation.scores_of(*second), metrics, must_improve)
     rows = [
         (name, difference_text(d), d["n"], f"{d['corrected']:.2g}", needed(d))
         for name, d in verdict.differences.items()

@@ -2,12 +2,13 @@
 
 import json
 import statistics
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sllm import checkpoint, tasks
-from sllm.evaluate.evaluation import REPORT, Evaluation
+from sllm.evaluate.evaluation import REPORT, Evaluation, change, number
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates" / "report"
 COLORS = ("#2f6fed", "#d9822b", "#1f9d68", "#b0468f", "#7a5af0", "#0f97a6", "#c4452f", "#7d8a24")  # of the models
@@ -24,9 +25,9 @@ def render(evaluation: Evaluation) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {
-        "percent": lambda value: f"{value:.1%}",
-        "points": lambda value: f"{100 * value:+.1f}",
-        "ratio": lambda value: f"{value:.2f}",
+        "number": number,
+        "change": change,
+        "place": _place,
         "p": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
         "basename": lambda path: "/".join(Path(path).parts[-2:]),
     }
@@ -34,13 +35,19 @@ def render(evaluation: Evaluation) -> str:
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(results["models"])}
     template = environment.from_string((TEMPLATES / "evaluation.html.jinja").read_text(encoding="utf-8"))
     page: str = template.render(
-        results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines),
-        measured=_measured(results), task_names=_task_names(lines),
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines) if lines else {},
+        measured=_measured(results),
+        task_names=_task_names(task for of_suite in results["by_task"].values() for task in of_suite),
+        created=datetime.now(UTC).strftime("%Y-%m-%d"), num_answers=len(lines),
         data=Markup(_embedded(_reader_data(results, lines, colors))),
         script=Markup((TEMPLATES / "reader.js").read_text(encoding="utf-8")),
     )  # fmt: skip
     return page
+
+
+def _place(value: float, metric: dict[str, Any]) -> float:
+    """Where a value stands between the least and the most that the metric can be, from 0 to 1."""
+    return float((value - metric["least"]) / (metric["most"] - metric["least"]))
 
 
 def _optional_scores(results: dict[str, Any]) -> dict[str, Any]:
@@ -87,17 +94,17 @@ def _lengths(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, 
     return histograms
 
 
-def _task_names(lines: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Korean and English names of the tasks that were asked; "" is none."""
-    ids = sorted({line["task"] or "" for line in lines})
-    known = {id: tasks.TASKS.get(id) for id in ids}
+def _task_names(ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Korean and English names of tasks; "" where one has none."""
+    known = {id: tasks.TASKS.get(id) for id in sorted(set(ids))}
     return {id: (task.name_ko, task.name_en) if task else ("", "") for id, task in known.items()}
 
 
 def _reader_data(results: dict[str, Any], lines: list[dict[str, Any]], colors: dict[str, str]) -> dict[str, Any]:
     """What reader.js shows. Texts before the last turn repeat (system prompts): they stand once in `texts`."""
     texts: dict[str, int] = {}
-    headlines = {name: suite["headline"] for name, suite in results["suites"].items()}
+    task_names = _task_names(line["task"] or "" for line in lines)
+    headlines = {name: suite["headline"] for name, suite in results["suites"].items() if suite["items"] == "questions"}
     names = {
         suite: {language: results["suites"][suite]["metrics"][metric][language] for language in ("ko", "en")}
         for suite, metric in headlines.items()
@@ -106,7 +113,7 @@ def _reader_data(results: dict[str, Any], lines: list[dict[str, Any]], colors: d
         "models": list(results["models"]),
         "colors": colors,
         "headlines": names,
-        "tasks": {id: {"ko": ko, "en": en} for id, (ko, en) in _task_names(lines).items()},
+        "tasks": {id: {"ko": ko, "en": en} for id, (ko, en) in task_names.items()},
         "lines": [
             {
                 "id": line["id"], "task": line["task"], "reference": line["reference"],

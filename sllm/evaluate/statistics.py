@@ -51,18 +51,18 @@ class Difference:
         return self.corrected <= 1 - LEVEL
 
 
-def mean(scores: Scores) -> Mean:
-    """Wilson's interval where each score is 0 or 1, else as `_interval`."""
+def mean(scores: Scores, *, least: float = 0.0, most: float = 1.0) -> Mean:
+    """Wilson's interval where each score is 0 or 1, else as `_interval`. `least`, `most`: that a score can be."""
     known = scores[~np.isnan(scores)]
     if not len(known):
         return Mean(math.nan, math.nan, math.nan, 0)
     value = float(known.mean())
-    if _is_binary(known):
+    if _is_binary(known) and (least, most) == (0, 1):
         from scipy.stats import binomtest
 
         interval = binomtest(int(known.sum()), len(known)).proportion_ci(LEVEL, method="wilson")
         return Mean(value, float(interval.low), float(interval.high), len(known))
-    return Mean(value, *_interval(known, 0.0, 1.0), len(known))
+    return Mean(value, *_interval(known, least, most), len(known))
 
 
 def _is_binary(scores: Scores) -> bool:
@@ -71,10 +71,10 @@ def _is_binary(scores: Scores) -> bool:
 
 def _interval(values: Scores, least: float, most: float) -> tuple[float, float]:
     """Of the mean of values from `least` to `most`: a bootstrap over the questions (BCa), Student's of a few of them,
-    and the rule of three where all are equal."""
+    and the rule of three where all are equal (nothing where values have no bounds)."""
     n, value = len(values), float(values.mean())
     if np.ptp(values) < 1e-12:
-        half = 3 / n * (most - least)
+        half = 3 / n * (most - least) if math.isfinite(most - least) else 0.0
     elif n < FEW:
         from scipy.stats import t
 
@@ -90,23 +90,24 @@ def _interval(values: Scores, least: float, most: float) -> tuple[float, float]:
     return max(value - half, least), min(value + half, most)
 
 
-def compare(first: Scores, second: Scores, *, comparisons: int = 1) -> Difference:
+def compare(first: Scores, second: Scores, *, comparisons: int = 1, span: float = 1.0) -> Difference:
     """A paired comparison: McNemar's mid-p test where every score is 0 or 1 (Fagerland et al., 2013), else a
     permutation test of the mean difference (signs flipped).
 
     Args:
         comparisons: how many are made together; `detectable` is of the strictest of them.
+        span: the largest difference that two scores can have.
     """
     both = ~(np.isnan(first) | np.isnan(second))
     differences = second[both] - first[both]
     n, better, worse = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
     if not n:
         return Difference(math.nan, math.nan, math.nan, 0, 1.0, 0, 0, math.nan)
-    binary = _is_binary(first[both]) and _is_binary(second[both])
+    binary = span == 1 and _is_binary(first[both]) and _is_binary(second[both])
     if binary:
         p, (low, high) = _mcnemar(better, worse), _paired_interval(better, worse, n)
     else:
-        p, (low, high) = _permutation(differences), _interval(differences, -1.0, 1.0)
+        p, (low, high) = _permutation(differences), _interval(differences, -span, span)
     return Difference(float(differences.mean()), low, high, n, p, better, worse, detectable(differences, comparisons))
 
 

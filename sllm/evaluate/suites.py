@@ -1,7 +1,8 @@
 """What is measured: each suite's metrics, as functions of a question and one answer to it."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -44,26 +45,52 @@ Score = Callable[[Question, Answer], float | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A score from 0 to 1 of an answer, or None where it does not apply. `lower`: less of it is better. `neutral`:
-    neither is."""
+    """What a number says. `score`: of a question and an answer to it, or None where it does not apply; without one, the
+    suite measures the model in another way. `lower`: less of it is better. `neutral`: neither is. `unit`: share (shown
+    in percent), ratio, score or bits. `least`, `most`: that it can be."""
 
     key: str
     name_ko: str
     name_en: str
-    score: Score
+    score: Score | None = None
     lower: bool = False
     neutral: bool = False
+    unit: str = "share"
+    least: float = 0.0
+    most: float = 1.0
 
 
 @dataclass(frozen=True)
 class Suite:
-    """`metrics[0]` is what two models are compared by, and what the gate looks at. `requires`: of a question."""
+    """`metrics[0]` is what two models are compared by, and what the gate looks at. `requires`: of a question. `items`:
+    what it measures, if not answers to the questions of a test set."""
 
     name: str
     name_ko: str
     name_en: str
     metrics: tuple[Metric, ...]
     requires: str
+    items: str = "questions"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a suite found of every model.
+
+    Attributes:
+        ids: of its items.
+        tasks: of the items; None where an item has none.
+        scores: model → metric → (items,); NaN where the metric does not apply.
+        details: what else there is to say, as JSON.
+        items: for a suite that is not about the questions of a test set: what else belongs to each item, as JSON.
+    """
+
+    suite: Suite
+    ids: list[str]
+    tasks: list[str | None]
+    scores: dict[str, dict[str, Scores]]
+    details: dict[str, Any] = field(default_factory=dict)
+    items: list[dict[str, Any]] | None = None
 
 
 def _alone(score: Callable[[str], float | None]) -> Score:
@@ -152,7 +179,7 @@ CONFORMANCE = Suite("conformance", "규칙 준수", "Conformance", (
     Metric("repetition", "반복", "Repetition", _alone(metrics.repetition), lower=True),
     Metric("speech_levels", "말투 일관성", "Consistent speech level", _alone(metrics.speech_levels)),
     Metric("length_ratio", "길이 (정답 대비)", "Length against the reference", _with_reference(metrics.length_ratio),
-           neutral=True),
+           neutral=True, unit="ratio", most=math.inf),
 ), "a task of the task table")  # fmt: skip
 
 REFERENCE = Suite("reference", "정답과 비교", "Reference", (
@@ -191,6 +218,7 @@ def score(suite: Suite, questions: list[Question], answers: dict[str, list[Answe
     scores = {metric.key: np.full(len(questions), np.nan) for metric in suite.metrics}
     for i, question in enumerate(questions):
         for metric in suite.metrics:  # inside, as they share what is computed of an answer
+            assert metric.score
             values = [metric.score(question, answer) for answer in answers[question.id]]
             known = [value for value in values if value is not None]
             if known:

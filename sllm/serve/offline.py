@@ -73,7 +73,7 @@ def load(args, base: str, adapter: str | None, context: int, lengths: list[int])
     num_beams = args.num_beams if args.use_beam_search else 0
     return engine.load(
         base,
-        adapter=adapter,
+        adapters=[adapter] if adapter else [],
         max_model_len=context,
         tensor_parallel_size=args.tensor_parallel_size,
         kv_tokens=sum(sorted(lengths)[-engine.MAX_ROWS :]) * max(1, num_beams),

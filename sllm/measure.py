@@ -1,0 +1,133 @@
+"""Measure the models of one base with one load of the engine: answers to a test set, log-likelihoods of labelled
+choices, the tasks of lm-evaluation-harness. Started by evaluate_model.py, in a process of its own whose memory is free
+again when it ends.
+
+Reads a JSON file: base, models (name → adapter or null) and the flags of evaluate_model.py. Writes below its
+output_dir: answers/NAME.jsonl, zero_shot/NAME.json and lm_eval/NAME.json. What is there already, by the same settings,
+stays where `resume` says so.
+
+    python -m sllm.measure JOB.json
+"""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sllm import chat, checkpoint, cli
+
+KV_TOKENS = 2**17  # of the KV cache on a CPU: rows beyond it wait
+
+
+def build_parser():
+    p = cli.parser(__doc__, "-m sllm.measure")
+    p.add_argument("job", metavar="JOB.json", help="what to measure, as evaluate_model.py writes it")
+    return p
+
+
+def main(args) -> None:
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from sllm.serve import engine, environment, model_info
+
+    job = Namespace(**json.loads(Path(args.job).read_text(encoding="utf-8")))
+    environment.set_environment()
+    job.context = min(job.max_seq_length, model_info.context_length(job.base) or job.max_seq_length)
+
+    @cache
+    def load():
+        adapters = [adapter for adapter in job.models.values() if adapter]
+        return engine.load(job.base, adapters=adapters, dtype=job.dtype, max_model_len=job.context, kv_tokens=KV_TOKENS)
+
+    try:
+        each(job, load)
+    except (KeyboardInterrupt, cli.Interrupted):
+        raise SystemExit(130) from None  # evaluate_model.py says how to go on
+
+
+def each(job: Namespace, load: Callable[[], Any]) -> None:
+    from sllm.serve import dtypes
+
+    for name, adapter in job.models.items():
+        print(f"\n── {name} ──", flush=True)
+        if job.testset_path:
+            ask(job, name, adapter or job.base, load)
+        settings = {
+            "model": checkpoint.folder_hash(job.base) or job.base,
+            "adapter": checkpoint.folder_hash(adapter) if adapter else None,
+            "dtype": dtypes.resolve_dtype(job.dtype, None),
+            "context": job.context,
+        }
+        if "zero_shot" in job.suites:
+            once(job, "zero_shot", name, settings, lambda adapter=adapter: zero_shot(job, adapter, load()))
+        if "lm_eval" in job.suites:
+            once(job, "lm_eval", name, settings, lambda adapter=adapter: lm_eval(job, adapter, load()))
+
+
+def ask(job: Namespace, name: str, model: str, load: Callable[[], Any]) -> None:
+    """Answer the test set as vllm_inference.py does, but with the engine of the other models."""
+    import vllm_inference
+
+    words = {"model_id": model, "testset_path": job.testset_path,
+             "output_path": Path(job.output_dir) / "answers" / f"{name}.jsonl",
+             "max_seq_length": job.max_seq_length, "max_tokens": job.max_tokens, "temperature": job.temperature,
+             "n": job.n, "seed": job.seed, "dtype": job.dtype}  # fmt: skip
+    flags = [str(word) for flag, value in words.items() for word in (f"--{flag}", value)]
+    flags += ["--resume"] if job.resume else []
+    vllm_inference.main(vllm_inference.build_parser().parse_args(flags), load=lambda *_: load(), resume=job.command)
+
+
+def once(job: Namespace, suite: str, name: str, settings: dict, measure: Callable[[], Any]) -> None:
+    """Write what a suite finds, with what decided it; not again where it is there already."""
+    own = {key: value for key, value in vars(job).items() if key.startswith((suite, "shots", "num_shots"))}
+    paths = [*own.get("zero_shot_path", []), *own["shots_path"], own.get("lm_eval_include_path")]
+    settings |= own | {"files": {path: checkpoint.folder_hash(path) for path in filter(None, paths)}}
+    path = Path(job.output_dir) / suite / f"{name}.json"
+    if job.resume and path.is_file():
+        try:
+            if json.loads(path.read_text(encoding="utf-8"))["settings"] == settings:
+                return cli.say(suite, "is there already")
+        except (ValueError, LookupError):
+            pass  # cut short
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = cli.json_safe({"settings": settings, "found": measure()})
+    checkpoint.write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
+    return None
+
+
+def zero_shot(job: Namespace, adapter: str | None, llm) -> Any:
+    from tqdm import tqdm
+
+    from sllm.evaluate import zero_shot
+    from sllm.serve import engine
+
+    tokenizer = chat.load_tokenizer(adapter or job.base)
+    chat.set_chat_template(tokenizer)
+    sets = zero_shot.load(job.zero_shot_path, job.shots_path, job.num_shots, job.seed)
+
+    def score(pairs):
+        values = [(0.0, False)] * len(pairs)
+        found = engine.log_likelihoods(llm, pairs, adapter=adapter)
+        for index, value in tqdm(found, "zero_shot", len(pairs), unit=" choices", disable=None):
+            values[index] = value
+        return values
+
+    return zero_shot.measure(tokenizer, sets, job.zero_shot_styles, score)
+
+
+def lm_eval(job: Namespace, adapter: str | None, llm) -> Any:
+    from sllm.serve import harness
+
+    return harness.evaluate(
+        llm, job.base, adapter, tasks=job.lm_eval_tasks, num_fewshot=job.lm_eval_num_fewshot,
+        limit=job.lm_eval_limit, apply_chat_template=job.lm_eval_chat,
+        task_manager=harness.task_manager(job.lm_eval_include_path),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser())
