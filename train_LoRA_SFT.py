@@ -158,7 +158,7 @@ def main(args) -> dict | None:
     results |= metrics.final_metrics(trainer, seconds)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
-        data=training.record(args.trainset_path, stats, valid_stats if valid_rows else None, skipped),
+        data=training.record(args, rows, stats, valid_stats if valid_rows else None, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
         card=lambda record: model_card.of_adapter(record, tokenizer),
     )  # fmt: skip

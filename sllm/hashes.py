@@ -26,6 +26,7 @@ TOKENIZER_FILES = (
     "added_tokens.json vocab.json vocab.txt merges.txt chat_template.jinja chat_template.json "
     "additional_chat_templates/*.jinja"
 ).split()
+TRAINING_TEXTS = "training_texts.npz"  # `sllm.training_texts`: what it was trained on, which no answer depends on
 SPLITS = ("train.jsonl", "valid.jsonl", "test.jsonl", "kto.jsonl")
 # Keys that say where a file came from and what wrote it, and nothing about what the model answers.
 NOT_CONTENT = {

@@ -27,13 +27,15 @@ def read_run(folder: str | Path) -> dict | None:
 
 
 def recorded(folder: str | Path) -> dict[str, dict]:
-    """What `run.json` keeps of the files that decide a folder's product: name → sha256 of the content, and bytes.
+    """What `run.json` keeps of the files that decide a folder's product, and of the signature of its training texts:
+    name → sha256 of the content, and bytes.
 
     The sha256 of config.json and adapter_config.json is of their values, without those that say where they came from:
     a folder may be moved, and `bytes` is not compared.
     """
     folder = Path(folder)
-    names = [*hashes.deciding_files(folder), *(name for name in _EDITABLE if (folder / name).is_file())]
+    beside = (*_EDITABLE, hashes.TRAINING_TEXTS)
+    names = [*hashes.deciding_files(folder), *(name for name in beside if (folder / name).is_file())]
     digests = hashes.content_hashes(folder, names)
     return {name: {"sha256": digests[name], "bytes": (folder / name).stat().st_size} for name in names}
 

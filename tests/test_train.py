@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torch
 
 ADAPTER_FILES = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "loss.png",
-    "metrics.jsonl", "run.json", "samples.jsonl", "tokenizer.json", "tokenizer_config.json",
+    "metrics.jsonl", "run.json", "samples.jsonl", "tokenizer.json", "tokenizer_config.json", "training_texts.npz",
 }  # fmt: skip
 
 

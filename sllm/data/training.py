@@ -1,10 +1,11 @@
 """The rows of a training run: read, split, remarked on and recorded."""
 
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, training_texts
 from sllm.data import formats, splits, tokenize
 from sllm.data.rows import Row, Skipped, source_of
 from sllm.data.tokenize import TokenStats
@@ -12,10 +13,12 @@ from sllm.data.tokenize import TokenStats
 
 def load(args: Namespace, validation: Path | None, kind: str, skipped: Skipped) -> tuple[list[Row], list[Row]]:
     """(training rows, rows to evaluate on) of --trainset_path, and of `validation` or --val_set_size. `kind`: sft or
-    preference. InputError for rows that cannot be used, unless `skipped` may collect them."""
-    rows, valid_rows = cli.collect_errors(
+    preference. InputError for rows that cannot be used, unless `skipped` may collect them; and for a signature of
+    earlier rows that `record` could not read."""
+    rows, valid_rows, _ = cli.collect_errors(
         lambda: formats.load_rows(args.trainset_path, kind, skipped=skipped),
         lambda: formats.load_rows(validation, kind, skipped=skipped) if validation else [],
+        lambda: training_texts.read(args.model_id),
     )
     return (rows, valid_rows) if valid_rows else splits.hold_out(rows, args.val_set_size, args.seed)
 
@@ -37,8 +40,24 @@ def notes(
     return lines
 
 
-def record(path: str, stats: TokenStats, valid_stats: TokenStats | None, skipped: Skipped) -> dict[str, Any]:
-    """What run.json says of the rows: where they are, their hash and statistics."""
-    source = Path(path)
+def record(
+    args: Namespace, rows: list[Row], stats: TokenStats, valid_stats: TokenStats | None, skipped: Skipped
+) -> dict[str, Any]:
+    """What run.json says of the rows: where they are, their hash and statistics. The signature of their texts, and of
+    those that --model_id was trained on, is written to --output_dir."""
+    source = Path(args.trainset_path)
     train = {"path": str(source.resolve()), "sha256": checkpoint.folder_hash(source), **stats}
-    return {"train": train, "valid": valid_stats, "skipped_rows": len(skipped.rows)}
+    trained = [row for row in rows if not skipped.reason(row)]
+    signature = training_texts.with_parent(training_texts.signature_of(texts(trained)), args.model_id)
+    written = training_texts.write(args.output_dir, signature)
+    return {"train": train, "valid": valid_stats, "skipped_rows": len(skipped.rows), "training_texts": written}
+
+
+def texts(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """The texts of each row. A system turn that repeats is a text of the first row that has it."""
+    seen: set[str] = set()
+    for row in rows:
+        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"], *row["rejected"]]
+        system = {turn["content"] for turn in turns if turn["role"] == "system"} - seen
+        seen |= system
+        yield [turn["content"] for turn in turns if turn["role"] != "system" or turn["content"] in system]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sllm import chat, cli
 from sllm.cli import InputError
+from sllm.hashes import TRAINING_TEXTS
 from sllm.merge.merge import MergePlan
 from sllm.weights.safetensors_io import read_json
 
@@ -68,8 +69,9 @@ def require_stopping(config: dict[str, Any], tokenizer: "PreTrainedTokenizerBase
 
 
 def write_config_files(folder: Path, *, base: Path, adapter: Path, generation: dict[str, Any], plan: MergePlan) -> None:
-    """Copy the tokenizer from the adapter and what belongs to the model from the base; write both configs."""
-    for source, patterns in ((base, BASE_FILES), (adapter, TOKENIZER_FILES)):
+    """Copy the tokenizer and the signature of the training texts from the adapter, and what belongs to the model from
+    the base; write both configs."""
+    for source, patterns in ((base, BASE_FILES), (adapter, [*TOKENIZER_FILES, TRAINING_TEXTS])):
         for path in (path for pattern in patterns for path in source.glob(pattern) if path.is_file()):
             shutil.copyfile(path, folder / path.name)
     if (adapter / "additional_chat_templates").is_dir():
