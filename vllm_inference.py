@@ -61,8 +61,8 @@ def build_parser():
 
 def main(args, load=None, resume: str | None = None) -> dict:
     """`load`: makes the engine, in place of `offline.load`. `resume`: the command that continues this run."""
-    from sllm import chat, output_lines, outputs
-    from sllm.data import formats, overlap
+    from sllm import chat, contamination, output_lines, outputs
+    from sllm.data import formats
     from sllm.serve import dtypes, environment, flags, model_info, offline, sampling
 
     started = time.monotonic()
@@ -101,7 +101,8 @@ def main(args, load=None, resume: str | None = None) -> dict:
     pending = [row for row in range(first, len(rows)) if not skipped.reason(rows[row])]
     with_adapter = f" + adapter {adapter}" if adapter else ""
     cli.say("model", f"{base}{with_adapter}, {flags.precision(args)}, {context_length} tokens")
-    for note in [*checkpoint.notes(folder, base), *overlap.notes(folder, rows)]:
+    items = [contamination.item_of(row["messages"], row["reference"]) for row in rows]
+    for note in [*checkpoint.notes(folder, base), *contamination.notes(folder, items)]:
         cli.say("note", note)
     cli.say("chat template", template)
     cli.say("rows", f"{len(rows)} of {args.testset_path}{f', {first} answered already' if first else ''}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sllm import chat, checkpoint
+from sllm import chat, checkpoint, training_texts
 from sllm.data import formats
 from sllm.serve import dtypes
 
@@ -65,6 +65,8 @@ def artifacts(tiny_base, tmp_path_factory) -> dict:
     lengths = [len(chat.prompt_ids(tokenizer, formats.convert(row, "original")["messages"][:-1])) for row in rows]
     rows = [row for _, row in sorted(zip(lengths, rows, strict=True), key=lambda pair: -pair[0])]
     write(folder / "rows.jsonl", rows)
+    trained = [[f"{rows[1]['user_content']} 그리고 더 있었다."]]
+    training_texts.write(folder / "merged", training_texts.signature_of(trained))
     write(
         folder / "short.jsonl", [{"user_content": "물은 몇 도에서 끓나요?"}, {"user_content": "가을 하늘은 왜 높나요?"}]
     )
@@ -165,6 +167,8 @@ def test_what_is_effective_is_printed_and_nothing_else_is_noise(artifacts, full_
         assert setting in effective
     assert f"stop_token_ids [{end}, " in effective
     assert full_run["stderr"] == ""
+    rows = len(full_run["lines"])
+    assert f"1 of {rows} prompts overlap with rows that the model was trained on" in full_run["stdout"]
 
 
 # ── killed and resumed ─────────────────────────────────────────────────────────────────────────────────────
