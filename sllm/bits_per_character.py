@@ -5,9 +5,7 @@ different tokenizers compare.
         --testset_path sample_data/world/test_names.jsonl
 """
 
-from sllm import checkpoint, cli
-
-SAMPLES = 2000  # of the bootstrap
+from sllm import checkpoint, cli, retention
 
 
 def build_parser():
@@ -44,19 +42,16 @@ def main(args) -> dict:
     if not known.any():
         raise cli.InputError(f"{args.testset_path}: no row fits in --max_seq_length {args.max_seq_length}")
     count = int(known.sum())
-    drawn = np.random.default_rng(args.seed).integers(count, size=(SAMPLES, count))
     first, table, results = None, [], {}
     for name, values in bits.items():
-        values, lengths = values[known], characters[known]
-        ratios = values[drawn].sum(1) / lengths[drawn].sum(1)
-        value = float(values.sum() / lengths.sum())
-        low, high = np.percentile(ratios, (2.5, 97.5))
-        results[name] = {"bits_per_character": value, "low": float(low), "high": float(high)}
+        value, ratios = retention.ratio(values[known], characters[known], args.seed)
+        low, high = retention.interval(ratios)
+        results[name] = {"bits_per_character": value, "low": low, "high": high}
         difference = ""
         if first is not None:
-            below, above = np.percentile(ratios - first[1], (2.5, 97.5))
+            below, above = retention.interval(ratios - first[1])
             difference = f"{value - first[0]:+.3f} ({below:+.3f} to {above:+.3f})"
-            results[name] |= {"difference": value - first[0], "difference_interval": [float(below), float(above)]}
+            results[name] |= {"difference": value - first[0], "difference_interval": [below, above]}
         table.append((name, f"{value:.3f} ({low:.3f}–{high:.3f})", difference))
         first = first or (value, ratios)
     print(cli.table(["model", "bits per character", f"against {next(iter(models))}"], table))
@@ -81,7 +76,6 @@ def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args)
     """Bits of each row's answers and their ends, given what stands before them: (rows,) float64; NaN for a row that is
     too long. The prompt is rendered as in training."""
     import numpy as np
-    import torch
     from transformers.utils import logging
 
     from sllm import chat
@@ -101,13 +95,8 @@ def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args)
             if len(example.input_ids) > args.max_seq_length:
                 bits[i] = np.nan
                 continue
-            start = example.completion_mask.index(1)  # the head's logits before it are not needed
-            ids = torch.tensor([example.input_ids], device=model.device)
-            answered = torch.tensor(example.completion_mask[start:], device=model.device)
-            with torch.no_grad():
-                logits = model(input_ids=ids, logits_to_keep=len(answered) + 1).logits[0, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="none")
-            bits[i] += float((losses * answered).sum()) / np.log(2)
+            start = example.completion_mask.index(1)
+            bits[i] += retention.token_bits(model, example.input_ids, start) @ example.completion_mask[start:]
     return bits
 
 
