@@ -153,7 +153,7 @@ def main(args) -> dict | None:
     metrics.plot(out, PANELS)
     results = {"reference_difference": difference, "reward_accuracy": after["rewards/accuracies"]}
     results |= {"reward_margin": after["rewards/margins"]}
-    results |= checked | metrics.final_metrics(trainer, seconds)
+    results |= checked | metrics.final_metrics(trainer, seconds) | checks.general_korean(trainer, args.model_id)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
         data=training.record(args, rows, stats, valid_stats if valid_rows else None, skipped),

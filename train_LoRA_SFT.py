@@ -155,7 +155,7 @@ def main(args) -> dict | None:
     trainers.save_adapter(trainer, base, out)
     metrics.plot(out, PANELS)
     results = {"loss_before": before["loss"], "loss_after": after["loss"], **checked}
-    results |= metrics.final_metrics(trainer, seconds)
+    results |= metrics.final_metrics(trainer, seconds) | checks.general_korean(trainer, args.model_id)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
         data=training.record(args, rows, stats, valid_stats if valid_rows else None, skipped),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sllm import chat, checkpoint
+from sllm import chat, checkpoint, retention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ def card(
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters["value"] = _value
+    environment.filters |= {"value": _value, "change": retention.change}
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     text: str = environment.from_string(CARD.read_text(encoding="utf-8")).render(
         name=name, model=model, base_model=display_name(base_model), stages=stages, merged=merged,

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SFT, run_script
 
-from sllm import chat, retention
+from sllm import chat, checkpoint, retention
 
 pytestmark = pytest.mark.torch
 TEXTS = retention.probe(4)
@@ -213,3 +213,32 @@ def test_a_broken_model_is_worse(tiny_base, tokenizer):
     said = retention.sentence(summary, before=7.5)
     assert said.startswith("general Korean became worse: ")
     assert ", 7.500 before this run; a lower learning rate" in said
+
+
+def test_training_runs_record_it(sft_folder, dpo_folder):
+    recorded = {}
+    for folder in (sft_folder, dpo_folder):
+        summary = recorded[folder.name] = checkpoint.read_run(folder)["metrics"]["retention"]
+        assert summary["texts"] == retention.SMALL
+        assert summary["kl"] > 0
+        assert retention.change(summary) in (folder / "README.md").read_text(encoding="utf-8")
+    sft, dpo = recorded["sft"], recorded["dpo"]
+    assert sft["texts_hash"] == dpo["texts_hash"]
+    assert sft["base_bits_per_character"] == pytest.approx(dpo["base_bits_per_character"], rel=1e-6)
+    assert sft["bits_per_character"] != dpo["bits_per_character"]
+
+
+def test_a_run_that_costs_general_korean_says_so(few_rows, sft_folder, tmp_path):
+    """Three rows by heart."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(few_rows.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+    done = run_script(
+        *SFT, "--learning_rate", "2e-2", "--trainset_path", rows, "--model_id", sft_folder, "--max_steps", "12",
+        "--batch_size", "3", "--output_dir", tmp_path / "sft",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("general Korean")]
+    before = checkpoint.read_run(sft_folder)["metrics"]["retention"]["bits_per_character"]
+    assert said.startswith("general Korean became worse: ")
+    assert f", {before:.3f} before this run;" in said
+    assert json.loads(done.stdout.splitlines()[-1])["retention"]["worse"]

@@ -1,10 +1,11 @@
-"""What only a loaded model can show of a training: its guarantees, each checked before the first step, and whether it
-learned."""
+"""What only a loaded model can show of a training: its guarantees, each checked before the first step, whether it
+learned, and what it lost."""
 
 import math
 
 import torch
 
+from sllm import checkpoint, retention
 from sllm.cli import CheckFailed
 
 REFERENCE_TOLERANCE = 1e-3  # nats per token
@@ -228,3 +229,20 @@ def require_learning(before: float, after: float) -> None:
         )
     if after > 0.99 * before:
         print(f"note: training changed little, loss {change}: is --learning_rate too low, or the run too short?")
+
+
+def general_korean(trainer, model_id: str) -> dict:
+    """Say how well the tuned model predicts general Korean, against its base: see `sllm.retention`.
+
+    Args:
+        model_id: what the run started from; what its run.json says of the same texts is told, too.
+    Returns:
+        What run.json says of it.
+    """
+    with trainer.accelerator.autocast():
+        texts = retention.probe(retention.SMALL)
+        summary = retention.measure(trainer.model, trainer.processing_class, texts).summary
+    before = ((checkpoint.read_run(model_id) or {}).get("metrics") or {}).get("retention") or {}
+    comparable = before.get("texts_hash") == summary["texts_hash"]
+    print(retention.sentence(summary, before["bits_per_character"] if comparable else None))
+    return {"retention": summary}
