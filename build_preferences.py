@@ -47,6 +47,7 @@ def build_parser():
 def main(args) -> dict:
     started = time.monotonic()
     checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
+    from sllm import bradley_terry
     from sllm.data import preferences, ratings
 
     records = read_chat(args)
@@ -57,7 +58,7 @@ def main(args) -> dict:
     judgements = len(collected.pairs) + sum(collected.dropped.values())
     entries = preferences.merge(collected)
     votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]
-    fitted = ratings.rate(votes, samples=int(args.bootstrap), seed=args.seed)
+    fitted = bradley_terry.rate(votes, samples=int(args.bootstrap), seed=args.seed)
     kto, kto_dropped = preferences.unpaired(records, keep_truncated=args.keep_truncated) if args.kto else ([], {})
     if not entries and not kto:
         reasons = [f"{count} {reason}" for reason, count in collected.dropped.items()]

@@ -6,8 +6,6 @@ when the last row is answered `outputs.run.json` takes its place. So each file's
 
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from sllm import checkpoint, cli
 from sllm.cli import InputError
 from sllm.disk import nearest_folder
 from sllm.output_lines import tokens_of
+from sllm.progress import counter
 
 FROM_ROW = ("id", "task", "messages", "reference")  # what an answered line shares with its row
 
@@ -149,7 +148,7 @@ def write_in_order(
         InputError: the file cannot be written any more; the lines yielded so far are in it.
     """
     waiting: dict[int, dict] = {}
-    report, written = _progress(total), 0
+    report, written = counter(total, "row"), 0
     with writing(output):
         file = output.open("ab", buffering=0)
     with file:
@@ -178,30 +177,6 @@ def finish(output: Path, args, record: dict, metrics: dict, seconds: float) -> N
         )
         resume_file(output).unlink(missing_ok=True)
     checkpoint.release(output)
-
-
-def _progress(total: int) -> Callable[[int], None]:
-    """A function to call with the tokens of each finished row: a bar on a terminal, else a line every 5 s."""
-    started = last = time.monotonic()
-    rows = tokens = 0
-    terminal = sys.stdout.isatty()
-
-    def report(new_tokens: int) -> None:
-        nonlocal rows, tokens, last
-        rows, tokens = rows + 1, tokens + new_tokens
-        now = time.monotonic()
-        if rows < total and now - last < (0.1 if terminal else 5):
-            return
-        last, passed = now, max(now - started, 1e-9)
-        left = passed / rows * (total - rows)
-        line = f"{rows}/{total} rows  {rows / passed:.1f} rows/s  {tokens / passed:,.0f} tok/s  ETA {left:.0f} s"
-        if terminal:
-            filled = 24 * rows // total
-            print(f"\r\033[K{'█' * filled}{'░' * (24 - filled)} {line}", end="\n" if rows == total else "", flush=True)
-        else:
-            print(line)
-
-    return report
 
 
 def complete_lines(output: Path) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_script, succeed
 
+from sllm import bradley_terry
 from sllm.chatstore import ChatStore, NotStored, StoredAnswer
 from sllm.cli import InputError
-from sllm.data import preferences, ratings
+from sllm.data import preferences
 
 PROMPT = [{"role": "user", "content": "물은 몇 도에서 끓나요?"}]
 
@@ -148,7 +149,7 @@ def test_ratings_agree_with_an_independent_fit():
         left, right = generator.choice(list(truth), 2, replace=False)
         win = generator.random() < 1 / (1 + 10 ** ((truth[right] - truth[left]) / 400))
         votes.append((str(left), str(right), "left" if win else "right"))
-    rated = ratings.rate(votes, samples=200)
+    rated = bradley_terry.rate(votes, samples=200)
     assert [m.model for m in rated.models] == ["dpo", "sft", "base"]
     names = list(truth)
     tied = [("base", "sft"), ("base", "dpo"), ("sft", "dpo")]
@@ -170,22 +171,22 @@ def test_ratings_agree_with_an_independent_fit():
 
 def test_ratings_of_a_long_chain_are_converged():
     """Of two models that only met each other the rating gap has a closed form: 400 · log10 of the odds."""
-    rated = ratings.rate([("a", "b", "left")] * 100 + [("c", "d", "left")] * 30 + [("c", "d", "right")] * 10)
+    rated = bradley_terry.rate([("a", "b", "left")] * 100 + [("c", "d", "left")] * 30 + [("c", "d", "right")] * 10)
     gap = {m.model: m.rating for m in rated.models}
     assert gap["a"] - gap["b"] == pytest.approx(400 * np.log10(100.5 / 0.5), abs=0.2)
     assert gap["c"] - gap["d"] == pytest.approx(400 * np.log10(30.5 / 10.5), abs=0.2)
     assert {m.model: m.group for m in rated.models} == {"a": 0, "b": 0, "c": 1, "d": 1}
-    chain = ratings.rate([(f"m{n}", f"m{n + 1}", "left") for n in range(7) for _ in range(100)], samples=100)
+    chain = bradley_terry.rate([(f"m{n}", f"m{n + 1}", "left") for n in range(7) for _ in range(100)], samples=100)
     steps = np.diff([m.rating for m in chain.models])
     assert steps == pytest.approx(-400 * np.log10(100.5 / 0.5), abs=0.2)
 
 
 def test_ratings_of_few_votes_are_finite():
-    rated = ratings.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
+    rated = bradley_terry.rate([("a", "b", "left")] * 3 + [("a", "c", "both_bad")])
     assert next(m.model for m in rated.models) == "a"
     assert all(np.isfinite(m.rating) for m in rated.models)
     assert rated.pairs[-1].both_bad + rated.pairs[0].both_bad == 1
-    assert ratings.rate([]) == ratings.Ratings()
+    assert bradley_terry.rate([]) == bradley_terry.Ratings()
 
 
 def test_the_script_writes_what_it_says(store, tmp_path):
