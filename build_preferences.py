@@ -12,7 +12,6 @@ reason), with --kto also kto.jsonl, and run.json into --output_dir.
     python train_LoRA_DPO.py --model_id outputs/demo/sft --trainset_path outputs/preferences/train.jsonl
 """
 
-import sys
 import time
 from dataclasses import asdict
 
@@ -48,9 +47,12 @@ def main(args) -> dict:
     started = time.monotonic()
     checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
     from sllm import bradley_terry
+    from sllm.chatstore.command_line import read_named
     from sllm.data import preferences, ratings
 
-    records = read_chat(args)
+    records, database = read_named(args, "from_chat")
+    if args.overwrite:
+        checkpoint.require_distinct(args.output_dir, database)
     # Each source adds its pairs to `collected`; from here on they are all alike.
     collected = preferences.from_chat(
         records, keep_truncated=args.keep_truncated, max_pairs_per_prompt=args.max_pairs_per_prompt
@@ -90,23 +92,6 @@ def main(args) -> dict:
     show(report, fitted)
     counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
     return {"stage": "data", "output_dir": str(out), **counts}
-
-
-def read_chat(args):
-    """The records of the database; from here on `args` and the recorded command have its URL without the password."""
-    from sllm.chatstore import ChatStore
-
-    source = args.from_chat
-    if not source.removeprefix("sqlite://").strip("/"):
-        raise InputError(f"--from_chat {source!r} does not name a file; chainlit_app.py creates outputs/chat/chat.db")
-    store = ChatStore(source if "://" in source else f"sqlite:///{source}", must_exist=True)
-    if args.overwrite:
-        checkpoint.require_distinct(args.output_dir, store.url.database)
-    args.from_chat = store.url.render_as_string()
-    sys.argv = [args.from_chat if argument == source else argument for argument in sys.argv]
-    records = store.read()
-    store.close()
-    return records
 
 
 def show(report: dict, fitted) -> None:
