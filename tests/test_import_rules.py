@@ -54,7 +54,7 @@ class Refuse:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 import sllm.cli, sllm.network, sllm.checkpoint, sllm.accept, sllm.hub, sllm.tasks, sllm.world
-import sllm.train.flags, sllm.serve.flags
+import sllm.progress, sllm.api_calls, sllm.train.flags, sllm.serve.flags, sllm.evaluate.judge_flags
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
