@@ -336,6 +336,10 @@ def test_all_flags_that_are_wrong_are_said_together():
     with pytest.raises(InputError) as caught:
         judge_flags.check_flags(p.parse_args(words), ["a"])
     assert len(caught.value.problems) == 5
+    words = "--judge_base_url http://me:secret@host/v1 --judge_model m".split()
+    with pytest.raises(InputError, match="put the key into the environment variable OPENAI_API_KEY") as caught:
+        judge_flags.check_flags(p.parse_args(words), ["a"])
+    assert "secret" not in str(caught.value)
 
 
 # ── the client ──

@@ -32,6 +32,11 @@ def flag_problems(args: argparse.Namespace, prefix: str) -> list[str]:
         problems.append(f"--{prefix}_base_url: give the address of an OpenAI-compatible API, with the /v1")
     elif urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
         problems.append(f"--{prefix}_base_url {base_url}: give an address like http://127.0.0.1:8000/v1")
+    elif "@" in urlsplit(base_url).netloc or urlsplit(base_url).query:
+        problems.append(
+            f"--{prefix}_base_url: flags are written to files; put the key into the environment variable "
+            f"{getattr(args, f'{prefix}_api_key_env')}"
+        )
     if not getattr(args, f"{prefix}_model"):
         problems.append(f"--{prefix}_model: name the model to ask")
     if getattr(args, f"{prefix}_max_cost") is not None and getattr(args, f"{prefix}_price") is None:
