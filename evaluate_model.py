@@ -9,8 +9,10 @@ run.json to --output_dir.
     world        are the answers true? for rows of `python -m sllm.world`
     conformance  does an answer keep its task's rules, stop by itself, stay in Korean, not repeat itself?
     reference    how near is it to the reference: exact match and character F1, ROUGE, chrF++, choices, keywords
+    judge        what another model says of the answers: scores, and which of two is better (--judge_model)
     zero_shot    which of the given answers is likeliest, on labelled Korean test sets (--zero_shot_path)
     lm_eval      tasks of EleutherAI's lm-evaluation-harness on the same engine (--lm_eval_tasks)
+    retention    what tuning took away: bits per character and KL to the base on general Korean
 
     --gate OLD NEW   exit with 1 unless NEW is nowhere significantly worse than OLD, and better on --must_improve
     --doctor FOLDER  hold a model or adapter of any tool against what can be checked without its data
@@ -42,7 +44,19 @@ def build_parser():
 
 
 def main(args) -> dict:
-    from sllm.evaluate import answers, doctor, evaluation, lm_eval_scores, report, zero_shot
+    from sllm.chatstore.command_line import read_named
+    from sllm.evaluate import (
+        answers,
+        doctor,
+        evaluation,
+        found,
+        held_out,
+        judge,
+        judge_suites,
+        report,
+        tables,
+        zero_shot,
+    )
     from sllm.serve import harness
 
     started, out = time.monotonic(), Path(args.output_dir)
@@ -57,49 +71,51 @@ def main(args) -> dict:
         return {"stage": "evaluation", "output_dir": str(out), **(decide(args, out) if args.gate else {})}
 
     # ── inputs ──
-    of_models = flags.suites_of_models(args)
-    models, _, facts, sets, _ = cli.collect_errors(
+    of_models, names = flags.suites_of_models(args), [pair.partition("=")[0] for pair in args.models]
+    models, _, facts, sets, *_ = cli.collect_errors(
         lambda: answers.named_models(args.models, args.testset_path, of_models),
         lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
         lambda: answers.read_facts(args.testset_path),
         lambda: zero_shot.load(args.zero_shot_path, args.shots_path, args.num_shots, args.seed),
         lambda: harness.check_tasks(args.lm_eval_tasks, args.lm_eval_include_path),
+        lambda: judge.check(args, names) if args.judge_model else None,
     )
+    votes = read_named(args, "judge_chat_database")[0].comparisons if args.judge_chat_database else []
     if not args.resume:
         checkpoint.require_distinct(out, args.testset_path, *(model.path for model in models.values()))
     files = {name: model.path for name, model in models.items() if model.path.is_file()}
     asked = {name: model for name, model in models.items() if name not in files}
+    named, judged = flags.suites_of_answers(args), bool(args.judge_model)
+    if judged and not (files or args.testset_path):
+        raise InputError("--judge_model: name the questions, with --testset_path")
     if files:  # before anything is replaced, or a model asked
-        evaluation.choose_suites(None if asked else args.suites, answers.read(files, facts)[0])
+        evaluation.choose_suites(None if asked else named, answers.read(files, facts)[0], optional=judged)
     checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
 
     # ── answers, log-likelihoods ──
     for base, adapters in answers.by_base(asked).items():
         measure(base, adapters, of_models, args, out)
-    if args.testset_path:
+    if args.testset_path and flags.needs_answers(args):
         files |= {name: out / "answers" / f"{name}.jsonl" for name in asked}
     questions, answered, notes = answers.read({name: files[name] for name in models if name in files}, facts)
-    suites = evaluation.choose_suites(args.suites, questions) if files else []
-    notes += [
-        f"{cli.plural(one.left_out, 'row')} of {one.path} left out: no text or label" for one in sets if one.left_out
-    ]
-    for note in notes:
+    suites = evaluation.choose_suites(named, questions, optional=judged) if files else []
+    overlaps = held_out.find(answers.signatures(models, answered), held_out.items(questions, sets))
+    for note in [*notes, *zero_shot.notes(sets), *overlaps.notes]:
         cli.say("note", note)
-    cli.say("suites", ", ".join([*(suite.name for suite in suites), *of_models]))
 
     # ── scores ──
     (out / GATE).unlink(missing_ok=True)  # of older results
     measured = evaluation.measure(questions, answered, suites)
-    found = {suite: {name: read_found(out / suite / f"{name}.json") for name in models} for suite in of_models}
-    measured += [zero_shot.measured(sets, args.zero_shot_styles, found["zero_shot"])] if sets else []
-    measured += [lm_eval_scores.measured(found["lm_eval"])] if args.lm_eval_tasks else []
+    if judged:
+        measured += judge_suites.measured(judge.judge(questions, answered, args, out, votes), questions)
+    measured += [found.scores(suite, out, [*models], sets, args.zero_shot_styles) for suite in of_models]
     sources = {name: {"model": str(model.path)} for name, model in models.items()}
     sources |= {model.name: model.source for model in answered}
-    evaluated = evaluation.evaluate(sources, questions, answered, measured)
+    evaluated = evaluation.evaluate(sources, questions, answered, measured, overlaps)
     evaluation.write(evaluated, out)
     report.write(evaluated, out)
-    print(f"\n{evaluation.tables(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
-    headlines = evaluation.headlines(evaluated.results)
+    print(f"\n{tables.both(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
+    headlines = tables.headlines(evaluated.results)
     data = {"questions": len(questions), "testset_path": args.testset_path}
     checkpoint.write_run(out, "evaluation", args, parents=[files.get(name, models[name].path) for name in models],
                          data=data, metrics=headlines, seconds=time.monotonic() - started)  # fmt: skip
@@ -109,21 +125,24 @@ def main(args) -> dict:
 
 def measure(base: str, adapters: dict[str, str | None], suites: list[str], args, out: Path) -> None:
     """Ask the models of one base in a process of its own, whose memory is free again when it ends."""
+    commands = ["sllm.measure_retention"] if "retention" in suites else []
+    if (args.testset_path and flags.needs_answers(args)) or {"zero_shot", "lm_eval"} & {*suites}:
+        commands.insert(0, "sllm.measure")
     job, resume = out / "job.json", cli.command_line(drop=["--overwrite"], add=["--resume"])
-    more = {"base": base, "models": adapters, "suites": suites, "command": resume}
+    more = {"base": base, "models": adapters, "suites": suites, "answers": flags.needs_answers(args), "command": resume}
     job.write_text(json.dumps(vars(args) | more), encoding="utf-8")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run([sys.executable, "-m", "sllm.measure", str(job)], env=os.environ | {"PYTHONPATH": path})
+    env = os.environ | {"PYTHONPATH": path}
+    for command in commands:
+        done = subprocess.run([sys.executable, "-m", command, str(job)], env=env)
+        if done.returncode:
+            break
     job.unlink()
     if done.returncode in (130, -signal.SIGINT):
         raise cli.Interrupted(resume)
     if done.returncode:
         names = ", ".join(adapters)
         raise InputError(f"{names} was not asked to the end, for the reason above; to continue: {resume}")
-
-
-def read_found(path: Path):
-    return json.loads(path.read_text(encoding="utf-8"))["found"]
 
 
 def decide(args, out: Path) -> dict:

@@ -10,11 +10,9 @@ stays where `resume` says so.
 """
 
 import json
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,6 @@ def build_parser():
 
 
 def main(args) -> None:
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     from sllm.serve import engine, environment, model_info
 
     job = Namespace(**json.loads(Path(args.job).read_text(encoding="utf-8")))
@@ -50,22 +46,31 @@ def main(args) -> None:
 
 
 def each(job: Namespace, load: Callable[[], Any]) -> None:
-    from sllm.serve import dtypes
+    from sllm.evaluate import found
 
     for name, adapter in job.models.items():
         print(f"\n── {name} ──", flush=True)
-        if job.testset_path:
+        if job.testset_path and job.answers:
             ask(job, name, adapter or job.base, load)
-        settings = {
-            "model": checkpoint.folder_hash(job.base) or job.base,
-            "adapter": checkpoint.folder_hash(adapter) if adapter else None,
-            "dtype": dtypes.resolve_dtype(job.dtype, None),
-            "context": job.context,
-        }
+        settings = model_settings(job, adapter) | {"context": job.context}
+        own = {key: value for key, value in vars(job).items() if key.startswith(("zero_shot_", "num_shots", "seed"))}
+        inputs = [*job.zero_shot_path, *job.shots_path]
         if "zero_shot" in job.suites:
-            once(job, "zero_shot", name, settings, lambda adapter=adapter: zero_shot(job, adapter, load()))
+            path = Path(job.output_dir) / "zero_shot" / f"{name}.json"
+            found.once(path, settings | own, inputs, partial(zero_shot, job, adapter, load), resume=job.resume)
+        own = {key: value for key, value in vars(job).items() if key.startswith("lm_eval_")}
         if "lm_eval" in job.suites:
-            once(job, "lm_eval", name, settings, lambda adapter=adapter: lm_eval(job, adapter, load()))
+            path = Path(job.output_dir) / "lm_eval" / f"{name}.json"
+            inputs = [job.lm_eval_include_path]
+            found.once(path, settings | own, inputs, partial(lm_eval, job, adapter, load), resume=job.resume)
+
+
+def model_settings(job: Namespace, adapter: str | None) -> dict:
+    return {
+        "model": checkpoint.folder_hash(job.base) or job.base,
+        "adapter": checkpoint.folder_hash(adapter) if adapter else None,
+        "dtype": job.dtype,
+    }
 
 
 def ask(job: Namespace, name: str, model: str, load: Callable[[], Any]) -> None:
@@ -81,27 +86,8 @@ def ask(job: Namespace, name: str, model: str, load: Callable[[], Any]) -> None:
     vllm_inference.main(vllm_inference.build_parser().parse_args(flags), load=lambda *_: load(), resume=job.command)
 
 
-def once(job: Namespace, suite: str, name: str, settings: dict, measure: Callable[[], Any]) -> None:
-    """Write what a suite finds, with what decided it; not again where it is there already."""
-    own = {key: value for key, value in vars(job).items() if key.startswith((suite, "shots", "num_shots"))}
-    paths = [*own.get("zero_shot_path", []), *own["shots_path"], own.get("lm_eval_include_path")]
-    settings |= own | {"files": {path: checkpoint.folder_hash(path) for path in filter(None, paths)}}
-    path = Path(job.output_dir) / suite / f"{name}.json"
-    if job.resume and path.is_file():
-        try:
-            if json.loads(path.read_text(encoding="utf-8"))["settings"] == settings:
-                return cli.say(suite, "is there already")
-        except (ValueError, LookupError):
-            pass  # cut short
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = cli.json_safe({"settings": settings, "found": measure()})
-    checkpoint.write_atomically(path, json.dumps(record, ensure_ascii=False) + "\n")
-    return None
-
-
-def zero_shot(job: Namespace, adapter: str | None, llm) -> Any:
-    from tqdm import tqdm
-
+def zero_shot(job: Namespace, adapter: str | None, load: Callable[[], Any]) -> Any:
+    from sllm import progress
     from sllm.evaluate import zero_shot
     from sllm.serve import engine
 
@@ -110,20 +96,20 @@ def zero_shot(job: Namespace, adapter: str | None, llm) -> Any:
     sets = zero_shot.load(job.zero_shot_path, job.shots_path, job.num_shots, job.seed)
 
     def score(pairs):
-        values = [(0.0, False)] * len(pairs)
-        found = engine.log_likelihoods(llm, pairs, adapter=adapter)
-        for index, value in tqdm(found, "zero_shot", len(pairs), unit=" choices", disable=None):
+        values, report = [(0.0, False)] * len(pairs), progress.counter(len(pairs), "choice")
+        for index, value in engine.log_likelihoods(load(), pairs, adapter=adapter):
             values[index] = value
+            report(sum(map(len, pairs[index])))
         return values
 
     return zero_shot.measure(tokenizer, sets, job.zero_shot_styles, score)
 
 
-def lm_eval(job: Namespace, adapter: str | None, llm) -> Any:
+def lm_eval(job: Namespace, adapter: str | None, load: Callable[[], Any]) -> Any:
     from sllm.serve import harness
 
     return harness.evaluate(
-        llm, job.base, adapter, tasks=job.lm_eval_tasks, num_fewshot=job.lm_eval_num_fewshot,
+        load(), job.base, adapter, tasks=job.lm_eval_tasks, num_fewshot=job.lm_eval_num_fewshot,
         limit=job.lm_eval_limit, apply_chat_template=job.lm_eval_chat,
         task_manager=harness.task_manager(job.lm_eval_include_path),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 WINGS = {"data", "train", "merge", "serve", "page", "evaluate"}
 # python -m sllm.NAME: scripts, as far as imports go
-COMMANDS = {"tiny_base", "compare_outputs", "bits_per_character", "accept", "measure"}
+COMMANDS = {"tiny_base", "compare_outputs", "bits_per_character", "accept", "measure", "measure_retention"}
 MODULES = sorted((ROOT / "sllm").rglob("*.py"))
 
 

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sllm import checkpoint, world
+from sllm import checkpoint, contamination, world
 from sllm.cli import InputError, collect_errors, plural
+from sllm.contamination import Signature
 from sllm.evaluate.suites import Answer, Question
 from sllm.hashes import file_hash
 
@@ -208,11 +209,18 @@ def _source(path: Path) -> dict[str, Any]:
     source: dict[str, Any] = {"answers": str(path), "sha256": file_hash(path)}
     try:
         record = json.loads(path.with_suffix(".run.json").read_text(encoding="utf-8"))
-        source |= {"model": record["parents"][-1]["path"], "settings": record["data"]["settings"],
-                   "versions": record["versions"]}  # fmt: skip
+        model = checkpoint.find(path.parent, record, record["parents"][-1]["path"])
+        source |= {"model": model, "settings": record["data"]["settings"], "versions": record["versions"]}
     except (OSError, ValueError, LookupError, TypeError):
         pass  # answers of another tool have no record
     return source
+
+
+def signatures(models: Mapping[str, Model], answered: Sequence[AnsweredBy]) -> dict[str, Signature | None]:
+    """What each model was trained on; None where that is not known, as of a base."""
+    paths = {name: str(model.path) for name, model in models.items() if model.base}
+    paths |= {model.name: model.source["model"] for model in answered if "model" in model.source}
+    return {name: contamination.read(paths[name]) if name in paths else None for name in models}
 
 
 def read_facts(path: str | None) -> dict[str, dict[str, Any]]:

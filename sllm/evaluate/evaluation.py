@@ -3,7 +3,6 @@ for each question."""
 
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from sllm import checkpoint, cli
 from sllm.cli import InputError
 from sllm.evaluate import statistics, suites
 from sllm.evaluate.answers import AnsweredBy
+from sllm.evaluate.held_out import Overlaps
 from sllm.evaluate.statistics import Difference, Scores
-from sllm.evaluate.suites import SUITES, Measured, Question, Suite
+from sllm.evaluate.suites import SUITES, Measured, Metric, Question, Suite
 from sllm.gate_record import RESULTS
 
 ANSWERS, REPORT = "answers.jsonl", "report.html"
@@ -32,11 +32,12 @@ class Evaluation:
     items: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def choose_suites(names: Sequence[str] | None, questions: list[Question]) -> list[Suite]:
-    """The suites that were named, or all that the questions allow. InputError for one that none of them allows."""
+def choose_suites(names: Sequence[str] | None, questions: list[Question], *, optional: bool = False) -> list[Suite]:
+    """The suites that were named, or (None) all that the questions allow. InputError for one that none of them allows,
+    and where they allow none, unless that is `optional`."""
     possible = [suite for suite in SUITES.values() if suites.applicable(suite, questions)]
-    if not names:
-        if not possible:
+    if names is None:
+        if not possible and not optional:
             raise InputError(f"no suite applies: no question has {', '.join(s.requires for s in SUITES.values())}")
         return possible
     problems = [
@@ -65,23 +66,29 @@ def evaluate(
     questions: list[Question],
     answered: list[AnsweredBy],
     measured: list[Measured],
+    overlaps: Overlaps,
 ) -> Evaluation:
-    """Means, intervals and comparisons of what the suites found.
+    """Means, intervals and comparisons of what the suites found; comparisons are of the items that are held out.
 
     Args:
         sources: of each model, where it comes from.
         questions, answered: empty where no suite looks at answers.
     """
+    clean = {m.suite.name: np.array([id not in _overlapping(m, overlaps) for id in m.ids]) for m in measured}
     results = {
         "questions": len(questions),
         "models": {
-            name: {"source": source, "scores": {m.suite.name: _means(m, name) for m in measured}}
+            name: {"source": source, "scores": {m.suite.name: _means(m, name, clean[m.suite.name]) for m in measured}}
             for name, source in sources.items()
         },
-        "suites": {m.suite.name: _described(m.suite) | {"n": len(m.ids)} for m in measured},
-        "by_task": {m.suite.name: _by_task(m) for m in measured},
+        "suites": {
+            m.suite.name: _described(m.suite) | {"n": len(m.ids), "held_out": int(clean[m.suite.name].sum())}
+            for m in measured
+        },
+        "contamination": overlaps.record,
+        "by_task": {m.suite.name: _by_task(m, clean[m.suite.name]) for m in measured},
         "details": {m.suite.name: m.details for m in measured if m.details},
-        "comparisons": _comparisons(measured, list(sources)),
+        "comparisons": _comparisons(measured, clean, list(sources)),
         "statistics": {"level": statistics.LEVEL, "resamples": statistics.RESAMPLES, "seed": statistics.SEED,
                        "power": statistics.POWER},
         "versions": checkpoint.versions(),
@@ -93,28 +100,43 @@ def evaluate(
             "answers": {model.name: [answer.text for answer in model.answers[question.id]] for model in answered},
             "finish_reasons": {model.name: [a.finish_reason for a in model.answers[question.id]] for model in answered},
             "scores": {model.name: _scores_of(of_answers, model.name, i) for model in answered},
+            "trained_on": overlaps.ids.get("questions", {}).get(question.id, []),
         }
         for i, question in enumerate(questions)
     ]  # fmt: skip
     items = {
         m.suite.name: [
-            {"id": id, "task": task, **item, "scores": {name: _scores_of([m], name, i) for name in sources}}
+            {"id": id, "task": task, **item, "scores": {name: _scores_of([m], name, i) for name in sources},
+             "trained_on": _overlapping(m, overlaps).get(id, [])}
             for i, (id, task, item) in enumerate(zip(m.ids, m.tasks, m.items, strict=True))
         ]
         for m in measured
         if m.items is not None
-    }
+    }  # fmt: skip
     return Evaluation(results, lines, items)
 
 
-def _means(measured: Measured, model: str) -> dict[str, Any]:
+def _overlapping(measured: Measured, overlaps: Overlaps) -> dict[str, list[str]]:
+    """id → the models that were trained on it."""
+    return overlaps.ids.get("questions" if measured.items is None else measured.suite.name, {})
+
+
+def _means(measured: Measured, model: str, clean: np.ndarray) -> dict[str, Any]:
+    """Of each metric; with `clean`, the same of what is held out, where something is not."""
     scores = measured.scores[model]
     means = {
-        metric.key: statistics.mean(scores[metric.key], least=metric.least, most=metric.most)
+        metric.key: _mean(scores[metric.key], metric, clean)
         for metric in measured.suite.metrics
         if metric.key in scores
     }
-    return {key: asdict(mean) for key, mean in means.items() if mean.n}
+    return {key: mean for key, mean in means.items() if mean["n"]}
+
+
+def _mean(scores: Scores, metric: Metric, clean: np.ndarray) -> dict[str, Any]:
+    mean = asdict(statistics.mean(scores, least=metric.least, most=metric.most))
+    if clean.all():
+        return mean
+    return mean | {"clean": asdict(statistics.mean(scores[clean], least=metric.least, most=metric.most))}
 
 
 def _described(suite: Suite) -> dict[str, Any]:
@@ -127,31 +149,29 @@ def _described(suite: Suite) -> dict[str, Any]:
             "metrics": metrics}  # fmt: skip
 
 
-def _by_task(measured: Measured) -> dict[str, dict[str, Any]]:
+def _by_task(measured: Measured, clean: np.ndarray) -> dict[str, dict[str, Any]]:
     """The suite's headline metric for each task and model."""
     metric = measured.suite.metrics[0]
     rows: dict[str, dict[str, Any]] = {}
     for task in sorted({task or "" for task in measured.tasks}):
         of_task = np.array([(other or "") == task for other in measured.tasks])
         means = {
-            name: statistics.mean(scores[metric.key][of_task], least=metric.least, most=metric.most)
-            for name, scores in measured.scores.items()
+            name: _mean(scores[metric.key][of_task], metric, clean[of_task]) for name, scores in measured.scores.items()
         }
-        if any(mean.n for mean in means.values()):
-            rows[task] = {name: asdict(mean) for name, mean in means.items()}
-    return rows
+        if any(mean["n"] for mean in means.values()):
+            rows[task] = means
+    return {} if list(rows) == [""] else rows
 
 
-def _comparisons(measured: list[Measured], models: list[str]) -> list[dict[str, Any]]:
+def _comparisons(measured: list[Measured], clean: dict[str, np.ndarray], models: list[str]) -> list[dict[str, Any]]:
     """Every pair of models by each suite's headline metric, corrected for all of them together."""
     family = [(m, first, second) for first, second in itertools.combinations(models, 2) for m in measured]
-    differences = [
-        statistics.compare(
-            m.scores[first][m.suite.metrics[0].key], m.scores[second][m.suite.metrics[0].key],
-            comparisons=len(family), span=m.suite.metrics[0].most - m.suite.metrics[0].least,
-        )
-        for m, first, second in family
-    ]  # fmt: skip
+    differences = []
+    for m, first, second in family:
+        metric = m.suite.metrics[0]
+        values = (m.scores[name][metric.key][clean[m.suite.name]] for name in (first, second))
+        span = metric.most - metric.least
+        differences.append(statistics.compare(*values, comparisons=len(family), span=span))
     return [
         {"suite": m.suite.name, "metric": m.suite.metrics[0].key, "first": first, "second": second}
         | as_record(difference, _described(m.suite)["metrics"][m.suite.metrics[0].key])
@@ -212,92 +232,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def scores_of(evaluation: Evaluation, model: str) -> dict[str, dict[str, float]]:
-    """The headline scores of a model: suite → id of a question → score."""
+    """The headline scores of a model: suite → id of a question that is held out → score."""
     headlines = {name: suite["headline"] for name, suite in evaluation.results["suites"].items()}
     return {
         name: {
             line["id"]: line["scores"][model][name][metric]
             for line in evaluation.items.get(name, evaluation.lines)
-            if metric in line["scores"].get(model, {}).get(name, {})
+            if metric in line["scores"].get(model, {}).get(name, {}) and not line["trained_on"]
         }
         for name, metric in headlines.items()
     }
-
-
-# ── on the terminal ──
-
-
-def headlines(results: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The value of each suite's headline metric: model → suite → value."""
-    return {
-        name: {
-            suite: model["scores"][suite][described["headline"]]["value"]
-            for suite, described in results["suites"].items()
-            if described["headline"] in model["scores"][suite]
-        }
-        for name, model in results["models"].items()
-    }
-
-
-def tables(results: dict[str, Any]) -> str:
-    """The headline metrics of each model, and what the comparisons of two models say."""
-    described = {name: suite["metrics"][suite["headline"]] for name, suite in results["suites"].items()}
-    headers = ["model", *(metric["en"] for metric in described.values())]
-    rows = [
-        (name, *(interval(model["scores"][suite].get(results["suites"][suite]["headline"]), metric["unit"])
-                 for suite, metric in described.items()))
-        for name, model in results["models"].items()
-    ]  # fmt: skip
-    text = cli.table(headers, rows)
-    if results["comparisons"]:
-        text += "\n\n" + cli.table(
-            ["comparison", "metric", "difference", "better/worse", "p", "verdict"],
-            [
-                (
-                    f"{c['first']} → {c['second']}", described[c["suite"]]["en"], difference_text(c),
-                    f"{c['better']}/{c['worse']}", f"{c['corrected']:.2g}", verdict(c),
-                )
-                for c in results["comparisons"]
-            ],
-        )  # fmt: skip
-    return text + (
-        "\nin brackets: 95 % intervals, each by itself; p: paired tests, corrected for all of these comparisons (Holm)"
-    )
-
-
-def number(value: float, unit: str) -> str:
-    formats = {"share": "{:.1%}", "ratio": "{:.2f}", "score": "{:.2f}", "bits": "{:.3f}"}
-    return formats[unit].format(value)
-
-
-def interval(mean: dict[str, Any] | None, unit: str) -> str:
-    if mean is None:
-        return "–"
-    return f"{number(mean['value'], unit)} ({number(mean['low'], unit)}–{number(mean['high'], unit)})"
-
-
-def difference_text(comparison: dict[str, Any]) -> str:
-    value, low, high = (change(comparison[key], comparison["unit"]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
-def change(value: float, unit: str) -> str:
-    """A difference; of shares in percentage points."""
-    formats = {"share": "{:+.1f}", "ratio": "{:+.2f}", "score": "{:+.2f}", "bits": "{:+.3f}"}
-    return formats[unit].format(100 * value if unit == "share" else value)
-
-
-def verdict(comparison: dict[str, Any]) -> str:
-    """Which is better; or that nothing can be said, and what difference could have been seen."""
-    if comparison["significant"]:
-        return f"{comparison['second' if comparison['improved'] else 'first']} is better"
-    points = needed(comparison)
-    return f"no difference shown ({points}{' would be' if points[0].isdigit() else ''})"
-
-
-def needed(comparison: dict[str, Any]) -> str:
-    """The difference that so many questions would show with 80 % probability."""
-    value, unit = comparison["detectable"], comparison["unit"]  # None: infinite
-    if value is None or not math.isfinite(value) or (unit == "share" and value > 1):
-        return "too few questions"
-    return f"{change(value, unit)[1:]} points" if unit == "share" else f"{change(value, unit)[1:]} {unit}"

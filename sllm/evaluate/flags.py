@@ -4,10 +4,11 @@ import argparse
 
 from sllm import cli
 from sllm.cli import InputError
+from sllm.evaluate import judge_flags
 
 OF_ANSWERS = ("world", "conformance", "reference")  # suites that look at the answers to a test set
-OF_MODELS = ("zero_shot", "lm_eval")  # that ask the model itself
-SUITES = (*OF_ANSWERS, *OF_MODELS)
+OF_MODELS = ("zero_shot", "lm_eval", "retention")  # that ask the model itself
+SUITES = (*OF_ANSWERS, "judge", *OF_MODELS)
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -38,10 +39,13 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--lm_eval_num_fewshot", type=cli.integer(0, 64), metavar="N", help="default: each task's own")
     group.add_argument("--lm_eval_limit", type=cli.positive_int, metavar="N", help="only the first N of each task")
     group.add_argument("--lm_eval_chat", action="store_true", help="ask through the chat template")
+    group = p.add_argument_group("retention")
+    group.add_argument("--probe_path", metavar="FILE", help="texts, a line each; default: sample_data/probe.txt")
+    judge_flags.add_flags(p)
     group = p.add_argument_group("gate")
     group.add_argument("--gate", nargs=2, metavar=("OLD", "NEW"), help="names of two models, or two folders that this "
                        "script wrote, each with one model")  # fmt: skip
-    group.add_argument("--must_improve", nargs="+", default=[], choices=SUITES, metavar="SUITE", help="suites on which "
+    group.add_argument("--must_improve", nargs="+", default=[], metavar="SUITE", help="suites on which "
                        "NEW has to be significantly better")  # fmt: skip
     group = p.add_argument_group("doctor")
     group.add_argument("--doctor", metavar="FOLDER", help="check a model or adapter folder, and nothing else")
@@ -71,7 +75,7 @@ def check(args: argparse.Namespace) -> None:
             problems.append(f"--gate {name}: not among --models {' '.join(names)}")
     if args.n > 1 and not args.temperature:
         problems.append(f"--n {args.n}: greedy answers are identical; sample with --temperature 0.7")
-    for suite, flag in (("zero_shot", "zero_shot_path"), ("lm_eval", "lm_eval_tasks")):
+    for suite, flag in (("zero_shot", "zero_shot_path"), ("lm_eval", "lm_eval_tasks"), ("judge", "judge_model")):
         if args.suites and (suite in args.suites) != bool(getattr(args, flag)):
             problems.append(f"--suites {suite} and --{flag} belong together: give both, or neither")
     if problems:
@@ -80,4 +84,15 @@ def check(args: argparse.Namespace) -> None:
 
 def suites_of_models(args: argparse.Namespace) -> list[str]:
     """Those of `OF_MODELS` that are to be measured."""
-    return [suite for suite, given in zip(OF_MODELS, (args.zero_shot_path, args.lm_eval_tasks), strict=True) if given]
+    retention = args.probe_path or "retention" in (args.suites or [])
+    given = (args.zero_shot_path, args.lm_eval_tasks, retention)
+    return [suite for suite, wanted in zip(OF_MODELS, given, strict=True) if wanted]
+
+
+def suites_of_answers(args: argparse.Namespace) -> list[str] | None:
+    """Those of `OF_ANSWERS` that are named; None: all that the questions allow."""
+    return None if args.suites is None else [suite for suite in OF_ANSWERS if suite in args.suites]
+
+
+def needs_answers(args: argparse.Namespace) -> bool:
+    return args.suites is None or bool(args.judge_model or suites_of_answers(args))

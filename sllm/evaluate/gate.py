@@ -13,7 +13,8 @@ import numpy as np
 from sllm import checkpoint, cli, gate_record, hashes
 from sllm.cli import InputError
 from sllm.evaluate import evaluation, statistics
-from sllm.evaluate.evaluation import as_record, difference_text, needed
+from sllm.evaluate.evaluation import as_record
+from sllm.evaluate.tables import difference_text, needed
 
 SuiteScores = dict[str, dict[str, float]]  # suite → id of a question → score of the headline metric
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sllm import checkpoint, tasks
-from sllm.evaluate.evaluation import REPORT, Evaluation, change, number
+from sllm.evaluate.evaluation import REPORT, Evaluation
+from sllm.evaluate.tables import change, number
 
 TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates" / "report"
 COLORS = ("#2f6fed", "#d9822b", "#1f9d68", "#b0468f", "#7a5af0", "#0f97a6", "#c4452f", "#7d8a24")  # of the models
@@ -37,12 +38,67 @@ def render(evaluation: Evaluation) -> str:
     page: str = template.render(
         results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines) if lines else {},
         measured=_measured(results),
+        contamination=_contamination(results), KINDS=KINDS, judge=_judge(results, lines),
         task_names=_task_names(task for of_suite in results["by_task"].values() for task in of_suite),
         created=datetime.now(UTC).strftime("%Y-%m-%d"), num_answers=len(lines),
         data=Markup(_embedded(_reader_data(results, lines, colors))),
         script=Markup((TEMPLATES / "reader.js").read_text(encoding="utf-8")),
     )  # fmt: skip
     return page
+
+
+KINDS = {"questions": ("질문", "questions"), "zero_shot": ("라벨이 있는 문항", "labelled items")}
+
+
+def _contamination(results: dict[str, Any]) -> dict[str, Any]:
+    record = results.get("contamination") or {"items": {}, "models": {}}
+    known = all(model["known"] and not model["missing"] for model in record["models"].values())
+    return record | {"all_known": known}
+
+
+def _judge(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the judge said: score histograms by suite and model, and who won how often."""
+    of_judge = [name for name in results["suites"] if name.startswith("judge_")]
+    if not of_judge:
+        return None
+    details = results["details"][of_judge[0]]
+    names = list(results["models"])
+    pairwise = details.get("pairwise")
+    matrix: dict[str, dict[str, float | None]] = {name: dict.fromkeys(names) for name in names}
+    for pair in pairwise["pairs"] if pairwise else []:
+        if pair["win_rate"]:
+            matrix[pair["first"]][pair["second"]] = pair["win_rate"]["value"]
+            matrix[pair["second"]][pair["first"]] = 1 - pair["win_rate"]["value"]
+    ratings = {one["model"]: one for one in pairwise["ratings"]} if pairwise else {}
+    return {
+        "model": details["model"], "language": details["language"], "agreement": details.get("agreement"),
+        "tokens": details["usage"]["prompt_tokens"] + details["usage"]["completion_tokens"],
+        "cost": details["usage"].get("cost"),
+        "failed": sum(failure["count"] for failure in details["failed_calls"].values()),
+        "pairwise": pairwise, "matrix": matrix,
+        "ratings": {name: _rating(ratings.get(name)) for name in names},
+        "distributions": {
+            suite: {name: _distribution(results, lines, suite, name) for name in names}
+            for suite in of_judge if suite != "judge_pairwise"
+        },
+    }  # fmt: skip
+
+
+def _rating(model: dict[str, Any] | None) -> str:
+    return f"{model['rating']:.0f} ({model['low']:.0f}–{model['high']:.0f})" if model else "–"
+
+
+def _distribution(results: dict[str, Any], lines: list[dict[str, Any]], suite: str, model: str) -> dict[str, Any]:
+    """A histogram of a model's scores by the suite's headline metric."""
+    described = results["suites"][suite]
+    metric = described["metrics"][described["headline"]]
+    least, most = round(metric["least"]), round(metric["most"])
+    counts = [0] * (most - least + 1)
+    for line in lines:
+        value = line["scores"][model].get(suite, {}).get(described["headline"])
+        if value is not None:
+            counts[round(value) - least] += 1
+    return {"shares": [count / max(1, *counts) for count in counts], "least": least, "most": most}
 
 
 def _place(value: float, metric: dict[str, Any]) -> float:

@@ -108,7 +108,9 @@ def compare(first: Scores, second: Scores, *, comparisons: int = 1, span: float 
         p, (low, high) = _mcnemar(better, worse), _paired_interval(better, worse, n)
     else:
         p, (low, high) = _permutation(differences), _interval(differences, -span, span)
-    return Difference(float(differences.mean()), low, high, n, p, better, worse, detectable(differences, comparisons))
+    return Difference(
+        float(differences.mean()), low, high, n, p, better, worse, detectable(differences, comparisons, span)
+    )
 
 
 def _mcnemar(better: int, worse: int) -> float:
@@ -157,7 +159,7 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
     return corrected
 
 
-def detectable(differences: Scores, comparisons: int = 1) -> float:
+def detectable(differences: Scores, comparisons: int = 1, span: float = 1.0) -> float:
     """The true difference of means that a two-sided test at 5 % / `comparisons` finds with 80 % probability, given how
     much these differences scatter. Infinite where no difference of so few questions could be significant."""
     from scipy.stats import norm
@@ -168,4 +170,4 @@ def detectable(differences: Scores, comparisons: int = 1) -> float:
         return math.inf
     spread = float(differences.std(ddof=1))
     found = float((norm.ppf(1 - level / 2) + norm.ppf(POWER)) * spread / math.sqrt(n))
-    return max(found, fewest / n)
+    return max(found, fewest / n) if span == 1 else found

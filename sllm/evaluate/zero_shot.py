@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sllm import chat
-from sllm.cli import InputError
+from sllm.cli import InputError, plural
 from sllm.evaluate import labelled, statistics
 from sllm.evaluate.labelled import Item
 from sllm.evaluate.statistics import Scores
@@ -61,6 +61,12 @@ def load(paths: Sequence[str], shot_paths: Sequence[str], num_shots: int, seed: 
     if problems:
         raise InputError(problems)
     return sets
+
+
+def notes(sets: list[TestSet]) -> list[str]:
+    """What to say about rows that were left out."""
+    left_out = {one.path: one.left_out for one in sets if one.left_out}
+    return [f"{plural(count, 'row')} of {path} left out: no text or no label" for path, count in left_out.items()]
 
 
 def _draw(items: list[Item], count: int, drawn: random.Random) -> list[Item]:
