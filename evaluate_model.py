@@ -45,18 +45,9 @@ def build_parser():
 
 def main(args) -> dict:
     from sllm.chatstore.command_line import read_named
-    from sllm.evaluate import (
-        answers,
-        doctor,
-        evaluation,
-        found,
-        held_out,
-        judge,
-        judge_suites,
-        report,
-        tables,
-        zero_shot,
-    )
+    from sllm.data import formats
+    from sllm.evaluate import answers, api_answers, doctor, evaluation, found, gate, held_out, judge, judge_suites
+    from sllm.evaluate import report, tables, zero_shot  # isort: skip
     from sllm.serve import harness
 
     started, out = time.monotonic(), Path(args.output_dir)
@@ -68,12 +59,12 @@ def main(args) -> dict:
         if args.report_only:
             report.write(evaluation.load(out), out)
             print(f"{out / evaluation.REPORT} is written")
-        return {"stage": "evaluation", "output_dir": str(out), **(decide(args, out) if args.gate else {})}
+        return {"stage": "evaluation", "output_dir": str(out), **(gate.decide_for(args, out) if args.gate else {})}
 
     # ── inputs ──
     of_models, names = flags.suites_of_models(args), [pair.partition("=")[0] for pair in args.models]
     models, _, facts, sets, *_ = cli.collect_errors(
-        lambda: answers.named_models(args.models, args.testset_path, of_models),
+        lambda: answers.named_models(args.models, args.testset_path, of_models, api=bool(args.api_base_url)),
         lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
         lambda: answers.read_facts(args.testset_path),
         lambda: zero_shot.load(args.zero_shot_path, args.shots_path, args.num_shots, args.seed),
@@ -88,11 +79,16 @@ def main(args) -> dict:
     named, judged = flags.suites_of_answers(args), bool(args.judge_model)
     if judged and not (files or args.testset_path):
         raise InputError("--judge_model: name the questions, with --testset_path")
+    if args.api_base_url:
+        api_answers.check([str(model.path) for model in asked.values()], args)
+        rows = formats.load_rows(args.testset_path, "prompts")
     if files:  # before anything is replaced, or a model asked
         evaluation.choose_suites(None if asked else named, answers.read(files, facts)[0], optional=judged)
     checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
 
     # ── answers, log-likelihoods ──
+    for name, model in asked.items() if args.api_base_url else ():
+        api_answers.write(str(model.path), rows, args, out / "answers" / f"{name}.jsonl")
     for base, adapters in answers.by_base(asked).items():
         measure(base, adapters, of_models, args, out)
     if args.testset_path and flags.needs_answers(args):
@@ -116,11 +112,11 @@ def main(args) -> dict:
     report.write(evaluated, out)
     print(f"\n{tables.both(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
     headlines = tables.headlines(evaluated.results)
-    data = {"questions": len(questions), "testset_path": args.testset_path}
     checkpoint.write_run(out, "evaluation", args, parents=[files.get(name, models[name].path) for name in models],
-                         data=data, metrics=headlines, seconds=time.monotonic() - started)  # fmt: skip
+                         data={"questions": len(questions), "testset_path": args.testset_path}, metrics=headlines,
+                         seconds=time.monotonic() - started)  # fmt: skip
     results = {"stage": "evaluation", "output_dir": str(out), "questions": len(questions), "models": headlines}
-    return results | (decide(args, out) if args.gate else {})
+    return results | (gate.decide_for(args, out) if args.gate else {})
 
 
 def measure(base: str, adapters: dict[str, str | None], suites: list[str], args, out: Path) -> None:
@@ -143,21 +139,6 @@ def measure(base: str, adapters: dict[str, str | None], suites: list[str], args,
     if done.returncode:
         names = ", ".join(adapters)
         raise InputError(f"{names} was not asked to the end, for the reason above; to continue: {resume}")
-
-
-def decide(args, out: Path) -> dict:
-    """The gate's verdict. CheckFailed with its reasons where NEW does not pass."""
-    from sllm.evaluate import gate
-
-    verdict, folder = gate.run(*args.gate, out, args.must_improve)
-    if not verdict.passed:
-        raise cli.CheckFailed(f"{args.gate[1]} does not pass: {'; '.join(verdict.reasons)}")
-    print(f"{args.gate[1]} passes")
-    return {
-        "output_dir": str(folder),
-        "gate": "passed",
-        "differences": {name: d["value"] for name, d in verdict.differences.items()},
-    }
 
 
 def is_base_and_adapter(folder) -> str:

@@ -36,11 +36,14 @@ class Model:
     adapter: str | None = None
 
 
-def named_models(pairs: Sequence[str], testset_path: str | None, suites: Sequence[str]) -> dict[str, Model]:
+def named_models(
+    pairs: Sequence[str], testset_path: str | None, suites: Sequence[str], *, api: bool = False
+) -> dict[str, Model]:
     """The models of --models NAME=PATH by their names.
 
     Args:
         suites: those to be measured that ask the model itself.
+        api: what is no file is the name of a model behind an API.
     Raises:
         InputError: with all that is wrong with any of them.
     """
@@ -57,9 +60,11 @@ def named_models(pairs: Sequence[str], testset_path: str | None, suites: Sequenc
             problems += [f"--models {pair}: {suite} needs the model itself, not its answers" for suite in suites]
         else:
             try:
-                models[name] = Model(Path(path), *checkpoint.require_model(path))
+                models[name] = Model(Path(path), *([] if api else checkpoint.require_model(path)))
             except InputError as error:
                 problems += error.problems
+            if api:
+                problems += [f"--api_base_url: {suite} needs the model itself" for suite in suites]
             if not testset_path and not suites:
                 problems.append(f"--models {pair} has to be asked: name its questions with --testset_path")
     if testset_path and not Path(testset_path).exists():

@@ -18,6 +18,11 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--testset_path", metavar="FILE", help="rows to ask; those of the small world have facts")
     group.add_argument("--suites", nargs="+", choices=SUITES, metavar="SUITE", help=f"what to measure: "
                        f"{', '.join(SUITES)}; default: all that the other flags and the rows allow")  # fmt: skip
+    group.add_argument("--api_base_url", metavar="URL", help="of an OpenAI-compatible API, with the /v1: a PATH "
+                       "that is no file of answers is the name of one of its models")  # fmt: skip
+    group.add_argument("--api_key_env", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable with "
+                       "the API key; local servers need none")  # fmt: skip
+    group.add_argument("--api_concurrency", type=cli.integer(1, 1024), default=8, help="calls at a time")
     group = p.add_argument_group("answers of models that are asked (more flags: vllm_inference.py)")
     group.add_argument("--max_tokens", type=cli.positive_int, default=512, help="most tokens of an answer")
     group.add_argument("--temperature", type=cli.between(0, 2), default=0.0, help="0: always the likeliest token")

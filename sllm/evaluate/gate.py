@@ -3,6 +3,7 @@ significantly better on those that it has to improve."""
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,17 @@ def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> tuple[
         folder / gate_record.GATE, json.dumps(cli.json_safe(record), ensure_ascii=False, indent=1) + "\n"
     )
     return verdict, folder
+
+
+def decide_for(args: Namespace, folder: Path) -> dict[str, Any]:
+    """Decide by the flags of evaluate_model.py; CheckFailed with the reasons where NEW does not pass."""
+    old, new = args.gate
+    verdict, folder = run(old, new, folder, args.must_improve)
+    if not verdict.passed:
+        raise cli.CheckFailed(f"{new} does not pass: {'; '.join(verdict.reasons)}")
+    print(f"{new} passes")
+    differences = {name: difference["value"] for name, difference in verdict.differences.items()}
+    return {"output_dir": str(folder), "gate": "passed", "differences": differences}
 
 
 def _require_same_questions(old: str, first: evaluation.Evaluation, new: str, second: evaluation.Evaluation) -> None:

@@ -38,7 +38,7 @@ def render(evaluation: Evaluation) -> str:
     page: str = template.render(
         results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines) if lines else {},
         measured=_measured(results),
-        contamination=_contamination(results), KINDS=KINDS, judge=_judge(results, lines),
+        macro_f1=_macro_f1(results), contamination=_contamination(results), KINDS=KINDS, judge=_judge(results, lines),
         task_names=_task_names(task for of_suite in results["by_task"].values() for task in of_suite),
         created=datetime.now(UTC).strftime("%Y-%m-%d"), num_answers=len(lines),
         data=Markup(_embedded(_reader_data(results, lines, colors))),
@@ -54,6 +54,13 @@ def _contamination(results: dict[str, Any]) -> dict[str, Any]:
     record = results.get("contamination") or {"items": {}, "models": {}}
     known = all(model["known"] and not model["missing"] for model in record["models"].values())
     return record | {"all_known": known}
+
+
+def _macro_f1(results: dict[str, Any]) -> dict[str, Any]:
+    """By test set and model, by what models are compared by."""
+    found = results.get("details", {}).get("zero_shot", {}).get("macro_f1", {})
+    headline = results["suites"]["zero_shot"]["headline"] if found else ""
+    return {name: {model: by[headline] for model, by in models.items()} for name, models in found.items()}
 
 
 def _judge(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any] | None:

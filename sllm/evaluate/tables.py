@@ -80,6 +80,8 @@ def verdict(comparison: dict[str, Any]) -> str:
         return "no question to compare by"
     if comparison["significant"]:
         return f"{comparison['second' if comparison['improved'] else 'first']} is better"
+    if comparison["detectable"] == 0:  # all scores are the same
+        return "no difference shown"
     points = needed(comparison)
     return f"no difference shown ({points}{' would be' if points[0].isdigit() else ''})"
 
