@@ -20,6 +20,7 @@ PROBE = Path(__file__).resolve().parent.parent / "sample_data" / "probe.txt"
 SMALL = 20  # of its texts, for the end of a training run
 SAMPLES = 2000  # of the bootstrap
 SEED = 42
+SMALL_MODEL = 2**26  # weights
 LOGITS = 2**25  # held at a time: 128 MiB in float32, 128 positions of a vocabulary of 262,144
 
 
@@ -207,14 +208,21 @@ def _encode(tokenizer: Any, text: str, limit: int | None) -> tuple[list[int], in
 @contextmanager
 def _evaluating(models: Sequence[Any]) -> Iterator[None]:
     """Evaluation mode, and afterwards the one from before; which weights are trained, too: peft's `disable_adapter`
-    turns it on for an adapter that was loaded frozen."""
+    turns it on for an adapter that was loaded frozen. A small model has one thread: beside another process, threads
+    that wait for each other after each of its short operations took a minute instead of a second."""
+    import torch
+
     modes = [model.training for model in models]
+    threads = torch.get_num_threads()
     trained = [(weight, weight.requires_grad) for model in models for weight in model.parameters()]
     for model in models:
         model.eval()
+    if sum(weight.numel() for weight in models[0].parameters()) < SMALL_MODEL:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         for model, mode in zip(models, modes, strict=True):
             model.train(mode)
         for weight, requires_grad in trained:
