@@ -117,7 +117,7 @@ def test_the_report_shows_what_the_judge_says(judged, browser):
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.wait_for_selector("article")
     text = tab.inner_text("body")
-    for expected in ("평가 모델", "길이를 보정한 승률", "브래들리–테리", "실패한 판정"):
+    for expected in ("심사 모델", "길이를 보정한 승률", "브래들리–테리", "실패한 판정"):
         assert expected in text
     assert len(tab.query_selector_all("table.matrix tbody tr")) == 2
     assert not complaints

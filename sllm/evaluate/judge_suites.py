@@ -4,14 +4,14 @@ from sllm.evaluate.judge import Judged
 from sllm.evaluate.suites import Measured, Metric, Question, Suite
 
 KINDS = {
-    "rubric": ("평가 모델: 항목별 (1–5)", "Judge: rubric (1–5)"),
-    "total": ("평가 모델: 총점 (0–5)", "Judge: total (0–5)"),
-    "mt_bench": ("평가 모델: MT-Bench (1–10)", "Judge: MT-Bench (1–10)"),
-    "pairwise": ("평가 모델: 맞비교", "Judge: pairs"),
+    "rubric": ("심사 모델: 항목별 (1–5)", "Judge: rubric (1–5)"),
+    "total": ("심사 모델: 총점 (0–5)", "Judge: total (0–5)"),
+    "mt_bench": ("심사 모델: MT-Bench (1–10)", "Judge: MT-Bench (1–10)"),
+    "pairwise": ("심사 모델: 답변 비교", "Judge: pairs"),
 }
 METRICS = {
-    "overall": ("종합", "Judge: overall"), "fluency": ("자연스러움", "Fluency"), "coherence": ("짜임새", "Coherence"),
-    "accuracy": ("정확성", "Accuracy"), "completeness": ("충실성", "Completeness"), "score": ("총점", "Judge: total"),
+    "overall": ("종합", "Judge: overall"), "fluency": ("유창성", "Fluency"), "coherence": ("일관성", "Coherence"),
+    "accuracy": ("정확성", "Accuracy"), "completeness": ("완전성", "Completeness"), "score": ("총점", "Judge: total"),
     "rating": ("평점", "Judge: rating"), "win_rate": ("승률 (비김은 절반)", "Win rate (ties half)"),
 }  # fmt: skip
 
