@@ -73,17 +73,19 @@ def main(args) -> dict:
     )
     votes = read_named(args, "judge_chat_database")[0].comparisons if args.judge_chat_database else []
     if not args.resume:
-        checkpoint.require_distinct(out, args.testset_path, *(model.path for model in models.values()))
+        checkpoint.require_distinct(out, *flags.inputs(args), *(model.path for model in models.values()))
     files = {name: model.path for name, model in models.items() if model.path.is_file()}
     asked = {name: model for name, model in models.items() if name not in files}
     named, judged = flags.suites_of_answers(args), bool(args.judge_model)
-    if judged and not (files or args.testset_path):
+    rows = formats.load_rows(args.testset_path, "prompts") if asked and flags.asks_rows(args) else []
+    if files or rows:  # before anything is replaced, or a model asked
+        questions = answers.read(files, facts)[0] if files else answers.questions(rows, facts)
+        evaluation.choose_suites(named, questions, optional=judged)
+    elif judged:
         raise InputError("--judge_model: name the questions, with --testset_path")
     if args.api_base_url:
         api_answers.check([str(model.path) for model in asked.values()], args)
-        rows = formats.load_rows(args.testset_path, "prompts")
-    if files:  # before anything is replaced, or a model asked
-        evaluation.choose_suites(None if asked else named, answers.read(files, facts)[0], optional=judged)
+    signatures = answers.signatures(models)
     checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
 
     # ── answers, log-likelihoods ──
@@ -91,23 +93,23 @@ def main(args) -> dict:
         api_answers.write(str(model.path), rows, args, out / "answers" / f"{name}.jsonl")
     for base, adapters in answers.by_base(asked).items():
         measure(base, adapters, of_models, args, out)
-    if args.testset_path and flags.needs_answers(args):
-        files |= {name: out / "answers" / f"{name}.jsonl" for name in asked}
+    files |= {name: out / "answers" / f"{name}.jsonl" for name in asked if rows}
     questions, answered, notes = answers.read({name: files[name] for name in models if name in files}, facts)
     suites = evaluation.choose_suites(named, questions, optional=judged) if files else []
-    overlaps = held_out.find(answers.signatures(models, answered), held_out.items(questions, sets))
+    measured = [found.scores(suite, out, [*models], sets, args.zero_shot_styles) for suite in of_models]
+    overlaps = held_out.find(signatures, held_out.items(questions, sets, measured))
     for note in [*notes, *zero_shot.notes(sets), *overlaps.notes]:
         cli.say("note", note)
 
     # ── scores ──
     (out / GATE).unlink(missing_ok=True)  # of older results
-    measured = evaluation.measure(questions, answered, suites)
-    if judged:
-        measured += judge_suites.measured(judge.judge(questions, answered, args, out, votes), questions)
-    measured += [found.scores(suite, out, [*models], sets, args.zero_shot_styles) for suite in of_models]
-    sources = {name: {"model": str(model.path)} for name, model in models.items()}
-    sources |= {model.name: model.source for model in answered}
-    evaluated = evaluation.evaluate(sources, questions, answered, measured, overlaps)
+    by_judge = judge.judge(questions, answered, args, out, votes) if judged else None
+    measured = [
+        *evaluation.measure(questions, answered, suites),
+        *(judge_suites.measured(by_judge, questions) if by_judge else []),
+        *measured,
+    ]
+    evaluated = evaluation.evaluate(answers.sources(models, answered), questions, answered, measured, overlaps)
     evaluation.write(evaluated, out)
     report.write(evaluated, out)
     print(f"\n{tables.both(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
@@ -120,25 +122,28 @@ def main(args) -> dict:
 
 
 def measure(base: str, adapters: dict[str, str | None], suites: list[str], args, out: Path) -> None:
-    """Ask the models of one base in a process of its own, whose memory is free again when it ends."""
-    commands = ["sllm.measure_retention"] if "retention" in suites else []
-    if (args.testset_path and flags.needs_answers(args)) or {"zero_shot", "lm_eval"} & {*suites}:
-        commands.insert(0, "sllm.measure")
+    """Ask the models of one base in processes of their own, whose memory is free again when they end."""
+    commands = ["sllm.measure"] if flags.asks_rows(args) or {"zero_shot", "lm_eval"} & {*suites} else []
+    commands += ["sllm.measure_retention"] if "retention" in suites else []
     job, resume = out / "job.json", cli.command_line(drop=["--overwrite"], add=["--resume"])
-    more = {"base": base, "models": adapters, "suites": suites, "answers": flags.needs_answers(args), "command": resume}
+    more = {"base": base, "models": adapters, "suites": suites, "asks_rows": flags.asks_rows(args), "command": resume}
     job.write_text(json.dumps(vars(args) | more), encoding="utf-8")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PYTHONPATH": path}
-    for command in commands:
-        done = subprocess.run([sys.executable, "-m", command, str(job)], env=env)
-        if done.returncode:
-            break
-    job.unlink()
-    if done.returncode in (130, -signal.SIGINT):
-        raise cli.Interrupted(resume)
-    if done.returncode:
-        names = ", ".join(adapters)
-        raise InputError(f"{names} was not asked to the end, for the reason above; to continue: {resume}")
+    try:
+        for command in commands:
+            process = subprocess.Popen([sys.executable, "-m", command, str(job)], env=os.environ | {"PYTHONPATH": path})
+            try:
+                process.wait()
+            except KeyboardInterrupt:  # it has the signal, too, and ends by itself
+                process.wait()
+                raise cli.Interrupted(resume) from None
+            if process.returncode in (130, -signal.SIGINT):
+                raise cli.Interrupted(resume)
+            if process.returncode:
+                names = ", ".join(adapters)
+                raise InputError(f"{names} was not asked to the end, for the reason above; to continue: {resume}")
+    finally:
+        job.unlink()
 
 
 def is_base_and_adapter(folder) -> str:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sllm import cli
 
+
 def build_parser():
     p = cli.parser(__doc__, "benchmarks/zero_shot.py")
     p.add_argument("--model_id", required=True, help="a base or merged model")

@@ -16,7 +16,7 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
     """The headline scores of `adapter`, which has to have passed the gate in `folder`.
 
     Returns:
-        for each suite: its English name, metric, value, low, high (95 % interval) and n.
+        for each suite: its English name, metric, unit, value, low, high (95 % interval) and n, of what is held out.
     Raises:
         InputError: gate.json is missing or outdated, the model did not pass, or another model was evaluated.
     """
@@ -28,8 +28,9 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
         raise InputError(f"--require_gate {folder}: {RESULTS} is newer than {GATE}; decide again: {command}")
     if not record["passed"]:
         raise InputError(f"--require_gate {folder}: {record['new']} did not pass: {'; '.join(record['reasons'])}")
-    settings = record["new_source"].get("settings")
-    if not settings:
+    source = record["new_source"]
+    settings = source.get("settings") or source  # of answers, or of a model that was asked in other ways
+    if "adapter" not in settings:
         raise InputError(
             f"--require_gate {folder}: it is not recorded which model gave the answers of {record['new']}; evaluate "
             f"answers of vllm_inference.py, or the model itself: {command}"
@@ -40,10 +41,13 @@ def require(folder: str | Path, adapter: str | Path) -> list[dict[str, Any]]:
             f"evaluate this one: {command}"
         )
     scores = results["models"][record["new_name"]]["scores"]
-    return [
-        {"suite": suite["en"], "metric": suite["metrics"][suite["headline"]]["en"]} | scores[name][suite["headline"]]
-        for name, suite in results["suites"].items()
-    ]
+    found = []
+    for name, suite in results["suites"].items():
+        if suite["headline"] in scores[name]:
+            metric, mean = suite["metrics"][suite["headline"]], scores[name][suite["headline"]]
+            words = {"suite": suite["en"], "metric": metric["en"], "unit": metric.get("unit", "share")}
+            found.append(words | {key: mean.get("clean", mean)[key] for key in ("value", "low", "high", "n")})
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

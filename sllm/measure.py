@@ -50,7 +50,7 @@ def each(job: Namespace, load: Callable[[], Any]) -> None:
 
     for name, adapter in job.models.items():
         print(f"\n── {name} ──", flush=True)
-        if job.testset_path and job.answers:
+        if job.asks_rows:
             ask(job, name, adapter or job.base, load)
         settings = model_settings(job, adapter) | {"context": job.context}
         own = {key: value for key, value in vars(job).items() if key.startswith(("zero_shot_", "num_shots", "seed"))}

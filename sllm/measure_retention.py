@@ -42,7 +42,8 @@ def main(args) -> None:
         origin = None if adapter else base_of(job.base)
         settings = {
             "model": checkpoint.folder_hash(job.base) or job.base, "dtype": job.dtype,
-            "adapter": checkpoint.folder_hash(adapter) if adapter else None, "origin": origin,
+            "adapter": checkpoint.folder_hash(adapter) if adapter else None,
+            "origin": checkpoint.folder_hash(origin) if origin else None,
         }  # fmt: skip
         cli.say("retention", f"{name}: {cli.plural(len(texts), 'text')}")
         path = Path(job.output_dir) / "retention" / f"{name}.json"
@@ -71,16 +72,22 @@ def of_model(base: str, adapter: str | None, origin: str | None, texts: list[str
     from peft import PeftModel
 
     tokenizer, model = chat.load_tokenizer(adapter or base), load_once(base)
-    if adapter:
-        tuned = PeftModel.from_pretrained(model, adapter)
-        measured = retention.measure(tuned, tokenizer, texts)
-        tuned.unload()
-    else:
-        measured = retention.measure(model, tokenizer, texts, base=load_once(origin) if origin else model)
+    try:
+        if adapter:
+            tuned = PeftModel.from_pretrained(model, adapter)
+            measured = retention.measure(tuned, tokenizer, texts)
+            tuned.unload()
+            if tuned.peft_config["default"].modules_to_save:
+                load_once.cache_clear()  # whole modules of the base were replaced
+        else:
+            measured = retention.measure(model, tokenizer, texts, base=load_once(origin) if origin else model)
+    except ValueError as error:
+        raise InputError(f"{adapter or base}: general Korean cannot be measured ({error})") from None
     compared = bool(adapter or origin)
     return {
         "texts_hash": measured.texts_hash,
         "characters": measured.characters.tolist(),
+        "tokens": measured.tokens.tolist(),
         "bits": measured.bits.tolist(),
         "kl": measured.kl.tolist() if compared else None,
         "summary": measured.summary if compared else None,

@@ -342,14 +342,15 @@ def test_a_large_report_opens_searches_and_sorts(browser, tmp_path):
         answers = {model: [drawn.choice(ROWS)["assistant_content"]] for model in models}
         scores = {model: {"world": {name: float(drawn.random() < 0.5) for name in names}} for model in models}
         lines.append(
-            line(row, "") | {"answers": answers, "scores": scores, "finish_reasons": {m: ["stop"] for m in models}}
+            line(row, "")
+            | {"answers": answers, "scores": scores, "finish_reasons": {m: ["stop"] for m in models}, "trained_on": []}
         )
     means = {"world": {"true": {"value": 0.5, "low": 0.45, "high": 0.55, "n": 1000}}}
     described = {"ko": "사실성", "en": "Truth", "headline": "true", "metrics": {
         "true": {"ko": "사실인 답", "en": "True answers", "lower": False, "neutral": False, "unit": "share", "least": 0,
                  "most": 1}}, "items": "questions"}  # fmt: skip
     results = {"questions": 1000, "models": {m: {"source": {"answers": m}, "scores": means} for m in models},
-               "suites": {"world": described}, "by_task": {"world": {}}, "comparisons": []}  # fmt: skip
+               "suites": {"world": described}, "by_task": {"world": {}}, "comparisons": [], "details": {}}  # fmt: skip
     page = tmp_path / "report.html"
     page.write_text(report.render(evaluation.Evaluation(results, lines)), encoding="utf-8")
     assert page.stat().st_size < 15e6

@@ -8,6 +8,7 @@ from conftest import ROOT, assert_refused, succeed
 from test_evaluate import ROWS, answers, line  # noqa: F401
 from test_judge import server, stub  # noqa: F401
 
+from sllm import contamination
 from sllm.evaluate import tables
 
 
@@ -47,10 +48,9 @@ def test_retention_is_not_measured_twice(retention, script):
 
 def test_a_lower_figure_is_better_where_less_is_better(retention):
     [comparison] = results_of(retention[0])["comparisons"]
-    better = "sft" if comparison["value"] < 0 else "base"
-    if comparison["significant"]:
-        assert tables.verdict(comparison) == f"{better} is better"
     assert comparison["improved"] == (comparison["value"] < 0)
+    sure = {"significant": True, "value": -0.1, "improved": True, "first": "base", "second": "sft", "n": 60}
+    assert tables.verdict(comparison | sure) == "sft is better"
 
 
 def test_questions_that_a_model_was_trained_on_are_left_out(tmp_path, sft_folder, few_rows, script, tiny_base):
@@ -77,6 +77,42 @@ def test_questions_that_a_model_was_trained_on_are_left_out(tmp_path, sft_folder
     score = results["models"]["sft"]["scores"]["reference"]["char_f1"]
     assert (score["n"], score["clean"]["n"]) == (len(rows), len(rows) - len(marked))
     assert "학습 텍스트와 겹칩니다" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_gate_refuses_where_nothing_can_be_compared(tmp_path, sft_folder, few_rows, script):
+    """Every question was trained on."""
+    rows = [json.loads(text) for text in few_rows.read_text(encoding="utf-8").splitlines()]
+    items = [["", row["user_content"], row["assistant_content"]] for row in rows]
+    shares = contamination.overlap(items, contamination.read(sft_folder))
+    trained = [row for row, share in zip(rows, shares, strict=True) if share == 1]
+    assert len(trained) >= 15
+    for name in ("old", "new"):
+        lines = [line(row | {"id": f"t{i}"}, row["assistant_content"]) for i, row in enumerate(trained)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines), encoding="utf-8")
+        run = {"parents": [{"path": str(sft_folder)}], "data": {"settings": {}}, "versions": {}}
+        path.with_suffix(".run.json").write_text(json.dumps(run), encoding="utf-8")
+    models = [f"{name}={tmp_path / name}.jsonl" for name in ("old", "new")]
+    out = tmp_path / "out"
+    done = script("evaluate_model.py", "--models", *models, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    assert "no question to compare by" in done.stdout
+    first = (out / "report.html").read_text(encoding="utf-8")
+    succeed("evaluate_model.py", "--report_only", "--output_dir", out)
+    assert (out / "report.html").read_text(encoding="utf-8") == first
+    assert_refused(
+        script("evaluate_model.py", "--output_dir", out, "--gate", "old", "new"), "none is held out; evaluate both"
+    )
+
+
+def test_two_folders_that_were_measured_in_two_ways_are_not_compared(retention, tiny_base, tmp_path, script):
+    texts = tmp_path / "probe.txt"
+    texts.write_text("오늘은 하늘이 맑고 바람이 붑니다.\n" * 3, encoding="utf-8")
+    for name, more in (("a", []), ("b", ["--probe_path", texts])):
+        succeed("evaluate_model.py", "--models", f"x={tiny_base}", "--suites", "retention", *more, "--output_dir",
+                tmp_path / name)  # fmt: skip
+    gate = script("evaluate_model.py", "--gate", tmp_path / "a", tmp_path / "b", "--output_dir", tmp_path / "a")
+    assert_refused(gate, "measured in two ways (texts_hash)")
 
 
 # ── a judge, an API ──
@@ -120,6 +156,8 @@ def test_the_report_shows_what_the_judge_says(judged, browser):
     for expected in ("심사 모델", "길이를 보정한 승률", "브래들리–테리", "실패한 판정"):
         assert expected in text
     assert len(tab.query_selector_all("table.matrix tbody tr")) == 2
+    chips = tab.inner_text("article:first-of-type .chips")
+    assert "심사 모델: 종합" not in chips or "%" not in chips.split("종합")[1][:5]
     assert not complaints
 
 
@@ -132,6 +170,8 @@ def test_models_behind_an_api_are_asked(stub, script, tmp_path):  # noqa: F811
     written = (tmp_path / "out" / "answers" / "remote.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(text)["id"] for text in written] == [row["id"] for row in ROWS[:6]]
     assert {"world", "reference"} <= set(results_of(tmp_path / "out")["suites"])
+    source = results_of(tmp_path / "out")["models"]["remote"]["source"]
+    assert (source["model"], source["settings"]["api"]) == ("fair", f"{stub.url}/v1")
     calls = stub.log()["answered"]
     succeed("evaluate_model.py", *flags, "--resume")
     assert stub.log()["answered"] == calls
@@ -147,4 +187,7 @@ def test_bad_judges_and_apis_are_refused_before_anything_is_replaced(script, ans
     api = ["--api_base_url", "http://127.0.0.1:9/v1", "--testset_path", rows]
     assert_refused(script(*start, "a=name", *api), "http://127.0.0.1:9/v1")
     assert_refused(script(*start, "a=name", *api, "--suites", "retention"), "retention needs the model itself")
+    keyed = ["--api_base_url", "http://me:secret@127.0.0.1:9/v1", "--testset_path", rows]
+    assert_refused(script(*start, "a=name", *keyed), "put the key into the environment variable OPENAI_API_KEY")
+    assert_refused(script(*start, f"a={path}", "--judge_kinds", "total"), "only with --judge_model")
     assert not (tmp_path / "out").exists()

@@ -36,6 +36,13 @@ PUBLISHED = [  # name of the file, its content, choices, label
     ("hellaswag.jsonl", {"context": "밥을 짓는다. ", "ending_1": "가", "ending_2": "나", "ending_3": "다",
                          "ending_4": "라", "label": 2}, ("가", "나", "다", "라"), 2),
     ("sentineg.tsv", "sentence\tlabel\n별로 안 좋아요\t0\n", ("부정", "긍정"), 0),
+    ("kobest_boolq.tsv", "Text\tQuestion\tAnswer\n양말은 신는다.\t신는가?\tTrue\n", ("아니오", "예"), 1),
+    ("kobest_copa.tsv", "sentence\tquestion\t1\t2\tAnswer\n비가 왔다.\t원인\t해가 떴다.\t구름이 꼈다.\t2\n",
+     ("해가 떴다.", "구름이 꼈다."), 1),
+    ("kobest_wic.tsv", "Target\tSENTENCE1\tSENTENCE2\tANSWER\n배\t배가 고프다\t배를 탔다\tFALSE\n",
+     ("아니오", "예"), 0),
+    ("kobest_sentineg.tsv", "Label\tText\n1\t정말\u2028좋아요\n", ("부정", "긍정"), 1),
+    ("pairs.tsv", "question1\tquestion2\tlabel\n언제 와?\t뭐 해?\t1\n", ("아니오", "예"), 0),
     ("click.json", [{"id": "1", "paragraph": "", "question": "수도는?", "choices": ["부산", "서울"], "answer": "서울"}],
      ("부산", "서울"), 1),
 ]  # fmt: skip
@@ -202,7 +209,7 @@ def test_results_have_every_suite(evaluated):
     assert set(results["models"]["sft"]["scores"]["zero_shot"]) == {
         "accuracy_plain", "accuracy_norm_plain", "accuracy_chat", "accuracy_norm_chat"}  # fmt: skip
     assert set(results["details"]["zero_shot"]["macro_f1"]["items"]) == {"base", "sft"}
-    assert results["details"]["lm_eval"]["base"]["task_hashes"].keys() == {"same_items", "korean_basics"}
+    assert results["details"]["lm_eval"]["models"]["base"]["task_hashes"].keys() == {"same_items", "korean_basics"}
     assert set(results["by_task"]["lm_eval"]) == {"same_items", "korean_basics"}
     lines = (evaluated["out"] / "zero_shot.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == len(ITEMS)
@@ -247,9 +254,12 @@ def test_bad_flags_are_refused_before_anything_is_asked(script, tiny_base, tmp_p
 
 
 def test_models_that_were_asked_different_questions_are_not_compared():
-    sample = {"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 1.0}
+    sample = {"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": 1.0, "doc_hash": "1", "target_hash": "1",
+              "arguments": {"gen_args_0": {"arg_0": "질문"}}}  # fmt: skip
     found = {"samples": {"t": [sample]}, "task_hashes": {"t": "1"}, "results": {}}
+    same = found | {"task_hashes": {"t": "of another template"}}
+    assert lm_eval_scores.measured({"a": found, "b": same}).scores["b"]["main"].tolist() == [1]
     with pytest.raises(InputError, match="other questions"):
-        lm_eval_scores.measured({"a": found, "b": found | {"task_hashes": {"t": "2"}}})
+        lm_eval_scores.measured({"a": found, "b": found | {"samples": {"t": [sample | {"doc_hash": "2"}]}}})
     with pytest.raises(InputError, match="no task"):
         lm_eval_scores.measured({"a": found | {"samples": {"t": [sample | {"acc": 7.0}]}}})

@@ -9,10 +9,10 @@ first call is made.
 """
 
 from sllm.api_calls.client import NOT_ASKED, UNANSWERED, UNPARSED, Client, Request, Result, Tally
-from sllm.api_calls.flags import add_flags, flag_problems, from_flags
+from sllm.api_calls.flags import add_flags, address_problems, flag_problems, from_flags
 from sllm.api_calls.journal import Completion, Journal, TokenLogprobs
 
 __all__ = [
     "NOT_ASKED", "UNANSWERED", "UNPARSED", "Client", "Completion", "Journal", "Request", "Result", "Tally",
-    "TokenLogprobs", "add_flags", "flag_problems", "from_flags",
+    "TokenLogprobs", "add_flags", "address_problems", "flag_problems", "from_flags",
 ]  # fmt: skip

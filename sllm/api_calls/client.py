@@ -258,7 +258,8 @@ class Client:
             raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"])) from None
 
     def _key(self, request: Request, attempt: int) -> str:
-        asked = [self.model, request.messages, request.of_attempt(attempt), request.logprobs_of_last, attempt]
+        service = [self.base_url, self.model]
+        asked = [service, request.messages, request.of_attempt(attempt), request.logprobs_of_last, attempt]
         return hashlib.sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
 
     def _tokens(self) -> int:

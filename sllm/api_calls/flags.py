@@ -27,21 +27,24 @@ def add_flags(group: argparse._ActionsContainer, prefix: str) -> None:
 
 def flag_problems(args: argparse.Namespace, prefix: str) -> list[str]:
     """What is wrong with the flags, if this API is to be called."""
-    base_url, problems = getattr(args, f"{prefix}_base_url"), []
-    if not base_url:
-        problems.append(f"--{prefix}_base_url: give the address of an OpenAI-compatible API, with the /v1")
-    elif urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
-        problems.append(f"--{prefix}_base_url {base_url}: give an address like http://127.0.0.1:8000/v1")
-    elif "@" in urlsplit(base_url).netloc or urlsplit(base_url).query:
-        problems.append(
-            f"--{prefix}_base_url: flags are written to files; put the key into the environment variable "
-            f"{getattr(args, f'{prefix}_api_key_env')}"
-        )
+    base_url, variable = getattr(args, f"{prefix}_base_url"), getattr(args, f"{prefix}_api_key_env")
+    problems = address_problems(f"--{prefix}_base_url", base_url, variable)
     if not getattr(args, f"{prefix}_model"):
         problems.append(f"--{prefix}_model: name the model to ask")
     if getattr(args, f"{prefix}_max_cost") is not None and getattr(args, f"{prefix}_price") is None:
         problems.append(f"--{prefix}_max_cost: give the price, too: --{prefix}_price IN OUT")
     return problems
+
+
+def address_problems(flag: str, base_url: str | None, variable: str) -> list[str]:
+    """What is wrong with the address of an API. `variable`: of the environment, for its key."""
+    if not base_url:
+        return [f"{flag}: give the address of an OpenAI-compatible API, with the /v1"]
+    if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).hostname:
+        return [f"{flag} {base_url}: give an address like http://127.0.0.1:8000/v1"]
+    if "@" in urlsplit(base_url).netloc or urlsplit(base_url).query:
+        return [f"{flag}: flags are written to files; put the key into the environment variable {variable}"]
+    return []
 
 
 def from_flags(args: argparse.Namespace, prefix: str, journal: Path | None = None) -> Client:

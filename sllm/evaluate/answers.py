@@ -211,6 +211,8 @@ def _answers(line: dict[str, Any]) -> list[Answer]:
 
 
 def _source(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     source: dict[str, Any] = {"answers": str(path), "sha256": file_hash(path)}
     try:
         record = json.loads(path.with_suffix(".run.json").read_text(encoding="utf-8"))
@@ -221,11 +223,28 @@ def _source(path: Path) -> dict[str, Any]:
     return source
 
 
-def signatures(models: Mapping[str, Model], answered: Sequence[AnsweredBy]) -> dict[str, Signature | None]:
+def signatures(models: Mapping[str, Model]) -> dict[str, Signature | None]:
     """What each model was trained on; None where that is not known, as of a base."""
-    paths = {name: str(model.path) for name, model in models.items() if model.base}
-    paths |= {model.name: model.source["model"] for model in answered if "model" in model.source}
-    return {name: contamination.read(paths[name]) if name in paths else None for name in models}
+    paths = {name: model.path if model.base else _source(model.path).get("model") for name, model in models.items()}
+    return {name: contamination.read(path) if path else None for name, path in paths.items()}
+
+
+def sources(models: Mapping[str, Model], answered: Sequence[AnsweredBy]) -> dict[str, dict[str, Any]]:
+    """Where each model comes from: its path, the hash of its adapter, and its answers with how they were asked."""
+    found: dict[str, dict[str, Any]] = {name: {"model": str(model.path)} for name, model in models.items()}
+    for name, model in models.items():
+        if model.base:
+            found[name]["adapter"] = checkpoint.folder_hash(model.adapter) if model.adapter else None
+    for one in answered:
+        found[one.name] |= one.source
+    return found
+
+
+def questions(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, dict[str, Any]]) -> list[Question]:
+    """What rows of a test set ask, before any answer."""
+    return [
+        Question(row["id"], row["task"], row["messages"], row.get("reference"), facts.get(row["id"])) for row in rows
+    ]
 
 
 def read_facts(path: str | None) -> dict[str, dict[str, Any]]:

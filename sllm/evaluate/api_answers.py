@@ -49,6 +49,11 @@ def write(model: str, rows: Sequence[dict[str, Any]], args: Namespace, path: Pat
     each = [completions[i : i + args.n] for i in range(0, len(completions), args.n)]
     lines = [json.dumps(_line(row, own), ensure_ascii=False) for row, own in zip(rows, each, strict=True)]
     checkpoint.write_atomically(path, "\n".join(lines) + "\n")
+    record = {
+        "parents": [{"path": model}], "versions": checkpoint.versions(),
+        "data": {"settings": parameters(args) | {"model": model, "api": args.api_base_url, "adapter": None}},
+    }  # fmt: skip
+    checkpoint.write_atomically(path.with_suffix(".run.json"), json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _line(row: dict[str, Any], answers: Sequence[Completion]) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def evaluate(
             for name, source in sources.items()
         },
         "suites": {
-            m.suite.name: _described(m.suite) | {"n": len(m.ids), "held_out": int(clean[m.suite.name].sum())}
+            m.suite.name: _described(m.suite)
+            | {"n": len(m.ids), "held_out": int(clean[m.suite.name].sum()), "asked": m.asked}
             for m in measured
         },
         "contamination": overlaps.record,
@@ -113,7 +114,7 @@ def evaluate(
         for m in measured
         if m.items is not None
     }  # fmt: skip
-    return Evaluation(results, lines, items)
+    return Evaluation(cli.json_safe(results), lines, items)  # as it is read again
 
 
 def _overlapping(measured: Measured, overlaps: Overlaps) -> dict[str, list[str]]:
@@ -205,8 +206,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     for name, lines in [(ANSWERS, evaluation.lines), *((f"{key}.jsonl", one) for key, one in evaluation.items.items())]:
         text = "".join(json.dumps(cli.json_safe(line), ensure_ascii=False) + "\n" for line in lines)
         checkpoint.write_atomically(folder / name, text)
-    content = cli.json_safe(evaluation.results)
-    checkpoint.write_atomically(folder / RESULTS, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    checkpoint.write_atomically(folder / RESULTS, json.dumps(evaluation.results, ensure_ascii=False, indent=1) + "\n")
 
 
 def load(folder: str | Path) -> Evaluation:
@@ -215,9 +215,12 @@ def load(folder: str | Path) -> Evaluation:
         if checkpoint.read_run(folder) is None:
             raise ValueError
         results = json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
-        [results[key] for key in ("questions", "models", "by_task", "comparisons")]
+        [results[key] for key in ("questions", "models", "by_task", "comparisons", "contamination")]
         own = [name for name, suite in results["suites"].items() if suite["items"] != "questions"]
+        [suite["asked"] for suite in results["suites"].values()]
         lines, *items = [_read_lines(Path(folder) / name) for name in (ANSWERS, *(f"{name}.jsonl" for name in own))]
+    except KeyError as error:
+        raise InputError(f"{folder} was written by an earlier version (no {error} in it); evaluate again") from None
     except (OSError, ValueError, TypeError, LookupError):
         raise InputError(
             f"{folder} has no results; make it with `python evaluate_model.py --models … --output_dir {folder}`"

@@ -1,8 +1,9 @@
 """The flags of evaluate_model.py, and what must not be given together. Imports nothing heavy."""
 
 import argparse
+from pathlib import Path
 
-from sllm import cli
+from sllm import api_calls, cli
 from sllm.cli import InputError
 from sllm.evaluate import judge_flags
 
@@ -80,11 +81,25 @@ def check(args: argparse.Namespace) -> None:
             problems.append(f"--gate {name}: not among --models {' '.join(names)}")
     if args.n > 1 and not args.temperature:
         problems.append(f"--n {args.n}: greedy answers are identical; sample with --temperature 0.7")
+    if args.suites and suites_of_answers(args) and not args.testset_path and not _has_answers(args):
+        problems.append(f"--suites {' '.join(suites_of_answers(args) or [])}: name the questions with --testset_path")
+    if args.probe_path and args.suites and "retention" not in args.suites:
+        problems.append("--probe_path: only with --suites retention")
+    if args.shots_path and not args.num_shots:
+        problems.append("--shots_path: say how many examples: --num_shots 4")
+    if not args.judge_model and (args.judge_base_url or args.judge_kinds or args.judge_chat_database):
+        problems.append("--judge_base_url, --judge_kinds, --judge_chat_database: only with --judge_model")
+    if args.api_base_url:
+        problems += api_calls.address_problems("--api_base_url", args.api_base_url, args.api_key_env)
     for suite, flag in (("zero_shot", "zero_shot_path"), ("lm_eval", "lm_eval_tasks"), ("judge", "judge_model")):
         if args.suites and (suite in args.suites) != bool(getattr(args, flag)):
             problems.append(f"--suites {suite} and --{flag} belong together: give both, or neither")
     if problems:
         raise InputError(problems)
+
+
+def _has_answers(args: argparse.Namespace) -> bool:
+    return any(Path(pair.partition("=")[2]).is_file() for pair in args.models)
 
 
 def suites_of_models(args: argparse.Namespace) -> list[str]:
@@ -99,5 +114,13 @@ def suites_of_answers(args: argparse.Namespace) -> list[str] | None:
     return None if args.suites is None else [suite for suite in OF_ANSWERS if suite in args.suites]
 
 
-def needs_answers(args: argparse.Namespace) -> bool:
-    return args.suites is None or bool(args.judge_model or suites_of_answers(args))
+def asks_rows(args: argparse.Namespace) -> bool:
+    """Are the models asked the rows of --testset_path?"""
+    wanted = args.suites is None or args.judge_model or suites_of_answers(args)
+    return bool(args.testset_path and wanted)
+
+
+def inputs(args: argparse.Namespace) -> list[str | None]:
+    """The files and folders that flags name."""
+    lists = [*args.zero_shot_path, *args.shots_path]
+    return [args.testset_path, args.probe_path, args.lm_eval_include_path, *lists]

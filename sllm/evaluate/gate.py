@@ -44,9 +44,9 @@ def decide(
     """
     shared = [name for name in first if first[name].keys() & second.get(name, {}).keys()]
     problems = [
-        f"the new model has no {name} score for any question of the old one; evaluate both by the same suites"
+        f"{name}: no question has a score of both models, or none is held out; evaluate both by the same suites"
         for name in first
-        if first[name] and name not in shared
+        if name not in shared
     ]
     problems += [
         f"--must_improve {name}: not a suite that both models have ({', '.join(shared) or 'none'})"
@@ -103,6 +103,7 @@ def run(old: str, new: str, folder: Path, must_improve: Sequence[str]) -> tuple[
         if problems:
             raise InputError(problems)
     metrics = {name: suite["metrics"][suite["headline"]] for name, suite in second[0].results["suites"].items()}
+    _require_same_measurements(old, first[0].results["suites"], new, second[0].results["suites"])
     verdict = decide(evaluation.scores_of(*first), evaluation.scores_of(*second), metrics, must_improve)
     rows = [
         (name, difference_text(d), d["n"], f"{d['corrected']:.2g}", needed(d))
@@ -130,6 +131,22 @@ def decide_for(args: Namespace, folder: Path) -> dict[str, Any]:
     print(f"{new} passes")
     differences = {name: difference["value"] for name, difference in verdict.differences.items()}
     return {"output_dir": str(folder), "gate": "passed", "differences": differences}
+
+
+def _require_same_measurements(old: str, first: dict[str, Any], new: str, second: dict[str, Any]) -> None:
+    """InputError where a suite of both was measured in two ways: by other texts, examples, or another judge."""
+    problems = [
+        f"{name} of {old} and of {new} was measured in two ways ({', '.join(different)}); measure both in one"
+        for name in first.keys() & second.keys()
+        if (different := _different(first[name]["asked"], second[name]["asked"]))
+        or first[name]["headline"] != second[name]["headline"]
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _different(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
 def _require_same_questions(old: str, first: evaluation.Evaluation, new: str, second: evaluation.Evaluation) -> None:

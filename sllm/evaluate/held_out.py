@@ -6,7 +6,7 @@ from typing import Any
 
 from sllm import contamination
 from sllm.contamination import Signature
-from sllm.evaluate.suites import Question
+from sllm.evaluate.suites import Measured, Question
 from sllm.evaluate.zero_shot import TestSet
 
 Items = dict[str, list[str]]  # id → the texts that ask, and last the answer, as of `contamination.item_of`
@@ -67,12 +67,12 @@ def _notes(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-_WORDS = {"questions": "questions", "zero_shot": "labelled items"}
+_WORDS = {"questions": "questions", "zero_shot": "labelled items", "lm_eval": "questions of lm-eval"}
 
 
-def items(questions: Sequence[Question], sets: Sequence[TestSet]) -> dict[str, Items]:
-    """What can be looked up among training texts: the questions of a test set, and labelled items with the right one of
-    their choices."""
+def items(questions: Sequence[Question], sets: Sequence[TestSet], measured: Sequence[Measured]) -> dict[str, Items]:
+    """What can be looked up among training texts: the questions of a test set, labelled items with the right one of
+    their choices, and what lm-eval asked."""
     kinds: dict[str, Items] = {}
     if questions:
         kinds["questions"] = {q.id: contamination.item_of(q.messages, q.reference) for q in questions}
@@ -80,4 +80,7 @@ def items(questions: Sequence[Question], sets: Sequence[TestSet]) -> dict[str, I
         kinds["zero_shot"] = {
             f"{one.name}-{item.id}": [item.context, item.choices[item.label]] for one in sets for item in one.items
         }
+    for one in measured:
+        if one.suite.name == "lm_eval" and one.items:
+            kinds["lm_eval"] = {id: [item["context"], ""] for id, item in zip(one.ids, one.items, strict=True)}
     return kinds

@@ -26,5 +26,7 @@ def measured(judged: Judged, questions: list[Question]) -> list[Measured]:
         suite = Suite(f"judge_{kind}", *KINDS[kind], tuple(metrics), "answers")
         details = judged.details if not found else {}
         ids, tasks = [question.id for question in questions], [question.task for question in questions]
-        found.append(Measured(suite, ids, tasks, scores, details))
+        asked = {key: judged.details[key] for key in ("model", "language", "parameters")}
+        asked |= {"template": judged.details["templates"][kind]}
+        found.append(Measured(suite, ids, tasks, scores, details, asked))
     return found

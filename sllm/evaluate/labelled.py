@@ -37,15 +37,37 @@ class Format:
 NLI = {"entailment": 0, "neutral": 1, "contradiction": 2}
 TOPICS = ("IT과학", "경제", "사회", "생활문화", "세계", "스포츠", "정치")  # of KLUE-YNAT, in the order of its numbers
 HATE = ("none", "offensive", "hate")
-BIAS = ("none", "gender", "others")
-LABELS = ("gold_label", "label", "labels", "is_duplicate", "hate", "bias", "choices", "answer")  # columns
+LABELS = (
+    "gold_label",
+    "label",
+    "labels",
+    "is_duplicate",
+    "hate",
+    "choices",
+    "answer",
+    "Answer",
+    "ANSWER",
+    "Label",
+)  # columns
 
 
 def _index(value: Any, labels: Sequence[Any] = ()) -> int:
     """A label as a number: one of `labels`, or a number already."""
     if value in labels:
         return list(labels).index(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is no label")
     return int(value)
+
+
+def _truth(value: Any) -> int:
+    """True and False, however they are written."""
+    return {"true": 1, "false": 0}[str(value).strip().lower()]
+
+
+def _second(value: Any) -> int:
+    """0 for the first and 1 for the second, counted from 1."""
+    return int(value) - 1
 
 
 def _nli(premise: str, hypothesis: str, label: Any) -> tuple[str, Sequence[str], int]:
@@ -57,10 +79,13 @@ def _pair(first: str, second: str, same: int) -> tuple[str, Sequence[str], int]:
     return f"문장1: {first}\n문장2: {second}\n질문: 두 문장은 뜻이 같나요?\n답:", ("아니오", "예"), same
 
 
-def _cause(row: dict[str, Any]) -> tuple[str, Sequence[str], int]:
-    premise = row["premise"].strip().removesuffix(".")
-    link = {"원인": " 왜냐하면", "결과": " 그래서"}[row["question"].strip()]
-    return premise + link, (row["alternative_1"], row["alternative_2"]), _index(row["label"])
+def _cause(premise: str, asked: str, choices: Sequence[str], label: int) -> tuple[str, Sequence[str], int]:
+    link = {"원인": " 왜냐하면", "결과": " 그래서"}[asked.strip()]
+    return premise.strip().removesuffix(".") + link, choices, label
+
+
+def _same_meaning(word: str, first: str, second: str, label: int) -> tuple[str, Sequence[str], int]:
+    return f"문장1: {first} 문장2: {second} 두 문장에서 {word}가 같은 뜻으로 쓰였나?", ("아니오", "예"), label
 
 
 def _choice(row: dict[str, Any]) -> tuple[str, Sequence[str], int]:
@@ -80,6 +105,8 @@ FORMATS = (
            lambda row: _nli(row["premise"], row["hypothesis"], row["label"])),
     Format("question pairs", ("question1", "question2", "is_duplicate"),  # its authors: 0 the same, 1 different
            lambda row: _pair(row["question1"], row["question2"], 1 - _index(row["is_duplicate"]))),
+    Format("question pairs", ("question1", "question2", "label"),
+           lambda row: _pair(row["question1"], row["question2"], 1 - _index(row["label"]))),
     Format("KLUE-STS", ("sentence1", "sentence2", "labels"),
            lambda row: _pair(row["sentence1"], row["sentence2"], _index(row["labels"]["binary-label"]))),
     Format("PAWS-X", ("sentence1", "sentence2", "label"),
@@ -90,19 +117,24 @@ FORMATS = (
     Format("BEEP!", ("comments", "hate"), lambda row: (
         f"댓글: {row['comments']}\n질문: 이 댓글은 혐오 표현인가요, 공격적인가요, 문제가 없나요?\n답:",
         ("문제 없음", "공격적", "혐오"), _index(row["hate"], HATE))),
-    Format("BEEP! (bias)", ("comments", "bias"), lambda row: (
-        f"댓글: {row['comments']}\n질문: 이 댓글에 편견이 있나요?\n답:",
-        ("없음", "성별에 대한 편견", "그 밖의 편견"), _index(row["bias"], BIAS))),
     Format("KLUE-YNAT", ("title", "label"), lambda row: (
         f"기사 제목: {row['title']}\n질문: 이 기사의 분야는 무엇인가요?\n답:", TOPICS, _index(row["label"], TOPICS))),
-    Format("KoBEST COPA", ("premise", "question", "alternative_1", "alternative_2", "label"), _cause),
-    Format("KoBEST WiC", ("word", "context_1", "context_2", "label"), lambda row: (
-        f"문장1: {row['context_1']} 문장2: {row['context_2']} 두 문장에서 {row['word']}가 같은 뜻으로 쓰였나?",
-        ("아니오", "예"), _index(row["label"]))),
+    Format("KoBEST COPA", ("premise", "question", "alternative_1", "alternative_2", "label"), lambda row: _cause(
+        row["premise"], row["question"], (row["alternative_1"], row["alternative_2"]), _index(row["label"]))),
+    Format("KoBEST COPA", ("sentence", "question", "1", "2", "Answer"), lambda row: _cause(
+        row["sentence"], row["question"], (row["1"], row["2"]), _second(row["Answer"]))),
+    Format("KoBEST WiC", ("word", "context_1", "context_2", "label"), lambda row: _same_meaning(
+        row["word"], row["context_1"], row["context_2"], _index(row["label"]))),
+    Format("KoBEST WiC", ("Target", "SENTENCE1", "SENTENCE2", "ANSWER"), lambda row: _same_meaning(
+        row["Target"], row["SENTENCE1"], row["SENTENCE2"], _truth(row["ANSWER"]))),
     Format("KoBEST HellaSwag", ("context", "ending_1", "ending_2", "ending_3", "ending_4", "label"), lambda row: (
         f"문장: {row['context']}", [row[f"ending_{i}"] for i in range(1, 5)], _index(row["label"]))),
     Format("KoBEST BoolQ", ("paragraph", "question", "label"), lambda row: (
         f"{row['paragraph']} 질문: {row['question']} 답변:", ("아니오", "예"), _index(row["label"]))),
+    Format("KoBEST BoolQ", ("Text", "Question", "Answer"), lambda row: (
+        f"{row['Text']} 질문: {row['Question']} 답변:", ("아니오", "예"), _truth(row["Answer"]))),
+    Format("KoBEST SentiNeg", ("Text", "Label"), lambda row: (
+        f"문장: {row['Text']} 긍부정:", ("부정", "긍정"), _index(row["Label"]))),
     Format("KoBEST SentiNeg", ("sentence", "label"), lambda row: (
         f"문장: {row['sentence']} 긍부정:", ("부정", "긍정"), _index(row["label"]))),
     Format("multiple choice (CLIcK)", ("question", "choices", "answer"), _choice),
@@ -124,7 +156,7 @@ def load(path: str | Path) -> tuple[str, list[Item], int]:
     texts = [column for column in format.columns if column not in LABELS]
     items, problems, left_out = [], [], 0
     for number, row in enumerate(rows, 1):
-        if any(row.get(column) in ("", None) for column in texts) or row.get(format.columns[-1]) == "-":
+        if any(_is_empty(row.get(column)) for column in texts) or row.get(format.columns[-1]) == "-":
             left_out += 1
             continue
         try:
@@ -146,6 +178,10 @@ def load(path: str | Path) -> tuple[str, list[Item], int]:
     return format.name, items, left_out
 
 
+def _is_empty(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and not text.strip())
+
+
 def _reason(error: Exception) -> str:
     return f"{error} is missing, or no label" if isinstance(error, KeyError) else str(error)
 
@@ -157,15 +193,19 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     try:
         if path.suffix in (".json", ".jsonl"):
-            rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.split("\n") if x]
+            rows = (
+                json.loads(text)
+                if text.lstrip().startswith("[")
+                else [json.loads(x) for x in text.split("\n") if x.strip()]
+            )
         elif path.suffix == ".csv":
             import csv
             import io
 
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            header, *lines = [line.split("\t") for line in text.splitlines() if line.strip()]
-            rows = [dict(zip(header, map(_unquoted, line), strict=True)) for line in lines]
+            header, *cells = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]
+            rows = [dict(zip(header, map(_unquoted, row), strict=True)) for row in cells]
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: neither tab-separated, CSV nor JSON ({error})") from None
     if not rows or not all(isinstance(row, dict) for row in rows):

@@ -36,7 +36,7 @@ def measured(models: dict[str, dict[str, Any]]) -> Measured:
         raise InputError("no task of --lm_eval_tasks scores each question by itself; see lm_eval/*.json")
     scores: dict[str, dict[str, Scores]] = {}
     for model, found in models.items():
-        if found["task_hashes"] != first["task_hashes"]:
+        if _questions(found) != _questions(first):
             raise InputError(f"{model} was asked other questions by lm-eval; ask again, without --resume")
         by_id = {
             (task, str(s["doc_id"]), s["filter"]): s for task, samples in found["samples"].items() for s in samples
@@ -46,10 +46,28 @@ def measured(models: dict[str, dict[str, Any]]) -> Measured:
             "main": np.array([float(s[metric]) for s, (_, metric, _) in zip(asked, columns, strict=True)]),
             "acc_norm": np.array([float(s.get("acc_norm", np.nan)) for s in asked]),
         }
-    details = {model: {key: found[key] for key in KEPT if key in found} for model, found in models.items()}
-    details |= {"metrics": {task: metric for task, metric, _ in columns}}
+    details = {
+        "metrics": {task: metric for task, metric, _ in columns},
+        "models": {model: {key: found[key] for key in KEPT if key in found} for model, found in models.items()},
+    }
+    contexts = {(task, str(s["doc_id"])): s["arguments"] for task, samples in first["samples"].items() for s in samples}
+    items = [{"context": _context(contexts[task, id])} for task, _, id in columns]
     return Measured(SUITE, [f"{task}-{id}" for task, _, id in columns], [task for task, _, _ in columns], scores,
-                    details, [{}] * len(columns))  # fmt: skip
+                    details, _questions(first), items)  # fmt: skip
+
+
+def _questions(found: dict[str, Any]) -> dict[str, Any]:
+    """Hashes of what was asked, whatever template it was put into."""
+    return {
+        task: sorted(str(sample["doc_hash"]) + str(sample["target_hash"]) for sample in samples)
+        for task, samples in found["samples"].items()
+    }
+
+
+def _context(arguments: Any) -> str:
+    """What stands before the answers."""
+    first = next(iter(arguments.values())) if isinstance(arguments, dict) else arguments[0]
+    return str(next(iter(first.values())) if isinstance(first, dict) else first[0])
 
 
 def _main(samples: list[dict[str, Any]]) -> str | None:

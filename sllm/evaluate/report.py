@@ -38,7 +38,8 @@ def render(evaluation: Evaluation) -> str:
     page: str = template.render(
         results=_optional_scores(results), colors=colors, lengths=_lengths(results, lines) if lines else {},
         measured=_measured(results),
-        macro_f1=_macro_f1(results), contamination=_contamination(results), KINDS=KINDS, judge=_judge(results, lines),
+        macro_f1=_macro_f1(results), retention=_retention(results), contamination=_contamination(results),
+        KINDS=KINDS, judge=_judge(results, lines),
         task_names=_task_names(task for of_suite in results["by_task"].values() for task in of_suite),
         created=datetime.now(UTC).strftime("%Y-%m-%d"), num_answers=len(lines),
         data=Markup(_embedded(_reader_data(results, lines, colors))),
@@ -47,20 +48,31 @@ def render(evaluation: Evaluation) -> str:
     return page
 
 
-KINDS = {"questions": ("질문", "questions"), "zero_shot": ("라벨이 있는 문항", "labelled items")}
+KINDS = {
+    "questions": ("질문", "questions"),
+    "zero_shot": ("라벨이 있는 문항", "labelled items"),
+    "lm_eval": ("lm-eval 문항", "questions of lm-eval"),
+}
 
 
 def _contamination(results: dict[str, Any]) -> dict[str, Any]:
     record = results.get("contamination") or {"items": {}, "models": {}}
     known = all(model["known"] and not model["missing"] for model in record["models"].values())
-    return record | {"all_known": known}
+    overlapping = sum(counts["overlapping"] for counts in record["items"].values())
+    return record | {"all_known": known, "overlapping": overlapping}
 
 
 def _macro_f1(results: dict[str, Any]) -> dict[str, Any]:
     """By test set and model, by what models are compared by."""
-    found = results.get("details", {}).get("zero_shot", {}).get("macro_f1", {})
+    found = results["details"].get("zero_shot", {}).get("macro_f1", {})
     headline = results["suites"]["zero_shot"]["headline"] if found else ""
     return {name: {model: by[headline] for model, by in models.items()} for name, models in found.items()}
+
+
+def _retention(results: dict[str, Any]) -> dict[str, Any]:
+    """Of each model that has a base to compare with."""
+    found = results["details"].get("retention", {})
+    return {name: summary for name, summary in found.items() if summary}
 
 
 def _judge(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -78,6 +90,11 @@ def _judge(results: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, An
             matrix[pair["second"]][pair["first"]] = 1 - pair["win_rate"]["value"]
     ratings = {one["model"]: one for one in pairwise["ratings"]} if pairwise else {}
     return {
+        "reference": details["reference"],
+        "relative": [
+            (name, next(iter(metrics.values())))
+            for of_kind in list(details.get("relative", {}).values())[:1] for name, metrics in of_kind.items()
+        ],
         "model": details["model"], "language": details["language"], "agreement": details.get("agreement"),
         "tokens": details["usage"]["prompt_tokens"] + details["usage"]["completion_tokens"],
         "cost": details["usage"].get("cost"),
@@ -169,7 +186,7 @@ def _reader_data(results: dict[str, Any], lines: list[dict[str, Any]], colors: d
     task_names = _task_names(line["task"] or "" for line in lines)
     headlines = {name: suite["headline"] for name, suite in results["suites"].items() if suite["items"] == "questions"}
     names = {
-        suite: {language: results["suites"][suite]["metrics"][metric][language] for language in ("ko", "en")}
+        suite: {key: results["suites"][suite]["metrics"][metric][key] for key in ("ko", "en", "unit", "least", "most")}
         for suite, metric in headlines.items()
     }
     return {
@@ -185,7 +202,7 @@ def _reader_data(results: dict[str, Any], lines: list[dict[str, Any]], colors: d
                     (message["role"], texts.setdefault(message["content"], len(texts)))
                     for message in line["messages"][:-1]
                 ],
-                "answers": line["answers"], "reasons": line["finish_reasons"],
+                "trained": line["trained_on"], "answers": line["answers"], "reasons": line["finish_reasons"],
                 "scores": {
                     model: {
                         suite: scores[suite][metric]

@@ -16,18 +16,23 @@ SUITE = Suite("retention", "일반 한국어 유지", "Retention", (
 
 
 def measured(models: dict[str, dict[str, Any]]) -> Measured:
-    """Args:
-    models: name → `texts_hash`, and arrays of (texts,): characters, bits, and kl (None without a base).
+    """What `sllm.measure_retention` found of each model, as scores of each text.
+
+    Args:
+        models: name → `texts_hash`, `summary`, and arrays of (texts,): characters, tokens, bits, and kl; `summary` and
+            `kl` are None where there is no base to compare with.
     """
-    scores, worse = {}, {}
+    scores = {}
     for name, found in models.items():
-        characters = np.array(found["characters"])
-        # so scaled, their mean is the ratio of all bits to all characters
-        bits = np.array(found["bits"]) / characters.mean()
-        kl = np.array(
-            [math.nan if value is None else value for value in found["kl"] or [None] * len(bits)], dtype=float
-        )
-        scores[name] = {"bits_per_character": bits, "kl": kl}
-        worse[name] = found["summary"]
-    count = len(next(iter(models.values()))["characters"])
-    return Measured(SUITE, [f"text-{i + 1}" for i in range(count)], [None] * count, scores, worse, [{}] * count)
+        # so scaled, the means are ratios of sums: of all bits to all characters, of all nats to all tokens
+        characters, tokens = np.array(found["characters"]), np.array(found["tokens"])
+        kl = np.array(found["kl"] if found["kl"] is not None else [math.nan] * len(tokens))
+        scores[name] = {
+            "bits_per_character": np.array(found["bits"]) / characters.mean(),
+            "kl": kl * tokens / tokens.mean(),
+        }
+    first = next(iter(models.values()))
+    count = len(first["characters"])
+    details = {name: found["summary"] for name, found in models.items()}
+    return Measured(SUITE, [f"text-{i + 1}" for i in range(count)], [None] * count, scores, details,
+                    {"texts_hash": first["texts_hash"]}, [{}] * count)  # fmt: skip

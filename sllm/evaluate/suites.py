@@ -82,6 +82,7 @@ class Measured:
         tasks: of the items; None where an item has none.
         scores: model → metric → (items,); NaN where the metric does not apply.
         details: what else there is to say, as JSON.
+        asked: how it was measured: scores by another way do not compare.
         items: for a suite that is not about the questions of a test set: what else belongs to each item, as JSON.
     """
 
@@ -90,6 +91,7 @@ class Measured:
     tasks: list[str | None]
     scores: dict[str, dict[str, Scores]]
     details: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
     items: list[dict[str, Any]] | None = None
 
 

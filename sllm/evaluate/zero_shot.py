@@ -1,5 +1,6 @@
 """Which of the given texts a model finds likeliest after a question: accuracy and macro-F1 on labelled test sets."""
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,16 @@ def measured(sets: list[TestSet], styles: Sequence[str], models: dict[str, dict[
     }  # fmt: skip
     ids = [f"{one.name}-{item.id}" for one in sets for item in one.items]
     tasks: list[str | None] = [one.name for one in sets for _ in one.items]
-    return Measured(suite(styles), ids, tasks, scores, details, items)
+    asked = {
+        "style": styles[0],
+        "items": {one.name: hash_of([(item.context, item.choices, item.label) for item in one.items]) for one in sets},
+        "shots": {one.name: hash_of([(shot.context, shot.label) for shot in one.shots]) for one in sets},
+    }
+    return Measured(suite(styles), ids, tasks, scores, details, asked, items)
+
+
+def hash_of(items: list[Any]) -> str:
+    return hashlib.sha256(repr(items).encode()).hexdigest()
 
 
 def f1(labels: Sequence[int], picks: Sequence[int]) -> dict[str, float]:

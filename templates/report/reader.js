@@ -3,9 +3,9 @@ const DATA = JSON.parse(document.getElementById('data').textContent);
 const PAGE = 20; // cards that are made at a time
 const TEXT = {
   ko: { all: '모든 과제', asked: '질문 순서', differ: '모델 간 점수 차이가 큰 순서', worst: '점수가 낮은 순서: ', search: '질문과 답변에서 찾기',
-        count: '개', prompt: '앞선 대화', reference: '정답', none: '검색 결과가 없습니다', empty: '(빈 답변)', free: '(과제 없음)' },
+        count: '개', prompt: '앞선 대화', reference: '정답', none: '검색 결과가 없습니다', empty: '(빈 답변)', free: '(과제 없음)', trained: '학습 텍스트와 겹침: ' },
   en: { all: 'All tasks', asked: 'In the order asked', differ: 'Largest disagreement first', worst: 'Lowest score first: ',
-        search: 'Search questions and answers', count: ' questions', prompt: 'Earlier turns', reference: 'Reference', none: 'Nothing found', empty: '(empty answer)', free: '(no task)' },
+        search: 'Search questions and answers', count: ' questions', prompt: 'Earlier turns', reference: 'Reference', none: 'Nothing found', empty: '(empty answer)', free: '(no task)', trained: 'Overlaps with training texts of ' },
 };
 const $ = (id) => document.getElementById(id);
 const language = () => document.documentElement.dataset.lang;
@@ -16,13 +16,17 @@ const make = (tag, className, text) => {
   return element;
 };
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const share = (suite, value) => { // 0 is the worst score of the suite, 1 the best
+  const { least, most } = DATA.headlines[suite];
+  return (value - least) / (most - least);
+};
 const scoreOf = (line, model) => { // the mean of the suites that apply to the question
-  const scores = Object.values(line.scores[model]);
+  const scores = Object.entries(line.scores[model]).map(([suite, value]) => share(suite, value));
   return scores.length ? mean(scores) : NaN;
 };
 const rank = (line, model) => { // questions without a score come last
   const score = scoreOf(line, model);
-  return Number.isNaN(score) ? 2 : score;
+  return Number.isNaN(score) ? Infinity : score;
 };
 const spread = (line) => {
   const scores = DATA.models.map((model) => scoreOf(line, model));
@@ -46,6 +50,7 @@ const card = (line, words) => {
   const text = TEXT[language()];
   const article = make('article');
   article.append(make('h3', '', [line.task, (DATA.tasks[line.task] || {})[language()], line.id].filter(Boolean).join(' · ')));
+  if (line.trained.length) article.append(make('p', 'note warn', text.trained + line.trained.join(', ')));
   article.append(highlighted('pre', line.prompt, words));
   if (line.before.length) {
     const details = make('details');
@@ -59,8 +64,9 @@ const card = (line, words) => {
     if (color) section.style.setProperty('--color', color);
     const chips = make('div', 'chips');
     for (const [suite, value] of Object.entries(scores)) {
-      const percent = Math.round(100 * value);
-      chips.append(make('span', `chip ${value >= 0.999 ? 'good' : value < 0.5 ? 'bad' : ''}`, `${DATA.headlines[suite][language()]} ${percent}%`), ' ');
+      const shown = DATA.headlines[suite].unit === 'share' ? `${Math.round(100 * value)}%` : value.toFixed(1);
+      const good = share(suite, value);
+      chips.append(make('span', `chip ${good >= 0.999 ? 'good' : good < 0.5 ? 'bad' : ''}`, `${DATA.headlines[suite][language()]} ${shown}`), ' ');
     }
     section.append(make('h4', '', title), ...(chips.childElementCount ? [chips] : []));
     texts.forEach((answer, i) => {
