@@ -46,8 +46,8 @@ def build_parser():
 def main(args) -> dict:
     from sllm.chatstore.command_line import read_named
     from sllm.data import formats
-    from sllm.evaluate import answers, api_answers, doctor, evaluation, found, gate, held_out, judge, judge_suites
-    from sllm.evaluate import report, tables, zero_shot  # isort: skip
+    from sllm.evaluate import answers, api_answers, doctor, evaluation, gate, held_out, judge, judge_suites
+    from sllm.evaluate import model_results, report, tables, zero_shot  # isort: skip
     from sllm.serve import harness
 
     started, out = time.monotonic(), Path(args.output_dir)
@@ -96,7 +96,7 @@ def main(args) -> dict:
     files |= {name: out / "answers" / f"{name}.jsonl" for name in asked if rows}
     questions, answered, notes = answers.read({name: files[name] for name in models if name in files}, facts)
     suites = evaluation.choose_suites(named, questions, optional=judged) if files else []
-    measured = [found.scores(suite, out, [*models], sets, args.zero_shot_styles) for suite in of_models]
+    measured = [model_results.scores(suite, out, [*models], sets, args.zero_shot_styles) for suite in of_models]
     overlaps = held_out.find(signatures, held_out.items(questions, sets, measured))
     for note in [*notes, *zero_shot.notes(sets), *overlaps.notes]:
         cli.say("note", note)
@@ -112,7 +112,7 @@ def main(args) -> dict:
     evaluated = evaluation.evaluate(answers.sources(models, answered), questions, answered, measured, overlaps)
     evaluation.write(evaluated, out)
     report.write(evaluated, out)
-    print(f"\n{tables.both(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
+    print(f"\n{tables.summary(evaluated.results)}\n\nreport: {out / evaluation.REPORT}")
     headlines = tables.headlines(evaluated.results)
     checkpoint.write_run(out, "evaluation", args, parents=[files.get(name, models[name].path) for name in models],
                          data={"questions": len(questions), "testset_path": args.testset_path}, metrics=headlines,

@@ -40,13 +40,13 @@ def main(args) -> None:
         return engine.load(job.base, adapters=adapters, dtype=job.dtype, max_model_len=job.context, kv_tokens=KV_TOKENS)
 
     try:
-        each(job, load)
+        measure_models(job, load)
     except (KeyboardInterrupt, cli.Interrupted):
         raise SystemExit(130) from None  # evaluate_model.py says how to go on
 
 
-def each(job: Namespace, load: Callable[[], Any]) -> None:
-    from sllm.evaluate import found
+def measure_models(job: Namespace, load: Callable[[], Any]) -> None:
+    from sllm.evaluate import model_results
 
     for name, adapter in job.models.items():
         print(f"\n── {name} ──", flush=True)
@@ -57,12 +57,16 @@ def each(job: Namespace, load: Callable[[], Any]) -> None:
         inputs = [*job.zero_shot_path, *job.shots_path]
         if "zero_shot" in job.suites:
             path = Path(job.output_dir) / "zero_shot" / f"{name}.json"
-            found.once(path, settings | own, inputs, partial(zero_shot, job, adapter, load), resume=job.resume)
+            model_results.measure_once(
+                path, settings | own, inputs, partial(zero_shot, job, adapter, load), resume=job.resume
+            )
         own = {key: value for key, value in vars(job).items() if key.startswith("lm_eval_")}
         if "lm_eval" in job.suites:
             path = Path(job.output_dir) / "lm_eval" / f"{name}.json"
             inputs = [job.lm_eval_include_path]
-            found.once(path, settings | own, inputs, partial(lm_eval, job, adapter, load), resume=job.resume)
+            model_results.measure_once(
+                path, settings | own, inputs, partial(lm_eval, job, adapter, load), resume=job.resume
+            )
 
 
 def model_settings(job: Namespace, adapter: str | None) -> dict:

@@ -26,7 +26,7 @@ def build_parser():
 def main(args) -> None:
     from transformers.utils import logging
 
-    from sllm.evaluate import found
+    from sllm.evaluate import model_results
 
     job = Namespace(**json.loads(Path(args.job).read_text(encoding="utf-8")))
     probe = Path(job.probe_path or PROBE)
@@ -48,7 +48,7 @@ def main(args) -> None:
         cli.say("retention", f"{name}: {cli.plural(len(texts), 'text')}")
         path = Path(job.output_dir) / "retention" / f"{name}.json"
         measure = partial(of_model, job.base, adapter, origin, texts, load_once)
-        found.once(path, settings, [str(probe)], measure, resume=job.resume)
+        model_results.measure_once(path, settings, [str(probe)], measure, resume=job.resume)
 
 
 def load(model: str, *, dtype: str):

@@ -137,6 +137,8 @@ def test_a_judge_is_a_suite_among_others(judged, stub, script):  # noqa: F811
     assert details["relative"]["rubric"]["new"]["overall"]["value"] > 0
     assert details["usage"]["cost"] > 0
     assert 1 <= results["models"]["new"]["scores"]["judge_rubric"]["overall"]["value"] <= 5
+    prompts = [json.loads(text) for text in (out / "judge_prompts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(prompts) > 2 * 24
     calls = stub.log()["answered"]
     done = script("evaluate_model.py", *flags, "--resume")
     assert done.returncode == 0, done.stderr

@@ -209,6 +209,9 @@ def test_results_have_every_suite(evaluated):
     assert set(results["models"]["sft"]["scores"]["zero_shot"]) == {
         "accuracy_plain", "accuracy_norm_plain", "accuracy_chat", "accuracy_norm_chat"}  # fmt: skip
     assert set(results["details"]["zero_shot"]["macro_f1"]["items"]) == {"base", "sft"}
+    accuracy = results["details"]["zero_shot"]["accuracy"]["items"]["sft"]["accuracy_plain"]
+    assert accuracy["value"] == results["models"]["sft"]["scores"]["zero_shot"]["accuracy_plain"]["value"]
+    assert accuracy["standard_error"] is not None
     assert results["details"]["lm_eval"]["models"]["base"]["task_hashes"].keys() == {"same_items", "korean_basics"}
     assert set(results["by_task"]["lm_eval"]) == {"same_items", "korean_basics"}
     lines = (evaluated["out"] / "zero_shot.jsonl").read_text(encoding="utf-8").splitlines()

@@ -8,6 +8,7 @@ failed; it never counts as a score. Scores keep their own scale (SCALES of `sllm
 """
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sllm import api_calls, cli
+from sllm import api_calls, checkpoint, cli
 from sllm.api_calls import Client, Completion, Request, Result
 from sllm.evaluate import agreement, judge_flags, pairwise, verdicts
 from sllm.evaluate.answers import AnsweredBy
-from sllm.evaluate.judge_flags import JOURNAL
+from sllm.evaluate.judge_flags import JOURNAL, PROMPTS
 from sllm.evaluate.statistics import LEVEL, SEED, Scores
 from sllm.evaluate.suites import Question
 
@@ -52,16 +53,19 @@ class Judged:
 
 
 class _Judge:
-    """The client, and how it is asked. `failures`: model → Result.failure → count, for each kind."""
+    """The client, and how it is asked. `failures`: model → Result.failure → count, for each kind. `prompts`: what was
+    asked, by its label."""
 
     def __init__(self, client: Client, args: argparse.Namespace):
         self.client, self.args = client, args
         self.failures: dict[str, dict[str, Counter[str]]] = {}
+        self.prompts: dict[str, list[dict[str, str]]] = {}
 
     def request(self, kind: str, label: str, question: Question, answers: Sequence[str]) -> Request:
         prompt = verdicts.prompt(
             kind, self.args.judge_language, question.messages, answers, reference=question.reference, task=question.task
         )
+        self.prompts[label] = prompt
         weighted = self.args.judge_logprobs and kind in judge_flags.SINGLE
         return Request(
             label, prompt, parameters(self.args, weighted=weighted),
@@ -136,6 +140,9 @@ def judge(
             kind: _relative(scores[kind], args.judge_reference) for kind in chosen if kind in judge_flags.SINGLE
         }
     asked.client.journal.close()
+    lines = [json.dumps({"label": label, "messages": prompt}, ensure_ascii=False) for label, prompt in
+             asked.prompts.items()]  # fmt: skip
+    checkpoint.write_atomically(folder / PROMPTS, "\n".join(lines) + "\n")
     details |= _record(asked, chosen)
     _say_failures(asked, details)
     bounds = {kind: verdicts.SCALES.get(kind, WIN_RATE) for kind in chosen}

@@ -10,7 +10,7 @@ from sllm.cli import InputError
 
 SINGLE = ("rubric", "total", "mt_bench")  # one answer at a time
 KINDS = (*SINGLE, "pairwise")
-JOURNAL = "judge_calls.jsonl"
+JOURNAL, PROMPTS = "judge_calls.jsonl", "judge_prompts.jsonl"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -65,6 +65,11 @@ def mean(scores: Scores, *, least: float = 0.0, most: float = 1.0) -> Mean:
     return Mean(value, *_interval(known, least, most), len(known))
 
 
+def standard_error(scores: Scores) -> float | None:
+    """Of their mean; None of a single one."""
+    return float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else None
+
+
 def _is_binary(scores: Scores) -> bool:
     return bool(np.isin(scores, (0, 1)).all())
 

@@ -18,7 +18,7 @@ def headlines(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def both(results: dict[str, Any]) -> str:
+def summary(results: dict[str, Any]) -> str:
     """The headline metrics of each model, and what the comparisons of two models say."""
     described = {name: suite["metrics"][suite["headline"]] for name, suite in results["suites"].items()}
     columns: list[tuple[str, str, bool]] = []  # heading, suite, of what is held out

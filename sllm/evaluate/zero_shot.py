@@ -143,6 +143,7 @@ def picked(choices: Sequence[str], values: Sequence[float], *, per_character: bo
 def measured(sets: list[TestSet], styles: Sequence[str], models: dict[str, dict[str, LogLikelihoods]]) -> Measured:
     """What `measure` found of every model, as scores of each item and macro-F1 of each test set."""
     scores: dict[str, dict[str, Scores]] = {}
+    accuracy: dict[str, Any] = {}
     macro_f1: dict[str, Any] = {}
     for model, found in models.items():
         scores[model] = {}
@@ -155,7 +156,11 @@ def measured(sets: list[TestSet], styles: Sequence[str], models: dict[str, dict[
                         for item, values in zip(one.items, found[one.name][style], strict=True)
                     ]
                     labels = [item.label for item in one.items]
-                    right += [float(a == b) for a, b in zip(picks, labels, strict=True)]
+                    same = np.equal(picks, labels).astype(float)
+                    right += same.tolist()
+                    accuracy.setdefault(one.name, {}).setdefault(model, {})[key] = {
+                        "value": float(same.mean()), "standard_error": statistics.standard_error(same), "n": len(same),
+                    }  # fmt: skip
                     if len({item.choices for item in one.items}) == 1:  # else a label has no meaning of its own
                         macro_f1.setdefault(one.name, {}).setdefault(model, {})[key] = f1(labels, picks)
                 scores[model][key] = np.array(right)
@@ -166,6 +171,7 @@ def measured(sets: list[TestSet], styles: Sequence[str], models: dict[str, dict[
         for one in sets for i, item in enumerate(one.items)
     ]  # fmt: skip
     details = {
+        "accuracy": accuracy,
         "macro_f1": macro_f1,
         "test_sets": {one.name: {"path": one.path, "format": one.format, "items": len(one.items),
                                  "left_out": one.left_out, "shots": [shot.id for shot in one.shots]} for one in sets},

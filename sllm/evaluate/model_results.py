@@ -12,8 +12,9 @@ from sllm.evaluate.zero_shot import TestSet
 from sllm.hashes import file_hash
 
 
-def once(path: Path, settings: dict[str, Any], inputs: Iterable[str | None], measure: Callable[[], Any], *,
-         resume: bool) -> None:  # fmt: skip
+def measure_once(
+    path: Path, settings: dict[str, Any], inputs: Iterable[str | None], measure: Callable[[], Any], *, resume: bool
+) -> None:
     """Write what `measure` returns, unless `resume` and it is there already, by the same settings.
 
     Args:
