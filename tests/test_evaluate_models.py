@@ -64,7 +64,7 @@ def test_questions_that_a_model_was_trained_on_are_left_out(tmp_path, sft_folder
     done = script("evaluate_model.py", "--models", f"sft={path}", "--output_dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "not held-out" in done.stdout
-    assert "Character F1, clean" in done.stdout
+    assert "sft, clean" in done.stdout
     marked = {
         one["id"] for one in map(json.loads, (tmp_path / "out" / "answers.jsonl").read_text().splitlines())
         if one["trained_on"]

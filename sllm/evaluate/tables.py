@@ -21,19 +21,16 @@ def headlines(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 def summary(results: dict[str, Any]) -> str:
     """The headline metrics of each model, and what the comparisons of two models say."""
     described = {name: suite["metrics"][suite["headline"]] for name, suite in results["suites"].items()}
-    columns: list[tuple[str, str, bool]] = []  # heading, suite, of what is held out
-    for name, suite in results["suites"].items():
-        columns.append((described[name]["en"], name, False))
-        if suite["held_out"] < suite["n"]:
-            columns.append((f"{described[name]['en']}, clean", name, True))
     rows = []
     for name, model in results["models"].items():
-        cells = []
-        for _, key, clean in columns:
-            mean = model["scores"][key].get(results["suites"][key]["headline"])
-            cells.append(interval(mean["clean"] if mean and clean else mean, described[key]["unit"]))
-        rows.append((name, *cells))
-    text = cli.table(["model", *(heading for heading, _, _ in columns)], rows)
+        means = {suite: model["scores"][suite].get(results["suites"][suite]["headline"]) for suite in described}
+        rows.append((name, *(interval(mean, described[suite]["unit"]) for suite, mean in means.items())))
+        if any(suite["held_out"] < suite["n"] for suite in results["suites"].values()):
+            clean = {suite: mean.get("clean") if mean else None for suite, mean in means.items()}
+            rows.append(
+                (f"{name}, clean", *(interval(mean, described[suite]["unit"]) for suite, mean in clean.items()))
+            )
+    text = cli.table(["model", *(metric["en"] for metric in described.values())], rows)
     if results["comparisons"]:
         text += "\n\n" + cli.table(
             ["comparison", "metric", "difference", "better/worse", "p", "verdict"],
