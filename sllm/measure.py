@@ -9,28 +9,26 @@ stays where `resume` says so.
     python -m sllm.measure JOB.json
 """
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sllm import chat, checkpoint, cli
+from sllm import chat, cli
+from sllm.evaluate import job as evaluation_job
 
 KV_TOKENS = 2**17  # of the KV cache on a CPU: rows beyond it wait
 
 
 def build_parser():
-    p = cli.parser(__doc__, "-m sllm.measure")
-    p.add_argument("job", metavar="JOB.json", help="what to measure, as evaluate_model.py writes it")
-    return p
+    return evaluation_job.parser(__doc__, "-m sllm.measure")
 
 
 def main(args) -> None:
     from sllm.serve import engine, environment, model_info
 
-    job = Namespace(**json.loads(Path(args.job).read_text(encoding="utf-8")))
+    job = evaluation_job.read(args.job)
     environment.set_environment()
     job.context = min(job.max_seq_length, model_info.context_length(job.base) or job.max_seq_length)
 
@@ -52,7 +50,7 @@ def measure_models(job: Namespace, load: Callable[[], Any]) -> None:
         print(f"\n── {name} ──", flush=True)
         if job.asks_rows:
             ask(job, name, adapter or job.base, load)
-        settings = model_settings(job, adapter) | {"context": job.context}
+        settings = evaluation_job.settings(job, adapter) | {"context": job.context}
         own = {key: value for key, value in vars(job).items() if key.startswith(("zero_shot_", "num_shots", "seed"))}
         inputs = [*job.zero_shot_path, *job.shots_path]
         if "zero_shot" in job.suites:
@@ -67,14 +65,6 @@ def measure_models(job: Namespace, load: Callable[[], Any]) -> None:
             model_results.measure_once(
                 path, settings | own, inputs, partial(lm_eval, job, adapter, load), resume=job.resume
             )
-
-
-def model_settings(job: Namespace, adapter: str | None) -> dict:
-    return {
-        "model": checkpoint.folder_hash(job.base) or job.base,
-        "adapter": checkpoint.folder_hash(adapter) if adapter else None,
-        "dtype": job.dtype,
-    }
 
 
 def ask(job: Namespace, name: str, model: str, load: Callable[[], Any]) -> None:

@@ -6,21 +6,18 @@ Reads the same JSON file as `sllm.measure`; writes retention/NAME.json below its
     python -m sllm.measure_retention JOB.json
 """
 
-import json
-from argparse import Namespace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from sllm import chat, checkpoint, cli, retention
 from sllm.cli import InputError
+from sllm.evaluate import job as evaluation_job
 from sllm.retention import PROBE
 
 
 def build_parser():
-    p = cli.parser(__doc__, "-m sllm.measure_retention")
-    p.add_argument("job", metavar="JOB.json", help="what to measure, as evaluate_model.py writes it")
-    return p
+    return evaluation_job.parser(__doc__, "-m sllm.measure_retention")
 
 
 def main(args) -> None:
@@ -28,23 +25,20 @@ def main(args) -> None:
 
     from sllm.evaluate import model_results
 
-    job = Namespace(**json.loads(Path(args.job).read_text(encoding="utf-8")))
+    job = evaluation_job.read(args.job)
     probe = Path(job.probe_path or PROBE)
     logging.disable_progress_bar()
     load_once = cache(partial(load, dtype=job.dtype))
     try:
-        texts = [line for line in probe.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts = retention.probe(path=probe)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--probe_path {probe}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
     if not texts:
         raise InputError(f"--probe_path {probe} is empty; give it texts, a line each")
     for name, adapter in job.models.items():
         origin = None if adapter else base_of(job.base)
-        settings = {
-            "model": checkpoint.folder_hash(job.base) or job.base, "dtype": job.dtype,
-            "adapter": checkpoint.folder_hash(adapter) if adapter else None,
-            "origin": checkpoint.folder_hash(origin) if origin else None,
-        }  # fmt: skip
+        settings = evaluation_job.settings(job, adapter)
+        settings |= {"origin": checkpoint.folder_hash(origin) if origin else None}
         cli.say("retention", f"{name}: {cli.plural(len(texts), 'text')}")
         path = Path(job.output_dir) / "retention" / f"{name}.json"
         measure = partial(of_model, job.base, adapter, origin, texts, load_once)

@@ -84,9 +84,9 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
     return float(np.percentile(samples, 2.5)), float(np.percentile(samples, 97.5))
 
 
-def probe(count: int | None = None) -> list[str]:
-    """General Korean texts: all of sample_data/probe.txt, or the first `count`, which are as mixed."""
-    return PROBE.read_text(encoding="utf-8").splitlines()[:count]
+def probe(count: int | None = None, *, path: Path = PROBE) -> list[str]:
+    """General Korean texts, one a line: all of sample_data/probe.txt, or the first `count`, which are as mixed."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
 
 
 def measure(model: Any, tokenizer: Any, texts: Sequence[str], base: Any = None) -> Retention:

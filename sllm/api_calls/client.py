@@ -29,7 +29,7 @@ class Request:
     """One question to the model.
 
     Args:
-        label: what it is, for whoever reads the journal.
+        label: names the request in the journal.
         parameters: of the API: temperature, max_tokens, … `seed` grows by one with each attempt.
         again: parameters of the attempts after one whose answer did not parse; greedy decoding repeats itself.
         logprobs_of_last: of how many tokens, from the end, log-probabilities are kept where `parameters` ask for them.
@@ -122,8 +122,8 @@ class Client:
         """Ask one short question with these parameters, which is neither counted nor written.
 
         Raises:
-            InputError: nothing answers at the address, the key is refused, there is no such model, or it refuses the
-                parameters. A service that is only busy or loading passes.
+            InputError: the service cannot be reached, or rejects the key, the model or the parameters. One that is only
+                busy or loading passes.
         """
         self._run(self._check, parameters or {})
 

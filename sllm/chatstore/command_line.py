@@ -15,7 +15,7 @@ def read_named(args: argparse.Namespace, flag: str) -> tuple[Records, str | None
     Args:
         flag: without the dashes; its value is a SQLite file or a SQLAlchemy URL.
     Raises:
-        InputError: there is no such database, or it is of something else.
+        InputError: the database does not exist, or is not one of the chat page.
     """
     source = getattr(args, flag)
     if not source.removeprefix("sqlite://").strip("/"):

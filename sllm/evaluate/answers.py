@@ -43,7 +43,7 @@ def named_models(
 
     Args:
         suites: those to be measured that ask the model itself.
-        api: what is no file is the name of a model behind an API.
+        api: a PATH that is not a file is the name of a model behind an API.
     Raises:
         InputError: with all that is wrong with any of them.
     """

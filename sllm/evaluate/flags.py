@@ -19,8 +19,8 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--testset_path", metavar="FILE", help="rows to ask; those of the small world have facts")
     group.add_argument("--suites", nargs="+", choices=SUITES, metavar="SUITE", help=f"what to measure: "
                        f"{', '.join(SUITES)}; default: all that the other flags and the rows allow")  # fmt: skip
-    group.add_argument("--api_base_url", metavar="URL", help="of an OpenAI-compatible API, with the /v1: a PATH "
-                       "that is no file of answers is the name of one of its models")  # fmt: skip
+    group.add_argument("--api_base_url", metavar="URL", help="of an OpenAI-compatible API, with the /v1; "
+                       "then --models takes NAME=MODEL, as the API names the model")  # fmt: skip
     group.add_argument("--api_key_env", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable with "
                        "the API key; local servers need none")  # fmt: skip
     group.add_argument("--api_concurrency", type=cli.integer(1, 1024), default=8, help="calls at a time")

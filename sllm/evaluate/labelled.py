@@ -56,7 +56,7 @@ def _index(value: Any, labels: Sequence[Any] = ()) -> int:
     if value in labels:
         return list(labels).index(value)
     if isinstance(value, float) and not value.is_integer():
-        raise ValueError(f"{value} is no label")
+        raise ValueError(f"unknown label {value}")
     return int(value)
 
 
