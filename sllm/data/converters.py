@@ -7,7 +7,7 @@ the row is refused.
 import hashlib
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sllm.data import foreign
 from sllm.data.faults import blank, broken, faults_of, leftovers
@@ -196,6 +196,20 @@ def convert(row: dict[str, Any], name: str, *, answered: bool = True) -> Row:
     converted = {"id": str(labels.get("id", digest[:12])), "task": str(labels["task"]) if "task" in labels else None}
     context = row.get("context") if name == "alpaca" else None
     return Row(converted | body, ignored=tuple(ignored), context=context)
+
+
+class Refused(NamedTuple):
+    """A row that cannot be used, or a part of a record that gives none."""
+
+    reason: str
+
+
+def rows_of(record: dict[str, Any], name: str, *, answered: bool = True) -> list[Row | Refused]:
+    """The rows of one record of format `name`, in order: at least one, or one refusal. See `convert`."""
+    try:
+        return [convert(record, name, answered=answered)]
+    except ValueError as error:
+        return [Refused(str(error))]
 
 
 def _label(row: dict[str, Any]) -> object:
