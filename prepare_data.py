@@ -7,54 +7,45 @@ with file, line and reason; unused keys are named. With --model_id every row is 
 special tokens, the chat template, the length.
 
 Writes train.jsonl, valid.jsonl, test.jsonl, rejects.jsonl, report.json (counts by file, reason, task and split,
-lengths, rule conformance) and run.json into --output_dir.
+lengths, rule conformance) and run.json into --output_dir. A run that was stopped continues with --resume.
 
     python prepare_data.py --input_path sample_data/task_rows.jsonl --output_dir outputs/data
 """
 
 import time
-from collections import Counter
-from pathlib import Path
 
 from sllm import checkpoint, cli
-from sllm.data import formats, input_files, splits
-from sllm.data.input_files import InputFile
-from sllm.data.json_writer import jsonl, write_json
 
 
 def build_parser():
+    from sllm.data import converters, preparation_flags
+
     p = cli.parser(__doc__, __file__)
-    p.add_argument("--input_path", nargs="+", required=True, metavar="FILE", help="rows: .jsonl or .json")
+    p.add_argument("--input_path", nargs="+", metavar="FILE", help="rows: .jsonl or .json")
+    p.add_argument("--input_format", choices=list(converters.FORMATS), help="of all files; default: detected")
     p.add_argument("--valid_ratio", type=cli.fraction, default=0.05, help="share of the rows for valid.jsonl; 0: none")
     p.add_argument("--test_ratio", type=cli.fraction, default=0.05, help="share of the rows for test.jsonl; 0: none")
-    p.add_argument("--seed", type=cli.seed, default=42, help="random seed of the split")
-    p.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this model folder or Hub id")
-    p.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
-    p.add_argument(
-        "--max_seq_length", type=cli.positive_int, default=8192, help="with --model_id: tokens; capped by the model's"
-    )
+    p.add_argument("--seed", type=cli.seed, default=42, help="random seed of the split and of the rows that are drawn")
+    p.add_argument("--num_proc", type=cli.positive_int, metavar="N", help="processes; default: one for each core")
     p.add_argument(
         "--skip_bad_rows", action="store_true", help="reject lines that are not JSON too, at most 5%% of a file"
     )
     p.add_argument("--strict", action="store_true", help="stop without writing if any row cannot be used")
-    cli.add_output_flags(p, "outputs/data")
+    preparation_flags.add_selection_flags(p)
+    group = p.add_argument_group("check with a model")
+    group.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this folder or Hub id")
+    group.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
+    group.add_argument(
+        "--max_seq_length", type=cli.positive_int, default=8192, help="with --model_id: tokens; capped by the model's"
+    )
+    cli.add_output_flags(p, "outputs/data", resume="continue a run that was stopped")
     return p
 
 
-def check_flags(args) -> None:
-    problems = []
-    if args.valid_ratio + args.test_ratio >= 1:
-        problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to be below 1")
-    counts = Counter(str(Path(path).resolve()) for path in args.input_path)
-    problems += [f"{path} is named twice in --input_path" for path, count in counts.items() if count > 1]
-    if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
-        problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
-    if problems:
-        raise cli.InputError(problems)
-
-
 def check_paths(args) -> None:
-    reads = (*args.input_path, args.model_id, args.chat_template)
+    from sllm.data import preparation_flags
+
+    reads = (*preparation_flags.input_paths(args), args.model_id, args.chat_template)
     cli.collect_errors(
         lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite),
         lambda: checkpoint.require_model(args.model_id) if args.model_id else None,
@@ -62,92 +53,94 @@ def check_paths(args) -> None:
     )
 
 
-def check_with_model(args, files: list[InputFile]) -> dict:
-    """Encode every row as the trainer of --model_id will; rows that it would refuse become rejects of their file."""
-    from sllm import chat
-    from sllm.data import tokenize
+def check_with_model(args, state, processes: int) -> dict:
+    """Encode every row as the trainer of --model_id will; rows that it would refuse are dropped."""
+    from sllm.data import model_check, tokenize
     from sllm.train import memory
 
     base, _ = checkpoint.require_model(args.model_id)
-    tokenizer = chat.load_tokenizer(args.model_id)
-    chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
-    template = chat.set_chat_template(tokenizer, args.chat_template)
-    print(f"checking {sum(len(file.rows) for file in files):,} rows as the trainer of {args.model_id} will")
-    stats = input_files.encode(files, tokenizer, memory.max_length(args, base))
+    _, template = model_check.load(args)
+    print(f"checking {int(state.kept.sum()):,} rows as the trainer of {args.model_id} will")
+    stats = model_check.check(state, args, memory.max_length(args, base), processes)
     for line in tokenize.truncation_summary(stats, context_length=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}
 
 
-def read_files(args) -> list[InputFile]:
-    """InputError with everything that is wrong with the files."""
-    problems, files, seen = [], [], {}
-    for path in dict.fromkeys(args.input_path):
-        file, faults = input_files.read_input(path, seen, skip_bad_rows=args.skip_bad_rows)
-        files.append(file)
-        problems += faults or file.problems(strict=args.strict)
-    preference = [file.path for file in files if file.format == "preference"]
-    training = [file.path for file in files if file.format not in (None, "preference")]
-    if preference and training:
-        problems.append(
-            f"preference rows ({', '.join(preference)}) and training rows ({', '.join(training)}) cannot share an "
-            "output; prepare them in two runs"
-        )
-    if problems:
-        raise cli.InputError(problems)
-    return files
-
-
 def main(args) -> dict:
+    from sllm.data import (
+        data_report,
+        parallel,
+        preparation,
+        preparation_flags,
+        reading,
+        selection,
+        split_files,
+        splits,
+        work_folder,
+    )  # fmt: skip
+    from sllm.data.json_writer import write_json
+
     started = time.monotonic()
-    *_, files = cli.collect_errors(lambda: check_flags(args), lambda: check_paths(args), lambda: read_files(args))
-    checked = check_with_model(args, files) if args.model_id else None
-    if problems := [problem for file in files for problem in file.problems(strict=args.strict)]:
-        raise cli.InputError(problems)
+    processes = args.num_proc or parallel.cores()
+    paths = preparation_flags.input_paths(args)
+    files = [preparation.FileCounts(path) for path in paths]
+    try:
+        cli.collect_errors(lambda: preparation_flags.check(args), lambda: check_paths(args))
+    except cli.InputError as error:
+        raise cli.InputError(error.problems + reading.first_problems(files, args)) from None
+    size = reading.size_of(files)
+    checkpoint.require_disk(args.output_dir, 3 * size + 2**20, "the prepared data")  # twice while it is written
 
-    rows = [row for file in files for row in file.rows]
-    renamed = formats.unique_ids(rows)
-    groups = splits.group(rows)
-    split_names = splits.split(rows, groups, valid=args.valid_ratio, test=args.test_ratio, seed=args.seed)
-    report = splits.report(files, rows, groups, split_names) | {"ids_renamed": renamed, "model_check": checked}
+    with work_folder.of(args) as folder:
+        # ── read ──
+        state = preparation.Preparation(folder, files)
+        state.resume()
+        reading.read(state, input_format=args.input_format, processes=processes)
+        reading.require_usable(files, args)
+        checked = check_with_model(args, state, processes) if args.model_id else None
+        reading.require_usable(files, args)
+        limits = selection.Limits(preparation_flags.mix(args), args.max_rows, args.max_rows_per_task)
+        selection.draw(state, limits, args.seed)
 
-    texts = {
-        f"{name}.jsonl": jsonl(row for row, split_name in zip(rows, split_names, strict=True) if split_name == name)
-        for name in splits.SPLITS
-    }
-    texts["rejects.jsonl"] = jsonl(vars(reject) for file in files for reject in file.rejects)
-    size = sum(len(text.encode()) for text in texts.values())
-    checkpoint.require_disk(args.output_dir, size + 2**20, "the prepared data")
-    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
-    for name, text in texts.items():
-        checkpoint.write_atomically(out / name, text)
-    report["sha256"] = {name: checkpoint.file_hash(out / name) for name in texts}
+        # ── split ──
+        rows, (tasks, task_of_facts) = state.index[state.kept], state.tasks
+        groups = splits.group(rows["context"], rows["turn"])
+        ratios = {"valid": args.valid_ratio, "test": args.test_ratio}
+        task_of = task_of_facts[rows["facts"]]
+        sides = splits.split(groups, tasks, task_of, rows["context"], **ratios, seed=args.seed)
+        report = data_report.report(state, groups, sides)
+
+        # ── write ──
+        out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+        report |= {"ids_renamed": split_files.write(state, sides, out), "model_check": checked}
+    names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]
+    report["sha256"] = {name: checkpoint.file_hash(out / name) for name in names}
     for file in report["files"]:
         file["sha256"] = checkpoint.file_hash(file["path"])
     write_json(out / "report.json", report)
     counts = {name: split["rows"] for name, split in report["splits"].items()}
     data = {"kind": report["kind"], "rows": counts, "refused": report["rows"]["refused"], "sha256": report["sha256"]}
     seconds = time.monotonic() - started
-    checkpoint.write_run(out, "data", args, parents=args.input_path, data=data, seconds=seconds)
+    checkpoint.write_run(out, "data", args, parents=paths, data=data, seconds=seconds)
 
     show(report)
-    asked_for = {"valid": args.valid_ratio, "test": args.test_ratio}
-    if empty := [f"{name}.jsonl" for name, ratio in asked_for.items() if ratio and not counts[name]]:
-        print(
-            f"note: no rows for {' and '.join(empty)}: rows of one context stay together, and there are "
-            f"{cli.plural(len(set(groups)), 'context')}"
-        )
+    if empty := [f"{name}.jsonl" for name, ratio in ratios.items() if ratio and not counts[name]]:
+        contexts = cli.plural(len({*groups.tolist()}), "context")
+        print(f"note: no rows for {' and '.join(empty)}: rows of one context stay together, and there are {contexts}")
     return {"stage": "data", "output_dir": str(out), **report["rows"], **counts}
 
 
 def show(report: dict) -> None:
     """The tables of files and splits, each followed by notes."""
+    from sllm.data import rows
+
     columns = ["path", "format", "read", "kept"]
     table = [[*(f[key] for key in columns), sum(f["refused"].values())] for f in report["files"]]
     print(cli.table(["file", *columns[1:], "refused"], table))
     for reason, number in report["refused"].items():
         print(f"  {number} refused: {reason}")
-    for line in formats.ignored_note(report["ignored"]):
+    for line in rows.ignored_note(report["ignored"]):
         print(f"  {line}")
     if report["unknown_tasks"]:
         labels = [f"{label} ({count:,})" for label, count in report["unknown_tasks"].items()]

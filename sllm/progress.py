@@ -32,3 +32,35 @@ def counter(total: int, noun: str) -> Callable[..., None]:
             print(line, flush=True)
 
     return report
+
+
+def stream(noun: str, size: int) -> Callable[..., None]:
+    """A function to call with how many things were done, and how much of `size` that was, where the number of things
+    is not known before. With `finished` it ends the bar.
+
+    Args:
+        noun: in the singular.
+        size: of everything, in any unit; 0: not known.
+    """
+    started = last = time.monotonic()
+    done = passed_size = 0
+    shown = False
+    terminal = sys.stdout.isatty()
+
+    def report(things: int, part: int, *, finished: bool = False) -> None:
+        nonlocal done, passed_size, last, shown
+        done, passed_size = done + things, passed_size + part
+        now = time.monotonic()
+        if (not shown and now - started < 2) or (not finished and now - last < (0.2 if terminal else 5)):
+            return
+        last, passed, shown = now, max(now - started, 1e-9), True
+        line = f"{done:,} {noun}s  {done / passed:,.0f} {noun}s/s"
+        share = min(passed_size / size, 1.0) if size else 0.0
+        if share and not finished:
+            line += f"  {share:.0%}  ETA {passed / share * (1 - share):.0f} s"
+        if terminal:
+            print(f"\r\033[K{line}", end="\n" if finished else "", flush=True)
+        else:
+            print(line, flush=True)
+
+    return report

@@ -6,7 +6,9 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import prepare_data
@@ -28,6 +30,15 @@ def lines(path):
 
 def alpaca(number, answers=1):
     return [{"instruction": f"질문 {i}", "output": f"답 {a}"} for i in range(number) for a in range(answers)]
+
+
+def sides_of(rows, *, valid, test, seed):
+    """The name of each row's split."""
+    groups, tasks = splits.group_rows(rows), list(dict.fromkeys(row["task"] for row in rows))
+    task_of = np.array([tasks.index(row["task"]) for row in rows])
+    contexts = np.array([splits.hash_of(splits.context_key(row).encode()) for row in rows], np.uint64)
+    sides = splits.split(groups, tasks, task_of, contexts, valid=valid, test=test, seed=seed)
+    return [splits.SPLITS[side] for side in sides]
 
 
 def refuses(done, out, *expected):
@@ -139,7 +150,7 @@ def test_the_seed_decides_and_nothing_else(tmp_path):
     shuffled = random.Random(0).sample(rows, len(rows))
 
     def valid(rows, seed):
-        sides = splits.split(rows, splits.group(rows), valid=0.1, test=0.1, seed=seed)
+        sides = sides_of(rows, valid=0.1, test=0.1, seed=seed)
         return {row["id"] for row, side in zip(rows, sides, strict=True) if side == "valid"}
 
     assert valid(rows, 1) == valid(shuffled, 1) != valid(rows, 2)
@@ -215,8 +226,8 @@ def test_rows_that_share_a_context_or_a_prompt_stay_together():
         order = random.Random(seed)
         rows = random_rows(order)
         ratio = order.choice([0.05, 0.2])
-        groups = splits.group(rows)
-        sides = splits.split(rows, groups, valid=ratio, test=ratio, seed=seed)
+        groups = splits.group_rows(rows).tolist()
+        sides = sides_of(rows, valid=ratio, test=ratio, seed=seed)
         assert "train" in sides
         for key in (
             lambda row: row["context"] if "###Context###" in row["messages"][0]["content"] else row["id"],
@@ -245,7 +256,7 @@ def test_a_chain_of_shared_keys_is_one_group():
         row("본문\n\n###Question###:\n하나"),  # its context is the whole turn, which the row above asks too
         row("다른 글"),
     ]
-    groups = splits.group(rows)
+    groups = splits.group_rows(rows).tolist()
     assert len(set(groups[:6])) == 1
     assert groups[6] != groups[0]
 
@@ -253,7 +264,7 @@ def test_a_chain_of_shared_keys_is_one_group():
 def test_alpaca_rows_of_one_context_stay_together():
     rows = [{"instruction": f"질문 {i}", "context": f"글 {i % 3}", "output": "답"} for i in range(30)]
     converted = [formats.convert(row, "alpaca") for row in rows]
-    assert len(set(splits.group(converted))) == 3
+    assert len(set(splits.group_rows(converted).tolist())) == 3
 
 
 def test_tasks_are_spread_over_the_splits():
@@ -268,7 +279,7 @@ def test_tasks_are_spread_over_the_splits():
             for task, size in sizes.items()
             for i in range(size)
         ]
-        sides = splits.split(rows, splits.group(rows), valid=0.1, test=0.05, seed=seed)
+        sides = sides_of(rows, valid=0.1, test=0.05, seed=seed)
         for side, ratio in (("valid", 0.1), ("test", 0.05)):
             assert abs(sides.count(side) - ratio * len(rows)) <= 1
             counts = Counter(row["task"] for row, where in zip(rows, sides, strict=True) if where == side)
@@ -290,7 +301,7 @@ def test_tasks_are_spread_over_the_splits():
 )
 def test_fewer_groups_than_splits(number, answers, ratio, expected):
     rows = [formats.convert(row, "alpaca") for row in alpaca(number, answers)]
-    sides = splits.split(rows, splits.group(rows), valid=ratio, test=ratio, seed=42)
+    sides = sides_of(rows, valid=ratio, test=ratio, seed=42)
     assert tuple(sides.count(name) for name in splits.SPLITS) == expected
 
 
@@ -322,7 +333,7 @@ def test_all_files_are_checked_before_anything_is_reported(script, tmp_path):
         f"{bad}:1: no assistant turn",
         f"{bad}:2: not JSON: Expecting value (column 15)",
         f"{bad}:3: empty answer",
-        f"{bad}:4: not UTF-8 (from byte 195 on, 1 line); convert the file: iconv -f CP949 -t UTF-8 {bad}",
+        f"{bad}:4: not UTF-8: from byte 43 of the line on; correct it",
         f"{bad}:5: a row is a JSON object, not an array",
     )
 
@@ -354,7 +365,7 @@ def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
     assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
     path.write_bytes(path.read_bytes() + b'{"instruction": "\xb0\xa1"}\n' * 2)
     words[-1] = str(tmp_path / "more")
-    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*3 lines.; convert the file: iconv"):
+    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*54: not UTF-8"):
         prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
 
 
@@ -402,7 +413,177 @@ def test_a_full_disk_is_found_before_writing(tmp_path, monkeypatch):
 
 def test_no_stage_of_data_imports_torch():
     code = "import sys, prepare_data, sllm.data.formats, sllm.data.splits; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=prepare_data.Path(prepare_data.__file__).parent).returncode
-        == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(prepare_data.__file__).parent).returncode == 0
+
+
+# ── many rows ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def prepare(*words):
+    return prepare_data.main(prepare_data.build_parser().parse_args([str(word) for word in words]))
+
+
+def many_rows(path, number=20_000):
+    """About 16 MB with every kind of trouble in it."""
+    order = random.Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(number):
+            row = {
+                "id": i % 50,
+                "instruction": f"질문 {i} " + "가나다 " * 60,
+                "input": f"글 {i % 7000}",
+                "output": f"답 {i}",
+            }
+            if order.random() < 0.02:
+                row["output"] = ""
+            if order.random() < 0.02:
+                row["instruction"] = "같은 질문"
+                row["input"] = row["output"] = "같은 글"
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in FILES - {"run.json", "report.json"}}
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path):
+    rows = many_rows(tmp_path / "rows.jsonl")
+    results = [
+        prepare("--input_path", rows, "--output_dir", tmp_path / f"{count}", "--num_proc", count) for count in (1, 2)
+    ]
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert results[0]["read"] == results[0]["kept"] + results[0]["refused"] == 20_000
+    ids = [row["id"] for name in splits.SPLITS for row in lines(tmp_path / "1" / f"{name}.jsonl")]
+    assert len(ids) == len(set(ids)) == results[0]["kept"]
+    assert json.loads((tmp_path / "1" / "report.json").read_text())["ids_renamed"] == len(ids) - 50
+    rejects = [reject["line"] for reject in lines(tmp_path / "1" / "rejects.jsonl")]
+    assert rejects == sorted(rejects)
+
+
+def test_a_killed_run_continues_where_it_was(tmp_path, monkeypatch):
+    """Killed between two batches, and in the middle of writing one; then resumed to the same bytes."""
+    rows, whole, out = many_rows(tmp_path / "rows.jsonl"), tmp_path / "whole", tmp_path / "out"
+    words = ["--input_path", rows, "--output_dir"]
+    prepare(*words, whole, "--num_proc", 1)
+    from sllm.data import preparation, readers, reading
+
+    class Killed(BaseException):
+        pass
+
+    blocks = []
+
+    def small_blocks(source):
+        for block in plain_blocks(source):
+            records = block.records()
+            yield from (readers.Block(records[i : i + 1000]) for i in range(0, len(records), 1000))
+
+    def stopped(job):
+        blocks.append(job)
+        if len(blocks) % 8 == 0:
+            raise Killed
+        return plain_work(job)
+
+    plain_blocks, plain_work = readers.Source.blocks, reading.work
+    monkeypatch.setattr(readers.Source, "blocks", small_blocks)
+    monkeypatch.setattr(reading, "work", stopped)
+    for number in range(2):
+        with pytest.raises(Killed):
+            prepare(*words, out, "--num_proc", 1, *(["--resume"] if number else []))
+        assert not out.exists()
+        for name in (preparation.ROWS, preparation.REFUSED, preparation.INDEX_FILE, preparation.BATCHES):
+            with (tmp_path / ".out.unfinished" / name).open("ab") as file:  # what a kill leaves of the next batch
+                file.write(b'{"torn": ')
+    monkeypatch.setattr(reading, "work", lambda job: blocks.append(job) or plain_work(job))
+    prepare(*words, out, "--num_proc", 1, "--resume")
+    assert len(blocks) == 20 + 2  # only the two that were stopped were read again
+    assert contents(out) == contents(whole)
+    assert not (tmp_path / ".out.unfinished").exists()
+
+
+def test_only_the_same_run_is_resumed(tmp_path):
+    rows, out = write(tmp_path / "rows.jsonl", *alpaca(30)), tmp_path / "out"
+    words = ["--input_path", rows, "--output_dir", out]
+    with pytest.raises(prepare_data.cli.InputError, match="no stopped run of .*out to resume"):
+        prepare(*words, "--resume")
+    from sllm.data import reading
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "work", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(prepare_data.cli.Interrupted, match="--resume"):
+            prepare(*words)
+    with pytest.raises(prepare_data.cli.InputError, match="--valid_ratio changed since"):
+        prepare(*words, "--resume", "--valid_ratio", 0.2)
+    rows.write_text(rows.read_text() + "\n")
+    with pytest.raises(prepare_data.cli.InputError, match=f"{rows} changed since"):
+        prepare(*words, "--resume")
+    assert prepare(*words)["kept"] == 30  # begins again
+
+
+# ── which rows are drawn ───────────────────────────────────────────────────────────────────────────────────
+
+
+def tasked(path, number, task, text):
+    return write(
+        path, *[{"instruction": f"{text} {i}", "output": f"{text} 답 {i}", "task": task} for i in range(number)]
     )
+
+
+def kept_by_file(out):
+    return [file["kept"] for file in json.loads((out / "report.json").read_text())["files"]]
+
+
+def test_a_mix_has_the_shares_that_were_asked_for(tmp_path):
+    first, second = tasked(tmp_path / "a.jsonl", 100, "가", "하나"), tasked(tmp_path / "b:c.jsonl", 90, "나", "둘")
+    out = tmp_path / "out"
+    result = prepare("--mix", f"{first}:0.3", f"{second}:0.7", "--output_dir", out)
+    assert kept_by_file(out) == [38, 90]
+    assert result["read"] == 190
+    report = json.loads((out / "report.json").read_text())
+    assert report["refused"] == {"not drawn": 62}
+    rejects = lines(out / "rejects.jsonl")
+    assert len(rejects) == 62
+    assert all(reject["row"] is None and reject["file"] == str(first) for reject in rejects)
+
+    prepare("--mix", f"{first}:3", f"{second}:7", "--output_dir", tmp_path / "same")
+    assert (out / "train.jsonl").read_bytes() == (tmp_path / "same" / "train.jsonl").read_bytes()
+    prepare("--mix", f"{first}:1", f"{second}:1", "--output_dir", tmp_path / "few", "--max_rows", 20)
+    assert kept_by_file(tmp_path / "few") == [10, 10]
+
+
+def test_limits_draw_the_same_rows_of_any_order(tmp_path):
+    path = tasked(tmp_path / "rows.jsonl", 50, "가", "하나")
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"instruction": f"둘 {i}", "output": "답"}) + "\n" for i in range(5))
+    backwards = tmp_path / "backwards.jsonl"
+    backwards.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+    def drawn(path, *words):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        prepare("--input_path", path, "--output_dir", out, "--valid_ratio", 0, "--test_ratio", 0, *words)
+        return {row["messages"][0]["content"] for row in lines(out / "train.jsonl")}
+
+    ten = drawn(path, "--max_rows", 10)
+    assert len(ten) == 10
+    assert ten == drawn(backwards, "--max_rows", 10) < drawn(path, "--max_rows", 20)
+    assert ten != drawn(path, "--max_rows", 10, "--seed", 1)
+    capped = drawn(path, "--max_rows_per_task", 4)
+    assert len(capped) == 4 + 5  # rows without a task are of no task
+    assert len(drawn(path, "--max_rows_per_task", 4, "--max_rows", 6)) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "name the files with --input_path"),
+        (["--input_path", "a.jsonl", "--mix", "b.jsonl:1"], "name the files with --input_path, or"),
+        (["--mix", "a.jsonl:1", "a.jsonl:2"], "a.jsonl is named twice in --mix"),
+        (["--mix", "a.jsonl"], "has no share; write FILE:SHARE"),
+        (["--mix", "a.jsonl:0"], "'0' is not a number above 0"),
+    ],
+)
+def test_wrong_words_about_files(script, tmp_path, words, text):
+    done = script("prepare_data.py", *words, "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

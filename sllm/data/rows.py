@@ -51,8 +51,12 @@ def ignored_keys(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def unknown_tasks(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Task labels that are not in the task table, with their counts. They are labels only: no rules apply."""
-    counts = Counter(row["task"] for row in rows if row["task"] is not None)
-    return {label: count for label, count in sorted(counts.items()) if label not in tasks.TASKS}
+    return unknown_task_labels(Counter(row["task"] for row in rows))
+
+
+def unknown_task_labels(counts: Counter[str | None]) -> dict[str, int]:
+    """The same from the counts of all labels."""
+    return {label: counts[label] for label in sorted(filter(None, counts)) if label not in tasks.TASKS}
 
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,55 @@
+"""The flags of prepare_data.py that say which rows are drawn, and their check. Standard library only."""
+
+import argparse
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+from sllm import cli
+from sllm.cli import InputError
+
+
+def add_selection_flags(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("which rows are drawn")
+    group.add_argument(
+        "--mix", nargs="+", type=weighted, metavar="FILE:SHARE", default=[],
+        help="in place of --input_path: files and the shares of the rows that they give, such as a.jsonl:0.3 "
+        "b.jsonl:0.7; as many rows as the files have for these shares, none twice",
+    )  # fmt: skip
+    group.add_argument("--max_rows", type=cli.positive_int, metavar="N", help="draw at most N rows")
+    group.add_argument("--max_rows_per_task", type=cli.positive_int, metavar="N", help="draw at most N rows of a task")
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """An argument type: `FILE:SHARE`."""
+    path, _, share = text.rpartition(":")
+    if not path:
+        raise argparse.ArgumentTypeError(f"{text!r} has no share; write FILE:SHARE, such as rows.jsonl:0.3")
+    return path, cli.positive_float(share)
+
+
+def input_paths(args: Namespace) -> list[str]:
+    """The files of --input_path, or those of --mix."""
+    return list(dict.fromkeys([*(args.input_path or []), *(path for path, _ in args.mix)]))
+
+
+def mix(args: Namespace) -> dict[int, float] | None:
+    """The share of each file, by its number in `input_paths`; None without --mix."""
+    return {number: share for number, (_, share) in enumerate(args.mix)} or None
+
+
+def check(args: Namespace) -> None:
+    """InputError with every flag that is wrong."""
+    problems = []
+    if args.valid_ratio + args.test_ratio >= 1:
+        problems.append("--valid_ratio and --test_ratio leave nothing to train on; their sum has to be below 1")
+    if bool(args.input_path) == bool(args.mix):
+        problems.append("name the files with --input_path, or with their shares with --mix")
+    named = [*(args.input_path or []), *(path for path, _ in args.mix)]
+    counts = Counter(str(Path(path).resolve()) for path in named)
+    flag = "--mix" if args.mix else "--input_path"
+    problems += [f"{path} is named twice in {flag}" for path, count in counts.items() if count > 1]
+    if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
+        problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,130 @@
+"""A block of a file → rows to keep and rows to refuse, with all that the whole run needs to know of each row.
+
+`work` runs in worker processes: the parent sees a batch as bytes and arrays, never as Python objects for every row.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import orjson
+
+from sllm import tasks
+from sllm.data import converters, splits
+from sllm.data.json_writer import jsonl
+from sllm.data.readers import Block, Record, Unreadable
+from sllm.data.rows import Row
+
+Array: TypeAlias = np.ndarray
+# What is known of a row. `size`: bytes of its line; `facts`: its number in the list of `Facts`; `content`, `id`,
+# `context` and `turn` are hashes; the lengths are characters.
+INDEX: Any = np.dtype(
+    [
+        ("file", "u2"), ("line", "u4"), ("size", "u4"), ("facts", "u4"), ("content", "u8"), ("id", "u8"),
+        ("context", "u8"), ("turn", "u8"), ("prompt", "u4"), ("answer", "u4"), ("rejected", "u4"),
+    ]
+)  # fmt: skip
+
+
+class Facts(NamedTuple):
+    """What many rows have in common. `failures`: the rules of its task that the answer breaks; None: not checked."""
+
+    task: str | None
+    ignored: tuple[str, ...] = ()
+    failures: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Refusal(NamedTuple):
+    """`row`: the record as it was read, as JSON; None for a line that is not JSON. `unreadable`: it cannot be parsed,
+    which stops the run unless bad lines may be skipped."""
+
+    line: int
+    reason: str
+    row: str | None
+    unreadable: bool = False
+
+
+@dataclass
+class Batch:
+    """The rows of a block: `lines` are theirs as JSON, `index` (rows,) of `INDEX`, `facts` those that `index` counts
+    from 0. `file`: the number of its file. `records`: how many were read, a record may give several rows; `size`: bytes
+    of the file that they are, 0 where that is not known."""
+
+    file: int
+    records: int
+    size: int = 0
+    lines: list[bytes] = field(default_factory=list)
+    index: Array = field(default_factory=lambda: np.empty(0, INDEX))
+    facts: list[Facts] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+class Job(NamedTuple):
+    """A block and the file that it is of: its number and its format."""
+
+    file: int
+    format: str
+    block: Block
+
+
+def work(job: Job) -> Batch:
+    """Convert and check the records of a block."""
+    records = job.block.records()
+    batch = Batch(job.file, len(records), getattr(job.block, "size", 0))
+    numbers: dict[Facts, int] = {}
+    entries = []
+    for record in records:
+        for row in _rows(record, job.format, batch.refusals):
+            line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            facts = numbers.setdefault(_facts(row), len(numbers))
+            batch.lines.append(line)
+            entries.append((job.file, record[0], len(line), facts, *_hashes(row), *_lengths(row)))
+    batch.index = np.array(entries, INDEX)
+    batch.facts = list(numbers)
+    return batch
+
+
+def _rows(record: Record, name: str, refusals: list[Refusal]) -> list[Row]:
+    """The rows of a record; what cannot be used is added to `refusals`."""
+    line, content = record
+    if isinstance(content, Unreadable):
+        refusals.append(Refusal(line, content.reason, None, unreadable=True))
+        return []
+    rows = []
+    for row in converters.rows_of(content, name):
+        if isinstance(row, converters.Refused):
+            refusals.append(Refusal(line, row.reason, jsonl([content]).rstrip("\n")))
+        else:
+            rows.append(row)
+    return rows
+
+
+def _facts(row: Row, notes: tuple[str, ...] = ()) -> Facts:
+    return Facts(row["task"], row.ignored, broken_rules(row), notes)
+
+
+def broken_rules(row: dict[str, Any]) -> tuple[str, ...] | None:
+    """The rules of its task that the answer breaks. None for an unknown task, and for several questions: the rules
+    read one labelled user turn."""
+    if row["task"] not in tasks.TASKS:
+        return None
+    prompt, answer = splits.prompt_and_answer(row)
+    if sum(turn["role"] == "user" for turn in prompt) != 1:
+        return None
+    return tuple(Counter(failure.rule for failure in tasks.check(row["task"], prompt[-1]["content"], answer)))
+
+
+def _hashes(row: Row) -> tuple[int, int, int, int]:
+    """Of all that is trained on, of the id, and of what decides which rows stay together (`splits.keys`)."""
+    body = {key: value for key, value in row.items() if key not in ("id", "task")}
+    context, turn = splits.keys(row)
+    content = splits.hash_of(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+    return content, splits.hash_of(row["id"].encode()), splits.hash_of(context.encode()), splits.hash_of(turn.encode())
+
+
+def _lengths(row: dict[str, Any]) -> tuple[int, int, int]:
+    prompt, answer = splits.prompt_and_answer(row)
+    rejected = len(row["rejected"][0]["content"]) if "rejected" in row else 0
+    return sum(len(turn["content"]) for turn in prompt), len(answer), rejected
