@@ -49,7 +49,7 @@ def main(args) -> dict:
     )
     import torch
 
-    from sllm import chat, model_card
+    from sllm import chat, licenses, model_card
     from sllm.merge import export, merge, parity
     from sllm.train import backend
 
@@ -73,7 +73,7 @@ def main(args) -> dict:
     changed = sum(tensor.changed for tensor in plan.tensors)
     cli.say("adapter", f"{adapter}, on {changed} of {len(plan.tensors)} tensors")
     cli.say("base", f"{base_id}, {plan.parameters:,} parameters")
-    for note in checkpoint.notes(adapter, str(base)):
+    for note in [*checkpoint.notes(adapter, str(base)), *licenses.notes(base, licenses.of_lineage(adapter))]:
         cli.say("note", note)
     cli.say("backend", choice)
     cli.say("writes", f"{out}: {checkpoint.gib(plan.size)} in {dtype_name}, {len(plan.files)} file(s)")

@@ -23,6 +23,7 @@ def build_parser():
     p = cli.parser(__doc__, __file__)
     p.add_argument("--input_path", nargs="+", metavar="FILE", help="rows: .jsonl or .json")
     p.add_argument("--input_format", choices=list(converters.FORMATS), help="of all files; default: detected")
+    preparation_flags.add_license_flag(p)
     p.add_argument("--valid_ratio", type=cli.fraction, default=0.05, help="share of the rows for valid.jsonl; 0: none")
     p.add_argument("--test_ratio", type=cli.fraction, default=0.05, help="share of the rows for test.jsonl; 0: none")
     p.add_argument("--seed", type=cli.seed, default=42, help="random seed of the split and of the rows that are drawn")
@@ -68,6 +69,7 @@ def check_with_model(args, state, processes: int) -> dict:
 
 
 def main(args) -> dict:
+    from sllm import licenses
     from sllm.data import (
         data_report,
         parallel,
@@ -84,7 +86,7 @@ def main(args) -> dict:
     started = time.monotonic()
     processes = args.num_proc or parallel.cores()
     paths = preparation_flags.input_paths(args)
-    files = [preparation.FileCounts(path) for path in paths]
+    files = [preparation.FileCounts(path, license=name) for path, name in preparation_flags.licenses(args).items()]
     try:
         cli.collect_errors(lambda: preparation_flags.check(args), lambda: check_paths(args))
     except cli.InputError as error:
@@ -121,10 +123,13 @@ def main(args) -> dict:
     write_json(out / "report.json", report)
     counts = {name: split["rows"] for name, split in report["splits"].items()}
     data = {"kind": report["kind"], "rows": counts, "refused": report["rows"]["refused"], "sha256": report["sha256"]}
+    data["sources"] = [{key: file[key] for key in ("path", "sha256", "license", "kept")} for file in report["files"]]
     seconds = time.monotonic() - started
     checkpoint.write_run(out, "data", args, parents=paths, data=data, seconds=seconds)
 
     show(report)
+    for note in licenses.notes(None, data["sources"]):
+        print(f"note: {note}")
     if empty := [f"{name}.jsonl" for name, ratio in ratios.items() if ratio and not counts[name]]:
         contexts = cli.plural(len({*groups.tolist()}), "context")
         print(f"note: no rows for {' and '.join(empty)}: rows of one context stay together, and there are {contexts}")

@@ -82,11 +82,13 @@ def _stages(folder: str | Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     arguments = {name: record["arguments"].get(name) for name in names}
     arguments = {name: value for name, value in arguments.items() if value not in (None, False, -1)}
     data = {name: entry for name, entry in (record["data"] or {}).items() if isinstance(entry, dict)}
-    return [*chain, {**record, "name": display_name(folder), "arguments": arguments, "data": data}]
+    sources = [{**source, "name": Path(source["path"]).name} for source in (record["data"] or {}).get("sources") or []]
+    entry = {**record, "name": display_name(folder), "arguments": arguments, "data": data, "sources": sources}
+    return [*chain, entry]
 
 
 def _unrecorded(folder: str | Path, stage: str) -> dict[str, Any]:
-    return {"name": display_name(folder), "stage": stage, "arguments": {}, "data": {}, "metrics": {}}
+    return {"name": display_name(folder), "stage": stage, "arguments": {}, "data": {}, "sources": [], "metrics": {}}
 
 
 def display_name(model: str | Path) -> str:

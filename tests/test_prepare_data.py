@@ -587,3 +587,20 @@ def test_wrong_words_about_files(script, tmp_path, words, text):
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# ── licences ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_licences_are_recorded_and_told(tmp_path, capsys):
+    first, second = tasked(tmp_path / "a.jsonl", 10, "가", "하나"), tasked(tmp_path / "b.jsonl", 10, "나", "둘")
+    words = ["--input_path", first, second, "--output_dir", tmp_path / "out"]
+    prepare(*words, "--license", "mit", f"{second}=cc-by-nc-4.0")
+    sources = json.loads((tmp_path / "out" / "run.json").read_text())["data"]["sources"]
+    assert [(source["path"], source["license"], source["kept"]) for source in sources] == [
+        (str(first), "mit", 10),
+        (str(second), "cc-by-nc-4.0", 10),
+    ]
+    assert "note: not for commercial use: b.jsonl (cc-by-nc-4.0);" in capsys.readouterr().out
+    with pytest.raises(prepare_data.cli.InputError, match="names mit and gpl for all.*none.jsonl=mit: no such file"):
+        prepare(*words, "--overwrite", "--license", "mit", "gpl", "none.jsonl=mit")

@@ -20,6 +20,21 @@ def add_selection_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--max_rows_per_task", type=cli.positive_int, metavar="N", help="draw at most N rows of a task")
 
 
+def add_license_flag(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--license", nargs="+", default=[], metavar="NAME", help="licence of the files, such as cc-by-sa-4.0, or "
+        "FILE=NAME of each; recorded, and told where it forbids commercial use; default: that of a Hub dataset",
+    )  # fmt: skip
+
+
+def licenses(args: Namespace) -> dict[str, str | None]:
+    """The licence of each file, as --license says."""
+    paths = input_paths(args)
+    of_all = next((text for text in args.license if "=" not in text), None)
+    named = dict(text.rsplit("=", 1) for text in args.license if "=" in text)
+    return {path: named.get(path, of_all) for path in paths}
+
+
 def weighted(text: str) -> tuple[str, float]:
     """An argument type: `FILE:SHARE`."""
     path, _, share = text.rpartition(":")
@@ -49,6 +64,11 @@ def check(args: Namespace) -> None:
     counts = Counter(str(Path(path).resolve()) for path in named)
     flag = "--mix" if args.mix else "--input_path"
     problems += [f"{path} is named twice in {flag}" for path, count in counts.items() if count > 1]
+    general = [text for text in args.license if "=" not in text]
+    if len(general) > 1:
+        problems.append(f"--license names {' and '.join(general)} for all files; write FILE=NAME for each")
+    unknown = [text for text in args.license if "=" in text and text.rsplit("=", 1)[0] not in named]
+    problems += [f"--license {text}: no such file among {', '.join(named) or 'none'}" for text in unknown]
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
     if problems:

@@ -39,11 +39,13 @@ class Source:
     Attributes:
         kind: what it is: "JSON Lines", "CSV", …
         notes: what a user should know of how it is read, such as its encoding.
+        license: where the source itself says it.
     """
 
     path: str
     kind: str
     notes: list[str] = field(default_factory=list)
+    license: str | None = None
 
     def blocks(self) -> Iterator[Block]:
         """Its records in order, without a limit of size. InputError where the rest of the file cannot be read."""

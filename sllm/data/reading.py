@@ -47,6 +47,7 @@ def _blocks(number: int, file: FileCounts, input_format: str | None) -> Iterator
     done = file.blocks  # of an earlier run
     source = readers.open_source(file.path)
     file.kind, file.notes = source.kind, source.notes
+    file.license = file.license or source.license
     for count, block in enumerate(source.blocks()):
         if file.format is None:
             file.format = input_format or _format(source, block)
