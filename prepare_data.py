@@ -7,7 +7,7 @@ with file, line and reason; unused keys are named. With --model_id every row is 
 special tokens, the chat template, the length.
 
 Writes train.jsonl, valid.jsonl, test.jsonl, rejects.jsonl, report.json (counts by file, reason, task and split,
-lengths, rule conformance) and run.json into --output_dir. A run that was stopped continues with --resume.
+lengths, rule conformance), report.html and run.json into --output_dir. A run that was stopped continues with --resume.
 
     python prepare_data.py --input_path sample_data/task_rows.jsonl --output_dir outputs/data
 """
@@ -43,17 +43,6 @@ def build_parser():
     return p
 
 
-def check_paths(args) -> None:
-    from sllm.data import preparation_flags
-
-    reads = (*preparation_flags.input_paths(args), args.model_id, args.chat_template)
-    cli.collect_errors(
-        lambda: checkpoint.check_output(args.output_dir, overwrite=args.overwrite),
-        lambda: checkpoint.require_model(args.model_id) if args.model_id else None,
-        lambda: checkpoint.require_distinct(args.output_dir, *reads) if args.overwrite else None,
-    )
-
-
 def check_with_model(args, state, processes: int) -> dict:
     """Encode every row as the trainer of --model_id will; rows that it would refuse are dropped."""
     from sllm.data import model_check, tokenize
@@ -72,10 +61,12 @@ def main(args) -> dict:
     from sllm import licenses
     from sllm.data import (
         data_report,
+        model_check,
         parallel,
         preparation,
         preparation_flags,
         reading,
+        report_page,
         selection,
         split_files,
         splits,
@@ -88,7 +79,7 @@ def main(args) -> dict:
     paths = preparation_flags.input_paths(args)
     files = [preparation.FileCounts(path, license=name) for path, name in preparation_flags.licenses(args).items()]
     try:
-        cli.collect_errors(lambda: preparation_flags.check(args), lambda: check_paths(args))
+        cli.collect_errors(lambda: preparation_flags.check(args), lambda: preparation_flags.check_paths(args))
     except cli.InputError as error:
         raise cli.InputError(error.problems + reading.first_problems(files, args)) from None
     size = reading.size_of(files)
@@ -114,8 +105,10 @@ def main(args) -> dict:
         report = data_report.report(state, groups, sides)
 
         # ── write ──
-        out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+        out = checkpoint.prepare_output(args.output_dir, overwrite=preparation_flags.replaces(args))
         report |= {"ids_renamed": split_files.write(state, sides, out), "model_check": checked}
+        texts = model_check.rendered(state, args, report_page.sample(state)) if args.model_id else {}
+        report_page.write(state, report, out, texts)
     names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]
     report["sha256"] = {name: checkpoint.file_hash(out / name) for name in names}
     for file in report["files"]:

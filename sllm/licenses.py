@@ -24,7 +24,7 @@ def is_non_commercial(license: str | None) -> bool:
 def of_model(model: str | Path) -> str | None:
     """The licence in the model card (README.md) of a folder, or of the cached copy of a Hub id; None: not known."""
     from huggingface_hub import metadata_load, try_to_load_from_cache
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     card = Path(model) / "README.md"
     if not Path(model).is_dir():

@@ -15,7 +15,7 @@ import prepare_data
 from sllm.data import formats, splits
 from sllm.tasks import TASKS, build_user_turn
 
-FILES = {"train.jsonl", "valid.jsonl", "test.jsonl", "rejects.jsonl", "report.json", "run.json"}
+FILES = {"train.jsonl", "valid.jsonl", "test.jsonl", "rejects.jsonl", "report.json", "report.html", "run.json"}
 ROW = {"system_prompt": "", "user_content": "물은?", "assistant_content": "100℃", "task": "task04_01"}
 
 
@@ -444,7 +444,7 @@ def many_rows(path, number=20_000):
 
 
 def contents(folder):
-    return {name: (folder / name).read_bytes() for name in FILES - {"run.json", "report.json"}}
+    return {name: (folder / name).read_bytes() for name in FILES - {"run.json", "report.json", "report.html"}}
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path):

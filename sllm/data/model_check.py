@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -71,6 +72,20 @@ def check(state: Preparation, args: Namespace, max_length: int, processes: int) 
     stats = data_report.merge_stats([part.stats for part in parts], tokenize.SHOWN)
     lengths = data_report.lengths(np.concatenate([part.lengths for part in parts]))
     return {"refused": sum(len(part.refused) for part in parts), **stats, "lengths": lengths}
+
+
+def rendered(state: Preparation, args: Namespace, numbers: Sequence[int]) -> dict[int, str]:
+    """Rows as the model reads them: the text of their tokens, the marks of the chat template included."""
+    from sllm import chat
+
+    tokenizer = load(args)[0]
+    texts = {}
+    for number in numbers:
+        row = state.row(number)
+        messages = row["messages"] if "messages" in row else row["prompt"] + row["chosen"]
+        examples = chat.build_examples(tokenizer, messages)
+        texts[number] = "\n".join(str(tokenizer.decode(example.input_ids)) for example in examples)
+    return texts
 
 
 def start(args: Namespace, max_length: int) -> None:

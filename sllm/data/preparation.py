@@ -240,6 +240,12 @@ class Preparation:
         starts: Array = np.concatenate([np.zeros(1, np.uint64), self.index["size"].cumsum(dtype=np.uint64)])
         return starts[:-1]
 
+    def row(self, number: int) -> dict[str, Any]:
+        """One row, from disk."""
+        with (self.folder / ROWS).open("rb") as file:
+            row: dict[str, Any] = json.loads(self.line_at(file, number))
+        return row
+
     def blocks(self, size: int) -> Iterator[tuple[Array, list[bytes]]]:
         """The kept rows, `size` at a time: their numbers and lines."""
         numbers = np.flatnonzero(self.kept)

@@ -1,11 +1,11 @@
-"""The flags of prepare_data.py that say which rows are drawn, and their check. Standard library only."""
+"""The flags of prepare_data.py and their check. Standard library only."""
 
 import argparse
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from sllm import cli
+from sllm import checkpoint, cli
 from sllm.cli import InputError
 
 
@@ -73,3 +73,18 @@ def check(args: Namespace) -> None:
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
     if problems:
         raise InputError(problems)
+
+
+def check_paths(args: Namespace) -> None:
+    """InputError with everything that is wrong with the output and the model."""
+    reads = (*input_paths(args), args.model_id, args.chat_template)
+    cli.collect_errors(
+        lambda: checkpoint.check_output(args.output_dir, overwrite=replaces(args)),
+        lambda: checkpoint.require_model(args.model_id) if args.model_id else None,
+        lambda: checkpoint.require_distinct(args.output_dir, *reads) if args.overwrite else None,
+    )
+
+
+def replaces(args: Namespace) -> bool:
+    """May --output_dir be emptied? Also what a stopped run has begun to write."""
+    return bool(args.overwrite or (args.resume and (Path(args.output_dir) / checkpoint.UNFINISHED).exists()))
