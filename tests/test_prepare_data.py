@@ -604,3 +604,28 @@ def test_licences_are_recorded_and_told(tmp_path, capsys):
     assert "note: not for commercial use: b.jsonl (cc-by-nc-4.0);" in capsys.readouterr().out
     with pytest.raises(prepare_data.cli.InputError, match="names mit and gpl for all.*none.jsonl=mit: no such file"):
         prepare(*words, "--overwrite", "--license", "mit", "gpl", "none.jsonl=mit")
+
+
+# ── the report ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_shows_what_was_kept_and_refused_and_runs_nothing_of_it(tmp_path):
+    rows = [*alpaca(20), {"instruction": "<script>alert(1)</script>", "output": "</pre><b>굵게"}]
+    rows += [{"instruction": "<img src=x>", "output": ""}, {**alpaca(1)[0], "source": "web"}]
+    out = tmp_path / "out"
+    prepare("--input_path", write(tmp_path / "rows.jsonl", *rows), "--output_dir", out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for text in ("empty answer", "duplicate of", "&lt;img src=x&gt;", "rows.jsonl", "rows refused"):
+        assert text in page
+    assert "<img" not in page
+    assert page.count("<script>") == 1  # the language switch
+    for address in ("http://", "https://", 'src="'):
+        assert address not in page
+
+
+def test_the_page_shows_rows_in_the_template_of_the_model(tiny_base, tmp_path):
+    path, out = write(tmp_path / "rows.jsonl", *alpaca(20)), tmp_path / "out"
+    prepare("--input_path", path, "--output_dir", out, "--model_id", tiny_base)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("&lt;|im_start|&gt;assistant") == 10
+    assert json.loads((out / "report.json").read_text())["model_check"]["lengths"]["max"] > 5

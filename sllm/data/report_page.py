@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sllm import checkpoint, tasks
+from sllm.data.json_writer import jsonl
 from sllm.data.preparation import Preparation, kind_of_reason
 from sllm.data.splits import Array
 
@@ -35,6 +36,7 @@ def write(state: Preparation, report: dict[str, Any], folder: Path, rendered: di
         examples=_examples(folder / "rejects.jsonl"), rendered=rendered or {},
         rows={number: state.row(number) for number in sample(state)},
     )  # fmt: skip
+    page = page.encode("utf-8", "replace").decode()  # a file name may be no text
     checkpoint.write_atomically(folder / "report.html", page)
 
 
@@ -77,7 +79,7 @@ def _examples(rejects: Path) -> dict[str, list[dict[str, Any]]]:
             chosen = examples[kind_of_reason(reject["reason"])]
             if len(chosen) < EXAMPLES:
                 row = reject["row"]
-                chosen.append(reject | {"row": None if row is None else json.dumps(row, ensure_ascii=False)})
+                chosen.append(reject | {"row": None if row is None else jsonl([row]).rstrip("\n")})
     return dict(examples)
 
 
