@@ -18,7 +18,7 @@ from sllm import checkpoint, cli
 
 
 def build_parser():
-    from sllm.data import converters, preparation_flags
+    from sllm.data import converters, curation_flags, preparation_flags
 
     p = cli.parser(__doc__, __file__)
     p.add_argument("--input_path", nargs="+", metavar="FILE", help="rows: .jsonl or .json")
@@ -33,6 +33,7 @@ def build_parser():
     )
     p.add_argument("--strict", action="store_true", help="stop without writing if any row cannot be used")
     preparation_flags.add_selection_flags(p)
+    curation_flags.add_curation_flags(p)
     group = p.add_argument_group("check with a model")
     group.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this folder or Hub id")
     group.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
@@ -60,17 +61,8 @@ def check_with_model(args, state, processes: int) -> dict:
 def main(args) -> dict:
     from sllm import licenses
     from sllm.data import (
-        data_report,
-        model_check,
-        parallel,
-        preparation,
-        preparation_flags,
-        reading,
-        report_page,
-        selection,
-        split_files,
-        splits,
-        work_folder,
+        data_report, model_check, parallel, preparation, preparation_flags, reading, report_page, selection,
+        split_files, splits, work_folder
     )  # fmt: skip
     from sllm.data.json_writer import write_json
 
@@ -89,7 +81,7 @@ def main(args) -> dict:
         # ── read ──
         state = preparation.Preparation(folder, files)
         state.resume()
-        reading.read(state, input_format=args.input_format, processes=processes)
+        reading.read(state, args, processes=processes)
         reading.require_usable(files, args)
         checked = check_with_model(args, state, processes) if args.model_id else None
         reading.require_usable(files, args)

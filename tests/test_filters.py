@@ -151,7 +151,6 @@ CODE = "def total(values):\n    result = 0\n    for value in values:\n        re
         row("漢江はソウルを流れて黄海に注ぐ川で、川辺には公園がたくさんあります。"),
         row(f"{ENGLISH} (한강)"),
         row(f"{ENGLISH}\n```python\n{CODE}\n```"),
-        pair(PROSE, ENGLISH),
         pair(ENGLISH, PROSE),
         row(ENGLISH, question="Tell me about the Han River."),
         row(ENGLISH, question="바람이 불어 일어난 먼지가 온 영역으로 옮겨 간 까닭은?"),
@@ -234,7 +233,8 @@ def test_lengths():
 )
 def test_answers_that_repeat_themselves(text):
     assert reason("repetition", row(text)).startswith("repetition: ")
-    assert "of rejected" in reason("repetition", pair(PROSE, text))
+    assert reason("repetition", pair(text, PROSE)).startswith("repetition: ")
+    assert reason("repetition", pair(PROSE, text)) is None  # it may have been rejected for that
 
 
 TABLE = "<table>" + "<tr><td>해당 없음</td><td>0</td><td>해당 없음</td><td>0</td></tr>\n" * 40 + "</table>"
@@ -322,13 +322,10 @@ def test_the_sample_rows_pass_every_filter():
             assert curation.apply(value) == (value, None, [])
 
 
-def test_a_rejected_answer_is_checked_too():
-    """Two of the sample pairs have an answer in English, rejected for that."""
+def test_no_sample_pair_is_refused():
+    """Two of them have an answer in English, rejected for that."""
     curation = Curation(parse("--filter", *FILTERS, "--personal_data", "reject"))
-    refused = {value["id"]: curation.apply(value)[1] for value in sample(SAMPLE_PAIRS)}
-    refused = {name: reason for name, reason in refused.items() if reason}
-    assert list(refused) == ["task04_01-pair2", "task08_02-pair2"]
-    assert all(reason.endswith("letters of rejected are Hangul (at least 30%)") for reason in refused.values())
+    assert [reason for value in sample(SAMPLE_PAIRS) if (reason := curation.apply(value)[1])] == []
 
 
 def test_by_default_broken_texts_are_refused_and_the_rest_is_counted():

@@ -22,7 +22,7 @@ class Curation:
         given = {field.name: getattr(args, field.name) for field in fields(Thresholds)}
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         self.thresholds = replace(Thresholds(), **{name: value for name, value in given.items() if value is not None})
-        self.refusing = frozenset(args.filter) - {"none"}
+        self.refusing = frozenset() if "none" in args.filter else frozenset(("encoding", *args.filter))
         self.normalise: bool = args.normalise
         self.personal_data: str = args.personal_data
 
@@ -45,7 +45,8 @@ class Curation:
         if not reasons:
             row, reasons = self._personal_data(row, notes)
             for name in FILTERS:
-                if name != "encoding":
+                # Broken rules are counted by task and rule, see `sllm.data.row_batches`.
+                if name != "encoding" and (name != "conformance" or name in self.refusing):
                     reasons += self._check(name, row, notes)
         return (None, "; ".join(reasons), notes) if reasons else (row, None, notes)
 

@@ -33,8 +33,8 @@ class Thresholds:
 
 
 def answers(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """(place, text) of each answer; of a preference row both."""
-    return [(place, text) for place, text, is_answer in texts(row) if is_answer]
+    """(place, text) of each answer that is learned; the rejected one of a pair may be bad on purpose."""
+    return [(place, text) for place, text, is_answer in texts(row) if is_answer and place != "rejected"]
 
 
 def _encoding(row: dict[str, Any], limits: Thresholds) -> str | None:

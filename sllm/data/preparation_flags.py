@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
+from sllm.data.curation_flags import check_curation_flags
 
 
 def add_selection_flags(p: argparse.ArgumentParser) -> None:
@@ -71,6 +72,10 @@ def check(args: Namespace) -> None:
     problems += [f"--license {text}: no such file among {', '.join(named) or 'none'}" for text in unknown]
     if args.model_id is None and (args.chat_template != "auto" or args.max_seq_length != 8192):
         problems.append("--chat_template and --max_seq_length are for the check of --model_id; add --model_id")
+    try:
+        check_curation_flags(args)
+    except InputError as error:
+        problems += error.problems
     if problems:
         raise InputError(problems)
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from sllm.cli import InputError
 from sllm.data import converters, readers
+from sllm.data.curation import Curation
 from sllm.data.parallel import ordered_map
 from sllm.data.preparation import FileCounts, Preparation
 from sllm.data.readers import Block, Source
@@ -18,14 +19,14 @@ SAMPLE = 1000  # records from which the format of a file is detected
 SMALL = 2**23  # bytes: what is not worth the start of a process
 
 
-def read(state: Preparation, *, input_format: str | None = None, processes: int = 1, first_block: bool = False) -> None:
+def read(state: Preparation, args: Namespace, *, processes: int = 1, first_block: bool = False) -> None:
     """Add the rows of all files to `state`, from where it is; with `first_block` only those of the first block of each.
     What is wrong with a file is in its counts."""
     size = size_of(state.files)
     report = stream("row", size)
     state.open()
     try:
-        jobs = _jobs(state.files, input_format, first_block)
+        jobs = _jobs(state.files, args, first_block)
         for batch in ordered_map(work, jobs, processes=processes if size > SMALL else 1):
             state.add(batch)
             report(batch.records, batch.size)
@@ -34,16 +35,17 @@ def read(state: Preparation, *, input_format: str | None = None, processes: int 
     report(0, 0, finished=True)
 
 
-def _jobs(files: Sequence[FileCounts], input_format: str | None, first_block: bool) -> Iterator[Job]:
+def _jobs(files: Sequence[FileCounts], args: Namespace, first_block: bool) -> Iterator[Job]:
+    curation = Curation(args)
     for number, file in enumerate(files):
         try:
-            blocks = _blocks(number, file, input_format)
-            yield from islice(blocks, 1) if first_block else blocks
+            for block in islice(_blocks(file, args.input_format), 1 if first_block else None):
+                yield Job(number, file.format or "", block, curation)
         except InputError as error:
             file.faults += error.problems
 
 
-def _blocks(number: int, file: FileCounts, input_format: str | None) -> Iterator[Job]:
+def _blocks(file: FileCounts, input_format: str | None) -> Iterator[Block]:
     done = file.blocks  # of an earlier run
     source = readers.open_source(file.path)
     file.kind, file.notes = source.kind, source.notes
@@ -52,7 +54,7 @@ def _blocks(number: int, file: FileCounts, input_format: str | None) -> Iterator
         if file.format is None:
             file.format = input_format or _format(source, block)
         if count >= done:
-            yield Job(number, file.format, block)
+            yield block
 
 
 def _format(source: Source, block: Block) -> str:
@@ -73,7 +75,7 @@ def size_of(files: Sequence[FileCounts]) -> int:
 def first_problems(files: list[FileCounts], args: Namespace) -> list[str]:
     """What is wrong with the beginning of each file: for a run that will not start, as its flags are wrong."""
     with TemporaryDirectory() as folder:
-        read(Preparation(Path(folder), files), first_block=True)
+        read(Preparation(Path(folder), files), args, first_block=True)
     return problems(files, args)
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from sllm import tasks
 from sllm.data import converters, splits
+from sllm.data.curation import Curation
 from sllm.data.json_writer import jsonl
 from sllm.data.readers import Block, Record, Unreadable
 from sllm.data.rows import Row
@@ -62,23 +63,24 @@ class Batch:
 
 
 class Job(NamedTuple):
-    """A block and the file that it is of: its number and its format."""
+    """A block, the file that it is of (its number and its format), and what is done to its rows."""
 
     file: int
     format: str
     block: Block
+    curation: Curation | None = None
 
 
 def work(job: Job) -> Batch:
-    """Convert and check the records of a block."""
+    """Convert, curate and check the records of a block."""
     records = job.block.records()
     batch = Batch(job.file, len(records), getattr(job.block, "size", 0))
     numbers: dict[Facts, int] = {}
     entries = []
     for record in records:
-        for row in _rows(record, job.format, batch.refusals):
+        for row, notes in _rows(record, job, batch.refusals):
             line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-            facts = numbers.setdefault(_facts(row), len(numbers))
+            facts = numbers.setdefault(Facts(row["task"], row.ignored, broken_rules(row), notes), len(numbers))
             batch.lines.append(line)
             entries.append((job.file, record[0], len(line), facts, *_hashes(row), *_lengths(row)))
     batch.index = np.array(entries, INDEX)
@@ -86,23 +88,23 @@ def work(job: Job) -> Batch:
     return batch
 
 
-def _rows(record: Record, name: str, refusals: list[Refusal]) -> list[Row]:
-    """The rows of a record; what cannot be used is added to `refusals`."""
+def _rows(record: Record, job: Job, refusals: list[Refusal]) -> list[tuple[Row, tuple[str, ...]]]:
+    """The rows of a record, with the notes of their curation; what cannot be used is added to `refusals`."""
     line, content = record
     if isinstance(content, Unreadable):
         refusals.append(Refusal(line, content.reason, None, unreadable=True))
         return []
     rows = []
-    for row in converters.rows_of(content, name):
-        if isinstance(row, converters.Refused):
-            refusals.append(Refusal(line, row.reason, jsonl([content]).rstrip("\n")))
+    for made in converters.rows_of(content, job.format):
+        row, reason = (None, made.reason) if isinstance(made, converters.Refused) else (made, None)
+        notes: list[str] = []
+        if row is not None and job.curation:
+            row, reason, notes = job.curation.apply(row)
+        if row is None:
+            refusals.append(Refusal(line, reason or "", jsonl([content]).rstrip("\n")))
         else:
-            rows.append(row)
+            rows.append((row, tuple(notes)))
     return rows
-
-
-def _facts(row: Row, notes: tuple[str, ...] = ()) -> Facts:
-    return Facts(row["task"], row.ignored, broken_rules(row), notes)
 
 
 def broken_rules(row: dict[str, Any]) -> tuple[str, ...] | None:
