@@ -61,8 +61,17 @@ def check_with_model(args, state, processes: int) -> dict:
 def main(args) -> dict:
     from sllm import licenses
     from sllm.data import (
-        data_report, model_check, parallel, preparation, preparation_flags, reading, report_page, selection,
-        split_files, splits, work_folder
+        data_report,
+        model_check,
+        parallel,
+        preparation,
+        preparation_flags,
+        reading,
+        report_page,
+        selection,
+        split_files,
+        splits,
+        work_folder,
     )  # fmt: skip
     from sllm.data.json_writer import write_json
 
