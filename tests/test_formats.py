@@ -311,13 +311,6 @@ def converted_by_its_advice(path, folder):
 @pytest.mark.parametrize(
     ("name", "raw", "said", "expected"),
     [
-        ("a.csv", "Q,A,label\n물은?,100℃,0\n".encode(), "a CSV file; convert it (it leaves out label)",
-         ("물은?", "100℃")),
-        ("a.csv", '"질문","답변"\r\n"가,""나""\n라","다"\r\n'.encode("cp949"), "a CSV file", ('가,"나"\n라', "다")),
-        ("a.csv", "\ufeffinstruction;output\n물은?;100℃\n".encode(), "a CSV file; convert it:", ("물은?", "100℃")),
-        ("it's.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode(), "a TSV file; convert it (check which",
-         ('"가\n\n나', "neutral")),
-        ("a.xls.txt", "Q\tA\n물은?\t100℃\n".encode("utf-16"), "a TSV file", ("물은?", "100℃")),
         ("k.jsonl", b'{"input": "Q", "output": "A", "Task_name": "Summarization"}', "these are KOSITP rows", ("Q",
          "A")),
         ("s.json", b'[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]',
@@ -337,9 +330,11 @@ def converted_by_its_advice(path, folder):
          "several lists (train, test)", ("Q", "A")),
         ("f.jsonl", b'{"question": "Q", "answer": "A", "level": "1"}', "convert them (it leaves out level)", ("Q",
          "A")),
-        ("h.csv", "수도는?,서울입니다.\n강은?,한강입니다.\n".encode(), "write column names above it", ("강은?",
-         "한강입니다.")),
-        ("x.csv", "질문,맥락,정답\nQ,C,A\n".encode(), "a CSV file; convert it:", ("Q\n\nC", "A")),
+        ("a.csv", "\ufeffq,a,label\n물은?,100℃,0\n".encode(), "convert them (it leaves out label)", ("물은?", "100℃")),
+        ("x.csv", '"질문","맥락","정답"\r\n"가,""나""\n라","C","A"\r\n'.encode("cp949"), "convert them: ", (
+         '가,"나"\n라\n\nC', "A")),
+        ("x.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode("utf-16"), "convert them (check which", (
+         '"가\n\n나', "neutral")),
     ],
 )  # fmt: skip
 def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, raw, said, expected):
@@ -361,31 +356,33 @@ def printed_by_its_advice(path) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("header", ["question,chosen,rejected", "질문,좋은답변,나쁜답변", "rejected,chosen,물음"])
+@pytest.mark.parametrize("header", ["질문,좋은답변,나쁜답변", "rejected,prompt,chosen", "prompt,chosen,rejected"])
 def test_columns_of_a_preference_become_a_pair(tmp_path, header):
     columns = header.split(",")
     values = {name: "나쁨" if name in ("rejected", "나쁜답변") else "좋음" for name in columns}
-    values |= {name: "질문?" for name in columns if name in ("question", "질문", "물음")}
+    values |= {name: "질문?" for name in columns if name in ("prompt", "질문")}
     path = tmp_path / "pairs.csv"
     path.write_text(f"{header}\n{','.join(values[name] for name in columns)}\n", encoding="utf-8")
-    assert printed_by_its_advice(path) == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
+    if "질문" in header:
+        found = printed_by_its_advice(path)
+        assert found == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
+    else:
+        (pair,) = formats.load_rows(path, "preference")
+        assert [pair[key][0]["content"] for key in ("prompt", "chosen", "rejected")] == ["질문?", "좋음", "나쁨"]
 
 
 def test_a_csv_of_pairs_keeps_its_system_prompt(tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("id,system_prompt,질문,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
-    assert printed_by_its_advice(path) == {
-        "id": "7", "system_prompt": "짧게", "prompt": "물은?", "chosen": "100℃", "rejected": "몰라요"
-    }  # fmt: skip
+    path.write_text("id,system_prompt,prompt,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
+    (pair,) = formats.load_rows(path, "preference")
+    assert (pair["id"], pair["prompt"]) == ("7", [{"role": "system", "content": "짧게"}, USER])
 
 
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"PAR1\x15\x04", "a Parquet file; convert it: python -c 'import pandas"),
-        (b"PK\x03\x04\x14xl/workbook.xml", "an Excel workbook; save its sheet as CSV"),
-        (b"PK\x03\x04\x14\0\0", "a zip archive; unpack it: unzip"),
-        (b"\x1f\x8b\x08", "compressed with gzip; unpack it: gunzip -k"),
+        (b"PAR1\x15\x04", "a damaged Parquet file"),
+        (b"PK\x03\x04\x14\0\0", "a damaged zip archive"),
         (b"SQLite format 3\0", "build_preferences.py --from_chat"),
         ("안녕하세요, 여러분.\n오늘은\n".encode(), "plain text"),
         ("첫째, 둘째\n셋째, 넷째\n".encode(), "plain text"),
@@ -486,8 +483,8 @@ def test_one_row_is_not_an_array_of_rows(tmp_path, row):
         (b'{"data": [\n {"a": 1},\n {"a" 2},\n {"a": 3},\n {"a" 4}\n]}', [":3", ":5"]),
         (b'{\n "a": 1\n}\n{\n "a": 2\n}', [":1"]),
         (b'{\n "a": 1,\n}', [":3"]),
-        (b'{"a": 1}\n{"a": "\xb0\xa1"}\n{"a": 3,}\n', [":2", ":3"]),
-        ('{"a": "가"}'.encode("utf-16"), [":1"]),
+        (b'{"a": 1}\n{"a": "\xff"}\n{"a": 3,}\n', [":2", ":3"]),
+        ('{"a": "가"'.encode("utf-16"), [":1"]),
         (b"[" * 100_000, [":1"]),
         (b'{"a": ' + b"9" * 5000 + b"}", [":1"]),
     ],
@@ -502,9 +499,11 @@ def test_everything_wrong_with_a_file_at_once(tmp_path, raw, expected):
 def test_not_utf8_says_where_and_how_to_convert(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n' + '{"a": "가나"}\n'.encode("cp949") * 2)
+    assert formats.read_file(path) == [(1, {"a": 1}), (2, {"a": "가나"}), (3, {"a": "가나"})]
+    path.write_bytes(b'{"a": 1}\n' + '{"a": "\xe9"}\n'.encode("latin-1") * 2)
     (problem,) = problems(formats.read_file, path)
-    assert problem.startswith(f"{path}:2: not UTF-8 (from byte 16 on, 2 lines)")
-    assert f"iconv -f CP949 -t UTF-8 {path}" in problem
+    assert problem.startswith(f"{path}:2: not UTF-8 (2 lines)")
+    assert f"iconv -f ENCODING -t UTF-8 {path}" in problem
 
 
 def test_missing_and_folder(tmp_path):

@@ -314,7 +314,7 @@ def test_all_files_are_checked_before_anything_is_reported(script, tmp_path):
         b'{"messages": [{"role": "user", "content": "a"}]}\n'
         b'{"messages": [}\n'
         b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}\n'
-        b'{"messages": [{"role": "user", "content": "\xb0\xa1"}]}\n'
+        b'{"messages": [{"role": "user", "content": "\xff"}]}\n'
         b"[1]\n"
     )
     empty, out = write(tmp_path / "empty.jsonl"), tmp_path / "data"
@@ -333,7 +333,7 @@ def test_all_files_are_checked_before_anything_is_reported(script, tmp_path):
         f"{bad}:1: no assistant turn",
         f"{bad}:2: not JSON: Expecting value (column 15)",
         f"{bad}:3: empty answer",
-        f"{bad}:4: not UTF-8: from byte 43 of the line on; correct it",
+        f"{bad}:4: not UTF-8 (1 line); convert the file: iconv -f ENCODING -t UTF-8 {bad}",
         f"{bad}:5: a row is a JSON object, not an array",
     )
 
@@ -356,16 +356,16 @@ def test_strict_refuses_the_file_for_one_row(script, tmp_path, row, reason):
 
 def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
     path = write(tmp_path / "rows.jsonl", *alpaca(50))
-    path.write_bytes(path.read_bytes() + b'{"instruction" 1}\n{"instruction": "\xb0\xa1"}\n')
+    path.write_bytes(path.read_bytes() + b'{"instruction" 1}\n{"instruction": "\xff"}\n')
     words = ["--input_path", str(path), "--output_dir", str(tmp_path / "data")]
     with pytest.raises(prepare_data.cli.InputError, match="rows.jsonl:51: not JSON.*rows.jsonl:52: not UTF-8"):
         prepare_data.main(prepare_data.build_parser().parse_args(words))
     last = prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
     assert (last["read"], last["kept"], last["refused"]) == (52, 50, 2)
     assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
-    path.write_bytes(path.read_bytes() + b'{"instruction": "\xb0\xa1"}\n' * 2)
+    path.write_bytes(path.read_bytes() + b'{"instruction": "\xff"}\n' * 2)
     words[-1] = str(tmp_path / "more")
-    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*54: not UTF-8"):
+    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*3 lines.; convert the file: iconv"):
         prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
 
 

@@ -1,20 +1,14 @@
-"""Files and rows in formats that are not supported: what they are, and the command that converts them.
+"""Rows in formats that are not supported: what they are, and the command that converts them.
 
 Each command is one line of Python for this file, with its real columns; run in the repository's root it writes rows
 that every script reads. Standard library only.
 """
 
-import csv
-import io
 import json
-import re
 import shlex
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*(?:[\[{]|\Z)")
 # Common column names for a question, its context and an answer, the more specific ones first.
 _QUESTION = "instruction question prompt query user q 질문 지시 지시문 명령어 문제 문의 input 입력".split()
 _CONTEXT = "context passage document 본문 지문 문맥 맥락 input 입력".split()
@@ -37,91 +31,9 @@ _QA = (
 _DUMP = "json.dumps({}, ensure_ascii=False)"
 
 
-def not_json(path: str | Path, raw: bytes) -> str | None:
-    """What a file is that is not JSON, and how to convert it; None if it may be JSON."""
-    if _JSON_START.match(raw):
-        return None
-    if binary := _binary(path, raw):
-        return binary
-    for encoding in ("utf-16",) if raw.startswith(UTF16_MARKS) else ("utf-8-sig", "cp949"):
-        try:
-            text = raw.decode(encoding).lstrip()
-            break
-        except UnicodeDecodeError:
-            continue
-    else:
-        return None
-    if text[:1] in ("{", "[") or "\n{" in text:
-        return None
-    with suppress(ValueError, RecursionError):
-        json.loads(text.partition("\n")[0])
-        return None
-    return _separated(path, text, encoding) or (
-        "not JSON: it is plain text; write one JSON object a line, such as "
-        '{"instruction": "question", "output": "answer"}'
-    )
-
-
-def _binary(path: str | Path, raw: bytes) -> str | None:
-    name, out = shlex.quote(str(path)), _output_file(path)
-    if raw.startswith(b"PAR1"):
-        return f"a Parquet file; convert it: {_pandas('read_parquet', path)}"
-    if (raw.startswith(b"PK\x03\x04") and b"xl/" in raw) or raw.startswith(b"\xd0\xcf\x11\xe0"):
-        return (
-            "an Excel workbook; save its sheet as CSV UTF-8 and give that file, or (after pip install openpyxl): "
-            + _pandas("read_excel", path)
-        )
-    if raw.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        code = "import datasets, sys; datasets.Dataset.from_file(sys.argv[1]).to_json(sys.argv[2], force_ascii=False)"
-        return f"an Arrow file; convert it: python -c {shlex.quote(code)} {name} {out}"
-    if raw.startswith(b"\x1f\x8b"):
-        return f"compressed with gzip; unpack it: gunzip -k {name}"
-    if raw.startswith(b"PK\x03\x04"):
-        return f"a zip archive; unpack it: unzip {name}"
-    if raw.startswith(b"SQLite format 3\0"):
-        return f"a SQLite database; the chat page's becomes rows with: python build_preferences.py --from_chat {name}"
-    if b"\0" in raw[:4096] and not raw.startswith(UTF16_MARKS):
-        return "a binary file; give rows as .jsonl or .json"
-    return None
-
-
-def _pandas(reader: str, path: str | Path) -> str:
-    write = 'to_json(sys.argv[2], orient="records", lines=True, force_ascii=False)'
-    code = f"import pandas, sys; pandas.{reader}(sys.argv[1]).{write}"
-    return f"python -c {shlex.quote(code)} {shlex.quote(str(path))} {_output_file(path)}"
-
-
-def _separated(path: str | Path, text: str, encoding: str) -> str | None:
-    """CSV or TSV: the command for its header; None for a text without columns."""
-    header = text.partition("\n")[0]
-    delimiter = "\t" if "\t" in header else max(",;|", key=header.count)
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
-    if delimiter == "\t" and len({line.count(delimiter) for line in text.split("\n") if line}) == 1:
-        quoting = csv.QUOTE_NONE  # one record a line, so a quotation mark is just a character
-    try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-        rows = [row for _, row in zip(range(20), records, strict=False) if row]
-    except csv.Error:
-        return None
-    has_csv_suffix = Path(path).suffix.lower() in (".csv", ".tsv")
-    ragged = len(rows) < 2 or len({len(row) for row in rows}) > 1 or any(cell != cell.strip() for cell in rows[0])
-    if len(rows[0]) < 2 or (ragged and not has_csv_suffix):
-        return None
-    columns = list(dict.fromkeys(column for column in rows[0] if column.strip()))
-    if len({*columns} - {*_METADATA}) < 2:
-        return None
-    kind = "TSV" if delimiter == "\t" else "CSV"
-    fields, left_out, recognised = _mapping(columns)
-    names = "" if recognised else "; where the first line is a row, write column names above it"
-    options = "" if delimiter == "," else f', delimiter="{delimiter}"'.replace("\t", "\\t")
-    options += ", quoting=csv.QUOTE_NONE" if quoting == csv.QUOTE_NONE else ""
-    source = f'csv.DictReader(open(sys.argv[1], encoding="{encoding}", newline=""){options})'
-    code = f"import csv, json, sys; [print({_DUMP.format(fields)}) for r in {source}]"
-    return f"a {kind} file; convert it{_notes(left_out, recognised)}{names}: {_command(code, path)}"
-
-
 def unknown_rows(path: str | Path, row: dict[str, Any]) -> str | None:
-    """The same for rows of an unknown format, judged by one of them; None if it is not recognised."""
+    """What rows of an unknown format are, judged by one of them, and the command that converts them; None if it is
+    not recognised."""
     for key, value in row.items():
         turn = first_turn(value)
         if {"from", "value"} <= turn.keys() or {"role", "content"} <= turn.keys():
