@@ -22,6 +22,7 @@ def build_parser():
 
     p = cli.parser(__doc__, __file__)
     p.add_argument("--input_path", nargs="+", metavar="FILE", help="rows: .jsonl or .json")
+    preparation_flags.add_reading_flags(p)
     p.add_argument("--input_format", choices=list(converters.FORMATS), help="of all files; default: detected")
     preparation_flags.add_license_flag(p)
     p.add_argument("--valid_ratio", type=cli.fraction, default=0.05, help="share of the rows for valid.jsonl; 0: none")
@@ -78,22 +79,24 @@ def main(args) -> dict:
     started = time.monotonic()
     processes = args.num_proc or parallel.cores()
     paths = preparation_flags.input_paths(args)
-    files = [preparation.FileCounts(path, license=name) for path, name in preparation_flags.licenses(args).items()]
+    sources = [preparation.SourceCounts(path, license=name) for path, name in preparation_flags.licenses(args).items()]
     try:
         cli.collect_errors(lambda: preparation_flags.check(args), lambda: preparation_flags.check_paths(args))
     except cli.InputError as error:
-        raise cli.InputError(error.problems + reading.first_problems(files, args)) from None
-    size = reading.size_of(files)
+        raise cli.InputError(error.problems + reading.first_problems(sources, args)) from None
+    opened = reading.open_sources(sources, args)
+    reading.require_usable(sources, args)
+    size = sum(source.size for source in opened)
     checkpoint.require_disk(args.output_dir, 3 * size + 2**20, "the prepared data")  # twice while it is written
 
     with work_folder.of(args) as folder:
         # ── read ──
-        state = preparation.Preparation(folder, files)
+        state = preparation.Preparation(folder, sources)
         state.resume()
-        reading.read(state, args, processes=processes)
-        reading.require_usable(files, args)
+        reading.read(state, opened, args, processes=processes)
+        reading.require_usable(sources, args)
         checked = check_with_model(args, state, processes) if args.model_id else None
-        reading.require_usable(files, args)
+        reading.require_usable(sources, args)
         limits = selection.Limits(preparation_flags.mix(args), args.max_rows, args.max_rows_per_task)
         selection.draw(state, limits, args.seed)
 
@@ -112,8 +115,8 @@ def main(args) -> dict:
         report_page.write(state, report, out, texts)
     names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]
     report["sha256"] = {name: checkpoint.file_hash(out / name) for name in names}
-    for file in report["files"]:
-        file["sha256"] = checkpoint.file_hash(file["path"])
+    for entry, source in zip(report["files"], sources, strict=True):
+        entry |= {"sha256": reading.hash_of(source), "revision": source.revision, "files": len(source.files)}
     write_json(out / "report.json", report)
     counts = {name: split["rows"] for name, split in report["splits"].items()}
     data = {"kind": report["kind"], "rows": counts, "refused": report["rows"]["refused"], "sha256": report["sha256"]}

@@ -320,20 +320,22 @@ def test_all_files_are_checked_before_anything_is_reported(script, tmp_path):
     empty, out = write(tmp_path / "empty.jsonl"), tmp_path / "data"
     unknown = write(tmp_path / "unknown.json", {"question": "a"})
     none = tmp_path / "none.jsonl"
-    words = ["--input_path", none, tmp_path, empty, unknown, bad, bad, "--valid_ratio", 0.5, "--test_ratio", 0.5]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    words = ["--input_path", none, folder, empty, unknown, bad, bad, "--valid_ratio", 0.5, "--test_ratio", 0.5]
     refuses(
         script("prepare_data.py", *words, "--output_dir", out),
         out,
         "their sum has to be below 1",
         f"{bad} is named twice",
         f"{none}: missing",
-        f"{tmp_path}: a folder",
+        f"{folder}: ",
         f"{empty}: no rows",
         f"{unknown}: no known format",
         f"{bad}:1: no assistant turn",
         f"{bad}:2: not JSON: Expecting value (column 15)",
         f"{bad}:3: empty answer",
-        f"{bad}:4: not UTF-8 (1 line); convert the file: iconv -f ENCODING -t UTF-8 {bad}",
+        f"{bad}:4: not UTF-8: from byte 43 of the line on; correct it",
         f"{bad}:5: a row is a JSON object, not an array",
     )
 
@@ -365,7 +367,7 @@ def test_a_few_broken_lines_are_set_aside_when_asked(tmp_path):
     assert [reject["line"] for reject in lines(tmp_path / "data" / "rejects.jsonl")] == [51, 52]
     path.write_bytes(path.read_bytes() + b'{"instruction": "\xff"}\n' * 2)
     words[-1] = str(tmp_path / "more")
-    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*3 lines.; convert the file: iconv"):
+    with pytest.raises(prepare_data.cli.InputError, match="51: not JSON.*54: not UTF-8"):
         prepare_data.main(prepare_data.build_parser().parse_args([*words, "--skip_bad_rows"]))
 
 
@@ -467,6 +469,7 @@ def test_a_killed_run_continues_where_it_was(tmp_path, monkeypatch):
     words = ["--input_path", rows, "--output_dir"]
     prepare(*words, whole, "--num_proc", 1)
     from sllm.data import preparation, readers, reading
+    from sllm.data.blocks import Parsed
 
     class Killed(BaseException):
         pass
@@ -476,7 +479,9 @@ def test_a_killed_run_continues_where_it_was(tmp_path, monkeypatch):
     def small_blocks(source):
         for block in plain_blocks(source):
             records = block.records()
-            yield from (readers.Block(records[i : i + 1000]) for i in range(0, len(records), 1000))
+            for start in range(0, len(records), 1000):
+                part = records[start : start + 1000]
+                yield Parsed(path=block.path, end=block.end, parsed=part)
 
     def stopped(job):
         blocks.append(job)
@@ -496,7 +501,8 @@ def test_a_killed_run_continues_where_it_was(tmp_path, monkeypatch):
                 file.write(b'{"torn": ')
     monkeypatch.setattr(reading, "work", lambda job: blocks.append(job) or plain_work(job))
     prepare(*words, out, "--num_proc", 1, "--resume")
-    assert len(blocks) == 20 + 2  # only the two that were stopped were read again
+    total = sum(1 for _ in readers.open_source(rows).blocks())
+    assert len(blocks) == total + 2  # only the two that were stopped were read again
     assert contents(out) == contents(whole)
     assert not (tmp_path / ".out.unfinished").exists()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sllm.data.preparation import FileCounts, Preparation
+from sllm.data.preparation import Preparation, SourceCounts
 from sllm.data.rows import near_misses, unknown_task_labels
 from sllm.data.splits import SPLITS, Array
 
@@ -17,17 +17,17 @@ def report(state: Preparation, groups: Array, sides: Array) -> dict[str, Any]:
     Args:
         groups, sides: (kept rows,) the group of each, and the number of its split.
     """
-    rows = state.index[state.kept]
+    rows, sources = state.index[state.kept], state.source_of_row[state.kept]
     total = Counter[str]()
-    for file in state.files:
+    for file in state.sources:
         total.update(file.refused)
-    read = sum(file.read for file in state.files)
+    read = sum(file.read for file in state.sources)
     labels = unknown_task_labels(_by(state, rows, lambda facts: [facts.task]))
     if read != len(rows) + total.total():
         raise AssertionError(f"{read} rows were read, {len(rows)} are kept and {total.total()} refused")
     return {
         "kind": "preference" if (rows["rejected"] > 0).any() else "training",
-        "files": [_file(state, rows[rows["file"] == i], file) for i, file in enumerate(state.files)],
+        "files": [_file(state, rows[sources == i], file) for i, file in enumerate(state.sources)],
         "rows": {"read": read, "kept": len(rows), "refused": total.total()},
         "refused": dict(total.most_common()),
         "ignored": _sorted(_by(state, rows, lambda facts: facts.ignored)),
@@ -48,7 +48,7 @@ def report(state: Preparation, groups: Array, sides: Array) -> dict[str, Any]:
     }
 
 
-def _file(state: Preparation, rows: Array, file: FileCounts) -> dict[str, Any]:
+def _file(state: Preparation, rows: Array, file: SourceCounts) -> dict[str, Any]:
     return {
         "path": file.path,
         "format": file.format,

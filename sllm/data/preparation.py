@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sllm import cli
-from sllm.data.json_reader import SHOWN, format_problems
+from sllm.data.file_problems import SHOWN
 from sllm.data.json_writer import jsonl
 from sllm.data.row_batches import INDEX, Array, Batch, Facts, Refusal
 from sllm.data.rows import MAX_LOST_SHARE
@@ -28,41 +28,48 @@ LISTED = 2 * SHOWN  # problems of a file that are kept with their text
 
 
 @dataclass
-class FileCounts:
-    """What was read of one file. `read`: rows that its records gave, the refused ones too. `problems`: those that stop
-    the run, the first ones, as (line, text); `refusals`: the same of refused rows."""
+class SourceCounts:
+    """What was read of one input: a file, or a folder, an archive or a data set of several.
+
+    Attributes:
+        read: rows that its records gave, the refused ones too.
+        faults: what is wrong with it as a whole.
+        first_unreadable, first_refused: the first records that cannot be parsed, and refused rows: (file, line, text).
+    """
 
     path: str
     format: str | None = None
     kind: str = ""
     notes: list[str] = field(default_factory=list)
     license: str | None = None
+    revision: str | None = None
+    files: list[str] = field(default_factory=list)
     blocks: int = 0
     records: int = 0
     read: int = 0
     unreadable: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    first_unreadable: list[tuple[int, str]] = field(default_factory=list)
-    first_refused: list[tuple[int, str]] = field(default_factory=list)
+    first_unreadable: list[tuple[str, int, str]] = field(default_factory=list)
+    first_refused: list[tuple[str, int, str]] = field(default_factory=list)
 
     def problems(self, *, strict: bool, skip_bad_rows: bool) -> list[str]:
         """What stops the run: faults of the file; lines that cannot be parsed, if they are not skipped or are too
         many; refused rows with `strict`, or if no row is left."""
         unreadable = self.unreadable > (MAX_LOST_SHARE * self.read if skip_bad_rows else 0)
         refused = sum(self.refused.values()) - self.unreadable
-        shown: list[tuple[int, str]] = []
+        shown: list[tuple[str, int, str]] = []
         if unreadable or strict or self.faults or self.unreadable + refused == self.read:
             shown = sorted(self.first_unreadable + self.first_refused)
-        lines = format_problems(self.path, shown[:SHOWN])
+        lines = [f"{path}:{line}: {text}" for path, line, text in shown[:SHOWN]]
         if more := (self.unreadable + refused - len(lines)) * bool(lines):
             lines.append(f"{self.path}: {cli.plural(more, 'more such line')}")
         return self.faults + lines
 
-    def refuse(self, line: int, reason: str) -> None:
+    def refuse(self, path: str, line: int, reason: str) -> None:
         self.refused[kind_of_reason(reason)] += 1
         if len(self.first_refused) < LISTED:
-            self.first_refused.append((line, reason))
+            self.first_refused.append((path, line, reason))
 
 
 def kind_of_reason(reason: str) -> str:
@@ -77,20 +84,23 @@ class Preparation:
     """Rows in the order of their files and lines.
 
     Attributes:
-        files: counts of each file.
+        sources: counts of each input.
+        paths: the files in them, what `index["file"]` counts; `source_of`: the number of each one's input.
         facts: what `index["facts"]` counts.
         dropped: rows that were left out after they had been read: number → reason.
     """
 
-    def __init__(self, folder: Path, files: list[FileCounts]):
-        self.folder, self.files = folder, files
+    def __init__(self, folder: Path, sources: list[SourceCounts]):
+        self.folder, self.sources = folder, sources
+        self.paths: list[str] = []
+        self.source_of: list[int] = []
         self.facts: list[Facts] = []
         self.dropped: dict[int, str] = {}
         self.refused_rows: list[tuple[int, int, int]] = []  # (file, line, bytes of its line)
         self._fact_numbers: dict[Facts, int] = {}
         self._first: dict[int, int] = {}  # content → number of the first row that has it
         self._parts: list[Array] = []
-        self._files, self._lines = array("H"), array("I")  # of each row, to name it
+        self._files, self._lines = array("I"), array("I")  # of each row, to name it
         self._outputs: dict[str, BinaryIO] = {}
 
     # ── writing ──
@@ -106,7 +116,7 @@ class Preparation:
 
     def add(self, batch: Batch) -> None:
         """Keep the rows of a batch; one that was kept before is refused."""
-        number, count = batch.file, len(self._lines)
+        number, count = self._file_number(batch.source, batch.path), len(self._lines)
         keep: list[int] = []
         refusals = list(batch.refusals)
         for i, content in enumerate(batch.index["content"].tolist()):
@@ -117,10 +127,11 @@ class Preparation:
                 line = int(batch.index["line"][i])
                 in_batch = first >= count
                 place = (number, int(batch.index["line"][keep[first - count]])) if in_batch else self._place(first)
-                reason = f"duplicate of {self.files[place[0]].path}:{place[1]}"
+                reason = f"duplicate of {self.paths[place[0]]}:{place[1]}"
                 refusals.append(Refusal(line, reason, batch.lines[i].decode().rstrip("\n")))
         refusals.sort(key=lambda refusal: refusal.line)
         index = batch.index[keep]
+        index["file"] = number
         new = [facts for facts in batch.facts if facts not in self._fact_numbers]
         self._fact_numbers |= {facts: len(self.facts) + i for i, facts in enumerate(new)}
         self.facts += new
@@ -131,15 +142,23 @@ class Preparation:
         self._outputs[REFUSED].write(b"".join(rejects))
         self._outputs[INDEX_FILE].write(index.tobytes())
         refused = [[r.line, len(line), r.reason, r.unreadable] for r, line in zip(refusals, rejects, strict=True)]
-        record = {"file": number, "records": batch.records, "rows": len(index), "facts": new, "refusals": refused}
+        record = {"source": batch.source, "path": batch.path, "records": batch.records, "rows": len(index)}
+        record |= {"facts": new, "refusals": refused}
         for name in (ROWS, REFUSED, INDEX_FILE):
             self._outputs[name].flush()
         self._outputs[BATCHES].write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         self._outputs[BATCHES].flush()  # last: what it says is there
         self._count_batch(record, index)
 
+    def _file_number(self, source: int, path: str) -> int:
+        """The files of an input come one after the other."""
+        if not self.paths or (self.source_of[-1], self.paths[-1]) != (source, path):
+            self.paths.append(path)
+            self.source_of.append(source)
+        return len(self.paths) - 1
+
     def _reject(self, number: int, refusal: Refusal) -> bytes:
-        entry = {"file": self.files[number].path, "line": refusal.line, "reason": refusal.reason}
+        entry = {"file": self.paths[number], "line": refusal.line, "reason": refusal.reason}
         start = json.dumps(entry, ensure_ascii=False)[:-1]
         line = f'{start}, "row": {refusal.row or "null"}}}\n'
         if any("\ud800" <= c <= "\udfff" for c in line):
@@ -147,19 +166,20 @@ class Preparation:
         return line.encode()
 
     def _count_batch(self, record: dict[str, Any], index: Array) -> None:
-        file = self.files[record["file"]]
-        file.blocks += 1
-        file.records += record["records"]
-        file.read += record["rows"] + len(record["refusals"])
+        source, path = self.sources[record["source"]], record["path"]
+        number = self._file_number(record["source"], path)
+        source.blocks += 1
+        source.records += record["records"]
+        source.read += record["rows"] + len(record["refusals"])
         for line, size, reason, unreadable in record["refusals"]:
-            self.refused_rows.append((record["file"], line, size))
+            self.refused_rows.append((number, line, size))
             if unreadable:
-                file.unreadable += 1
-                file.refused[kind_of_reason(reason)] += 1
-                if len(file.first_unreadable) < LISTED:
-                    file.first_unreadable.append((line, reason))
+                source.unreadable += 1
+                source.refused[kind_of_reason(reason)] += 1
+                if len(source.first_unreadable) < LISTED:
+                    source.first_unreadable.append((path, line, reason))
             else:
-                file.refuse(line, reason)
+                source.refuse(path, line, reason)
         self._parts.append(index)
         self._files.extend(index["file"].tolist())
         self._lines.extend(index["line"].tolist())
@@ -207,6 +227,12 @@ class Preparation:
         return kept
 
     @property
+    def source_of_row(self) -> Array:
+        """(rows,) the number of each row's input."""
+        sources: Array = np.array(self.source_of, int)[self.index["file"]]
+        return sources
+
+    @property
     def tasks(self) -> tuple[list[str | None], Array]:
         """The different tasks, and (facts,) the number of each one's task."""
         numbers: dict[str | None, int] = {}
@@ -217,7 +243,7 @@ class Preparation:
         """Leave out a row that has been read."""
         self.dropped[row] = reason
         file, line = self._place(row)
-        self.files[file].refuse(line, reason)
+        self.sources[self.source_of[file]].refuse(self.paths[file], line, reason)
 
     def _place(self, row: int) -> tuple[int, int]:
         return self._files[row], self._lines[row]
@@ -225,7 +251,7 @@ class Preparation:
     def place(self, row: int) -> tuple[str, int]:
         """The file and the line where a row was read."""
         file, line = self._place(row)
-        return self.files[file].path, line
+        return self.paths[file], line
 
     # ── the result ──
 

@@ -21,6 +21,14 @@ def add_selection_flags(p: argparse.ArgumentParser) -> None:
     group.add_argument("--max_rows_per_task", type=cli.positive_int, metavar="N", help="draw at most N rows of a task")
 
 
+def add_reading_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--encoding", metavar="NAME", help="of text files, such as cp949; default: found from the contents")
+    p.add_argument(
+        "--field_map", metavar="KEY=PATH,…", help="make rows of nested files: keys of a format, each with the JSONPath "
+        "of its text, such as context=$.data[*].passage,question=$.data[*].question",
+    )  # fmt: skip
+
+
 def add_license_flag(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--license", nargs="+", default=[], metavar="NAME", help="licence of the files, such as cc-by-sa-4.0, or "

@@ -1,7 +1,8 @@
-"""The files of a preparation, read block by block into its state."""
+"""The inputs of a preparation, read block by block into its state."""
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,50 +11,79 @@ from sllm.cli import InputError
 from sllm.data import converters, readers
 from sllm.data.curation import Curation
 from sllm.data.parallel import ordered_map
-from sllm.data.preparation import FileCounts, Preparation
+from sllm.data.preparation import Preparation, SourceCounts
 from sllm.data.readers import Block, Source
 from sllm.data.row_batches import Job, work
+from sllm.hashes import file_hash
 from sllm.progress import stream
 
-SAMPLE = 1000  # records from which the format of a file is detected
+SAMPLE = 1000  # records from which the format of an input is detected
 SMALL = 2**23  # bytes: what is not worth the start of a process
 
 
-def read(state: Preparation, args: Namespace, *, processes: int = 1, first_block: bool = False) -> None:
-    """Add the rows of all files to `state`, from where it is; with `first_block` only those of the first block of each.
-    What is wrong with a file is in its counts."""
-    size = size_of(state.files)
+def open_sources(sources: Sequence[SourceCounts], args: Namespace) -> list[Source | None]:
+    """Each input, ready to be read; what is wrong with one that cannot be is in its counts."""
+    opened: list[Source | None] = []
+    fields = readers.field_map(args.field_map) if args.field_map else None
+    for counts in sources:
+        try:
+            source = readers.open_source(counts.path, field_map=fields, encoding=args.encoding)
+            counts.kind, counts.notes, counts.revision = source.kind, source.notes, source.revision
+            counts.license, counts.files = counts.license or source.license, source.files
+            opened.append(source)
+        except InputError as error:
+            counts.faults += error.problems
+            opened.append(None)
+    return opened
+
+
+def read(
+    state: Preparation,
+    opened: Sequence[Source | None],
+    args: Namespace,
+    *,
+    processes: int = 1,
+    first_block: bool = False,
+) -> None:
+    """Add the rows of all inputs to `state`, from where it is; with `first_block` only those of the first block of
+    each. What is wrong with an input is in its counts."""
+    sources = [source for source in opened if source]
+    size = sum(source.size for source in sources)
     report = stream("row", size)
+    before = 0
     state.open()
     try:
-        jobs = _jobs(state.files, args, first_block)
-        for batch in ordered_map(work, jobs, processes=processes if size > SMALL else 1):
+        jobs = _jobs(state.sources, opened, args, first_block)
+        small = bool(sources) and all(source.size > 0 for source in sources) and size <= SMALL
+        for batch in ordered_map(work, jobs, processes=1 if small else processes):
             state.add(batch)
-            report(batch.records, batch.size)
+            position = sum(source.position for source in sources)
+            report(batch.records, position - before)
+            before = position
     finally:
         state.close()
     report(0, 0, finished=True)
 
 
-def _jobs(files: Sequence[FileCounts], args: Namespace, first_block: bool) -> Iterator[Job]:
+def _jobs(
+    sources: Sequence[SourceCounts], opened: Sequence[Source | None], args: Namespace, first_block: bool
+) -> Iterator[Job]:
     curation = Curation(args)
-    for number, file in enumerate(files):
+    for number, (counts, source) in enumerate(zip(sources, opened, strict=True)):
         try:
-            for block in islice(_blocks(file, args.input_format), 1 if first_block else None):
-                yield Job(number, file.format or "", block, curation)
+            blocks = _blocks(counts, source, args.input_format) if source else iter(())
+            for block in islice(blocks, 1 if first_block else None):
+                yield Job(number, counts.format or "", block, curation)
         except InputError as error:
-            file.faults += error.problems
+            counts.faults += error.problems
 
 
-def _blocks(file: FileCounts, input_format: str | None) -> Iterator[Block]:
-    done = file.blocks  # of an earlier run
-    source = readers.open_source(file.path)
-    file.kind, file.notes = source.kind, source.notes
-    file.license = file.license or source.license
-    for count, block in enumerate(source.blocks()):
-        if file.format is None:
-            file.format = input_format or _format(source, block)
-        if count >= done:
+def _blocks(counts: SourceCounts, source: Source, input_format: str | None) -> Iterator[Block]:
+    done = counts.blocks  # of an earlier run
+    for number, block in enumerate(source.blocks()):
+        if counts.format is None:
+            counts.format = input_format or _format(source, block)
+        if number >= done:
             yield block
 
 
@@ -67,28 +97,29 @@ def _format(source: Source, block: Block) -> str:
         raise InputError(f"{source.path}: {error}") from None
 
 
-def size_of(files: Sequence[FileCounts]) -> int:
-    """Bytes of all files, as they are on disk."""
-    return sum(Path(file.path).stat().st_size for file in files if Path(file.path).is_file())
+def hash_of(source: SourceCounts) -> str | None:
+    """Of the contents of all its files; None of a data set of the Hub, which has a revision."""
+    hashes = [file_hash(path) for path in source.files]
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest() if hashes else None
 
 
-def first_problems(files: list[FileCounts], args: Namespace) -> list[str]:
-    """What is wrong with the beginning of each file: for a run that will not start, as its flags are wrong."""
+def first_problems(sources: list[SourceCounts], args: Namespace) -> list[str]:
+    """What is wrong with the beginning of each input: for a run that will not start, as its flags are wrong."""
     with TemporaryDirectory() as folder:
-        read(Preparation(Path(folder), files), args, first_block=True)
-    return problems(files, args)
+        read(Preparation(Path(folder), sources), open_sources(sources, args), args, first_block=True)
+    return problems(sources, args)
 
 
-def require_usable(files: Sequence[FileCounts], args: Namespace) -> None:
+def require_usable(sources: Sequence[SourceCounts], args: Namespace) -> None:
     """InputError with everything that stops the run."""
-    if lines := problems(files, args):
+    if lines := problems(sources, args):
         raise InputError(lines)
 
 
-def problems(files: Sequence[FileCounts], args: Namespace) -> list[str]:
-    lines = [line for file in files for line in file.problems(strict=args.strict, skip_bad_rows=args.skip_bad_rows)]
-    preference = [file.path for file in files if file.format == "preference"]
-    training = [file.path for file in files if file.format not in (None, "preference")]
+def problems(sources: Sequence[SourceCounts], args: Namespace) -> list[str]:
+    lines = [line for one in sources for line in one.problems(strict=args.strict, skip_bad_rows=args.skip_bad_rows)]
+    preference = [one.path for one in sources if one.format == "preference"]
+    training = [one.path for one in sources if one.format not in (None, "preference")]
     if preference and training:
         lines.append(
             f"preference rows ({', '.join(preference)}) and training rows ({', '.join(training)}) cannot share an "

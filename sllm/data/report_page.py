@@ -58,8 +58,9 @@ def _by_source_and_task(state: Preparation, index: Array) -> dict[str, dict[str,
     """Rows of each file by task, the most frequent first."""
     names, task_of_facts = state.tasks
     table: dict[str, dict[str, int]] = {}
-    for number, file in enumerate(state.files):
-        counts = np.bincount(task_of_facts[index["facts"][index["file"] == number]], minlength=len(names))
+    sources = state.source_of_row[state.kept]
+    for number, file in enumerate(state.sources):
+        counts = np.bincount(task_of_facts[index["facts"][sources == number]], minlength=len(names))
         order = np.argsort(-counts, kind="stable")
         table[file.path] = {names[i] or "–": int(counts[i]) for i in order.tolist() if counts[i]}
     return table

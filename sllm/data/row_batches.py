@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import orjson
+from msgspec.json import Encoder
 
 from sllm import tasks
 from sllm.data import converters, splits
@@ -18,11 +18,13 @@ from sllm.data.readers import Block, Record, Unreadable
 from sllm.data.rows import Row
 
 Array: TypeAlias = np.ndarray
-# What is known of a row. `size`: bytes of its line; `facts`: its number in the list of `Facts`; `content`, `id`,
+_encode, _encode_sorted = Encoder().encode, Encoder(order="sorted").encode
+# What is known of a row. `file`: the number of its file in `Preparation.paths`; `size`: bytes of its line; `facts`:
+# its number in the list of `Facts`; `content`, `id`,
 # `context` and `turn` are hashes; the lengths are characters.
 INDEX: Any = np.dtype(
     [
-        ("file", "u2"), ("line", "u4"), ("size", "u4"), ("facts", "u4"), ("content", "u8"), ("id", "u8"),
+        ("file", "u4"), ("line", "u4"), ("size", "u4"), ("facts", "u4"), ("content", "u8"), ("id", "u8"),
         ("context", "u8"), ("turn", "u8"), ("prompt", "u4"), ("answer", "u4"), ("rejected", "u4"),
     ]
 )  # fmt: skip
@@ -50,12 +52,12 @@ class Refusal(NamedTuple):
 @dataclass
 class Batch:
     """The rows of a block: `lines` are theirs as JSON, `index` (rows,) of `INDEX`, `facts` those that `index` counts
-    from 0. `file`: the number of its file. `records`: how many were read, a record may give several rows; `size`: bytes
-    of the file that they are, 0 where that is not known."""
+    from 0. `source`: the number of the input that they are of, `path`: its file that they are in. `records`: how many
+    were read, a record may give several rows."""
 
-    file: int
+    source: int
+    path: str
     records: int
-    size: int = 0
     lines: list[bytes] = field(default_factory=list)
     index: Array = field(default_factory=lambda: np.empty(0, INDEX))
     facts: list[Facts] = field(default_factory=list)
@@ -63,9 +65,9 @@ class Batch:
 
 
 class Job(NamedTuple):
-    """A block, the file that it is of (its number and its format), and what is done to its rows."""
+    """A block, the input that it is of (its number and its format), and what is done to its rows."""
 
-    file: int
+    source: int
     format: str
     block: Block
     curation: Curation | None = None
@@ -74,15 +76,15 @@ class Job(NamedTuple):
 def work(job: Job) -> Batch:
     """Convert, curate and check the records of a block."""
     records = job.block.records()
-    batch = Batch(job.file, len(records), getattr(job.block, "size", 0))
+    batch = Batch(job.source, job.block.path, len(records))
     numbers: dict[Facts, int] = {}
     entries = []
     for record in records:
         for row, notes in _rows(record, job, batch.refusals):
-            line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+            line = _encode(row) + b"\n"
             facts = numbers.setdefault(Facts(row["task"], row.ignored, broken_rules(row), notes), len(numbers))
             batch.lines.append(line)
-            entries.append((job.file, record[0], len(line), facts, *_hashes(row), *_lengths(row)))
+            entries.append((0, record[0], len(line), facts, *_hashes(row), *_lengths(row)))
     batch.index = np.array(entries, INDEX)
     batch.facts = list(numbers)
     return batch
@@ -122,7 +124,7 @@ def _hashes(row: Row) -> tuple[int, int, int, int]:
     """Of all that is trained on, of the id, and of what decides which rows stay together (`splits.keys`)."""
     body = {key: value for key, value in row.items() if key not in ("id", "task")}
     context, turn = splits.keys(row)
-    content = splits.hash_of(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+    content = splits.hash_of(_encode_sorted(body))
     return content, splits.hash_of(row["id"].encode()), splits.hash_of(context.encode()), splits.hash_of(turn.encode())
 
 

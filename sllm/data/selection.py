@@ -31,9 +31,9 @@ def draw(state: Preparation, limits: Limits, seed: int) -> None:
         counts = {i: limits.max_rows_per_task for i, task in enumerate(tasks) if task is not None}
         _keep_first(state, order, task_of_facts[state.index["facts"]], counts, reason)
     if limits.mix:
-        kept = np.bincount(state.index["file"][state.kept], minlength=len(state.files))
+        kept = np.bincount(state.source_of_row[state.kept], minlength=len(state.sources))
         counts = _counts(limits.mix, kept.tolist(), limits.max_rows)
-        _keep_first(state, order, state.index["file"], counts, "more than its file's share of --mix")
+        _keep_first(state, order, state.source_of_row, counts, "more than its file's share of --mix")
     elif limits.max_rows:
         nothing: Array = np.zeros(len(state.index), int)
         _keep_first(state, order, nothing, {0: limits.max_rows}, f"more than --max_rows {limits.max_rows}")

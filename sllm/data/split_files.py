@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-import orjson
+from msgspec.json import encode
 
 from sllm.data.preparation import Preparation
 from sllm.data.splits import SPLITS, Array, hash_of
@@ -56,4 +56,4 @@ def _renamed(line: bytes, taken: set[int], following: dict[str, int]) -> bytes:
             break
     following[name] = number + 1
     taken.add(hash_of(row["id"].encode()))
-    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    return encode(row) + b"\n"
