@@ -8,11 +8,12 @@ first call is made.
     results = client.ask_all([Request("q1", [{"role": "user", "content": "…"}])], parse=lambda answer: answer.text)
 """
 
-from sllm.api_calls.client import NOT_ASKED, UNANSWERED, UNPARSED, Client, Request, Result, Tally
-from sllm.api_calls.flags import add_flags, address_problems, flag_problems, from_flags
+from sllm.api_calls.calls import NOT_ASKED, UNANSWERED, UNPARSED, Job, Request, Result, Tally
+from sllm.api_calls.client import Client
+from sllm.api_calls.flags import add_flags, address_problems, flag_problems, from_flags, parameters
 from sllm.api_calls.journal import Completion, Journal, TokenLogprobs
 
 __all__ = [
-    "NOT_ASKED", "UNANSWERED", "UNPARSED", "Client", "Completion", "Journal", "Request", "Result", "Tally",
-    "TokenLogprobs", "add_flags", "address_problems", "flag_problems", "from_flags",
+    "NOT_ASKED", "UNANSWERED", "UNPARSED", "Client", "Completion", "Job", "Journal", "Request", "Result",
+    "Tally", "TokenLogprobs", "add_flags", "address_problems", "flag_problems", "from_flags", "parameters",
 ]  # fmt: skip

@@ -3,10 +3,11 @@
 from typing import Any
 
 from sllm.api_calls.journal import Completion, TokenLogprobs
+from sllm.api_calls.retries import NotAChatCompletion
 
 
 def read(answer: Any, keep: int) -> Completion:
-    """ValueError for what is not a chat completion: other services answer with 200, too.
+    """NotAChatCompletion for what is none: other services answer with 200, too.
 
     Args:
         keep: of how many tokens, from the end, the log-probabilities are kept.
@@ -16,10 +17,11 @@ def read(answer: Any, keep: int) -> Completion:
     text = getattr(message, "content", None)
     if message is None or not isinstance(text, str | None):
         error = (getattr(answer, "model_extra", None) or {}).get("error") or "no message in it"
-        raise ValueError(f"not a chat completion: {str(error)[:200]}")
+        raise NotAChatCompletion(f"not a chat completion: {str(error)[:200]}")
     usage = getattr(answer, "usage", None)
+    text = text or getattr(message, "refusal", None) or ""
     return Completion(
-        text or "", choices[0].finish_reason, getattr(usage, "prompt_tokens", 0) or 0,
+        text, choices[0].finish_reason, getattr(usage, "prompt_tokens", 0) or 0,
         getattr(usage, "completion_tokens", 0) or 0, usage is not None, _logprobs(choices[0], keep) if keep else [],
     )  # fmt: skip
 

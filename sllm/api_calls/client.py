@@ -3,72 +3,22 @@
 import asyncio
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
-from sllm import cli
-from sllm.api_calls import answers
+from sllm.api_calls.calls import NOT_ASKED, UNANSWERED, UNPARSED, Job, Request, Result, Tally
 from sllm.api_calls.journal import Completion, Journal
+from sllm.api_calls.service import Service, Unanswered
 from sllm.cli import InputError
-from sllm.network import is_loopback
 from sllm.progress import counter
 
 T = TypeVar("T")
-UNANSWERED, UNPARSED, NOT_ASKED = "unanswered", "unparsed", "not_asked"  # Result.failure
+J = TypeVar("J", bound=Job[Any])
 FAILED_ROUNDS = 5  # so many calls in a row, on each of the connections, and the rest is not asked
-CONNECT_SECONDS = 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One question to the model.
-
-    Args:
-        label: names the request in the journal.
-        parameters: of the API: temperature, max_tokens, … `seed` grows by one with each attempt.
-        again: parameters of the attempts after one whose answer did not parse; greedy decoding repeats itself.
-        logprobs_of_last: of how many tokens, from the end, log-probabilities are kept where `parameters` ask for them.
-    """
-
-    label: str
-    messages: list[dict[str, str]]
-    parameters: dict[str, Any] = field(default_factory=dict)
-    again: dict[str, Any] = field(default_factory=dict)
-    logprobs_of_last: int = 0
-
-    def of_attempt(self, number: int) -> dict[str, Any]:
-        parameters = self.parameters | (self.again if number else {})
-        if isinstance(parameters.get("seed"), int):
-            parameters["seed"] += number
-        return parameters
-
-
-@dataclass(frozen=True)
-class Result(Generic[T]):
-    """`value`: what `parse` made of the answer; None after a `failure` (UNANSWERED, UNPARSED or NOT_ASKED), whose
-    `reason` is a line of text."""
-
-    value: T | None
-    failure: str | None = None
-    reason: str = ""
-
-
-@dataclass
-class Tally:
-    """All finished calls of the journal, `new_calls` of them by this process. `cost`: in the currency of the price,
-    None without one; `calls_without_usage`: the service did not count their tokens, so they are not in the cost."""
-
-    calls: int = 0
-    new_calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    calls_without_usage: int = 0
 
 
 class _Failed(Exception):
@@ -85,9 +35,9 @@ class Client:
         base_url: with the /v1.
         journal: None repeats every call.
         api_key_env: the environment variable with the key; local servers need none.
-        retries: of a call that the service does not answer (429, 5xx, timeouts, no connection), by `openai`: after
-            Retry-After, or after 0.5, 1, 2, 4, 8, 8, … seconds.
-        timeout: seconds for one answer.
+        retries: of a call that the service does not answer (429, 5xx, timeouts, no connection, half an answer): after
+            Retry-After, or after up to 1, 2, 4, 8, 16, 32, 60, 60, … seconds.
+        timeout: seconds for one whole answer.
         price: for a million tokens of input and of output.
         max_cost: no call is started once the journal has cost so much; those under way are finished.
     """
@@ -100,23 +50,20 @@ class Client:
         journal: Path | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         concurrency: int = 8,
-        retries: int = 5,
+        retries: int = 6,
         timeout: float = 300,
         price: Sequence[float] | None = None,
         max_cost: float | None = None,
     ):
-        self.model, self.base_url, self.api_key_env = model, base_url.rstrip("/"), api_key_env
-        self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
-        self.price, self.max_cost = price, max_cost
+        self.model, self.base_url = model, base_url.rstrip("/")
+        self.concurrency, self.price, self.max_cost = concurrency, price, max_cost
+        self._service = Service(model, self.base_url, api_key_env=api_key_env, retries=retries, timeout=timeout)
         self.journal = Journal(journal)
         self.tally = Tally(cost=0.0 if price else None)
         self.failures: dict[str, Counter[str]] = {}  # of requests: Result.failure → reason → count
         for completion in self.journal.completions.values():
             self._count(completion)
         self._failed_in_row = 0
-        self._is_checked = False
-        self._api: Any = None  # openai.AsyncOpenAI of the event loop that runs
-        self._check_lock: asyncio.Lock
 
     def check(self, parameters: dict[str, Any] | None = None) -> None:
         """Ask one short question with these parameters, which is neither counted nor written.
@@ -125,7 +72,16 @@ class Client:
             InputError: the service cannot be reached, or rejects the key, the model or the parameters. One that is only
                 busy or loading passes.
         """
-        self._run(self._check, parameters or {})
+        self._service.run(self._service.check, parameters or {})
+
+    def accepts(self, parameters: dict[str, Any]) -> bool:
+        """Does the service take these parameters? Asks one short question, or two; InputError as `check`."""
+        try:
+            self.check(parameters)
+        except InputError:
+            self.check()  # raises what is wrong with more than the parameters
+            return False
+        return True
 
     def ask_all(
         self,
@@ -144,118 +100,135 @@ class Client:
             InputError: as `check`, before the first call.
             cli.Interrupted: by Ctrl-C; what was answered is in the journal.
         """
-        unique = {self._key(request, 0): request for request in requests}
-        results = {key: self._recorded(request, parse, attempts) for key, request in unique.items()}
-        waiting = [key for key, result in results.items() if isinstance(result, int)]
-        report, failures, tokens = counter(len(waiting), noun), 0, self._tokens()
+        jobs = {self._key(request, 0): Job(request, parse) for request in requests}
+        results: dict[str, Result[T]] = {}
 
-        async def work(keys: Any) -> None:
+        def take(job: Job[T], result: Result[T]) -> None:
+            results[self._key(job.request, 0)] = result
+
+        waiting = []
+        for job in jobs.values():
+            result = self._recorded(job, attempts)
+            if isinstance(result, Result):
+                self._hand_over(job, result, take)
+            else:
+                waiting.append(job)
+        self.ask_each(waiting, take, total=len(waiting), attempts=attempts, noun=noun)
+        return [results[self._key(request, 0)] for request in requests]
+
+    def ask_each(
+        self,
+        jobs: Iterable[J],
+        take: Callable[[J, Result[Any]], None],
+        *,
+        total: int,
+        attempts: int = 3,
+        noun: str = "call",
+        wanted: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        """Ask, and hand over each result as soon as those of all jobs before it are there. Shows progress.
+
+        Args:
+            jobs: `total` of them; taken one by one, when there is a connection for it.
+            take: is called in the order of the jobs; first with all that the journal answers.
+            wanted: how many more results are of use; no job is begun that may be one too many.
+        Raises:
+            As `ask_all`.
+        """
+        rest, done = iter(jobs), 0
+        for job in rest:
+            result = self._recorded(job, attempts)
+            if not isinstance(result, Result):
+                rest = chain([job], rest)
+                break
+            if not wanted():
+                return
+            self._hand_over(job, result, take)
+            done += 1
+        else:
+            return
+        if wanted():
+            self._service.run(self._work, rest, take, attempts, counter(total - done, noun), wanted)
+
+    async def _work(
+        self,
+        jobs: Iterator[J],
+        take: Callable[[J, Result[Any]], None],
+        attempts: int,
+        report: Callable[..., None],
+        wanted: Callable[[], float],
+    ) -> None:
+        begun: deque[tuple[J, list[Result[Any]]]] = deque()  # in order, each with its result once it is there
+        changed, failures, tokens = asyncio.Condition(), 0, self._tokens()
+
+        async def work() -> None:
             nonlocal failures, tokens
-            for key in keys:
-                result = results[key] = await self._settle(unique[key], parse, attempts)
+            while True:
+                async with changed:
+                    await changed.wait_for(lambda: not begun or len(begun) < wanted())
+                    job = next(jobs, None) if len(begun) < wanted() else None
+                    if job is None:
+                        return
+                    place: tuple[J, list[Result[Any]]] = (job, [])
+                    begun.append(place)
+                result = await self._settle(job, attempts)
+                place[1].append(result)
                 failures += bool(result.failure)
                 before, tokens = tokens, self._tokens()
                 report(tokens - before, f"{failures} failed" if failures else "")
+                async with changed:
+                    while begun and begun[0][1]:
+                        first, (its_result,) = begun.popleft()
+                        self._hand_over(first, its_result, take)
+                    changed.notify_all()
 
-        async def work_side_by_side() -> None:
-            keys = iter(waiting)
-            await asyncio.gather(*(work(keys) for _ in range(min(self.concurrency, len(waiting)))))
+        await asyncio.gather(*(work() for _ in range(self.concurrency)))
 
-        if waiting:
-            self._run(work_side_by_side)
-        settled = cast(dict[str, Result[T]], results)
-        for result in settled.values():
-            if result.failure:
-                self.failures.setdefault(result.failure, Counter())[result.reason] += 1
-        return [settled[self._key(request, 0)] for request in requests]
+    def _hand_over(self, job: J, result: Result[Any], take: Callable[[J, Result[Any]], None]) -> None:
+        if result.failure:
+            self.failures.setdefault(result.failure, Counter())[result.reason] += 1
+        take(job, result)
 
-    def _recorded(self, request: Request, parse: Callable[[Completion], T], attempts: int) -> Result[T] | int:
-        """What the journal says about a request, or the number of the attempt that has to be made."""
-        reason = ""
+    def _recorded(self, job: Job[T], attempts: int) -> Result[T] | tuple[int, Request]:
+        """What the journal says about a job, or the number of the attempt that has to be made, and what to ask."""
+        request, completion, error = job.request, None, None
         for number in range(attempts):
-            completion = self.journal.completions.get(self._key(request, number))
-            if completion is None:
-                return number
+            answer = self.journal.completions.get(self._key(request, number))
+            if answer is None:
+                return number, request
+            completion = answer
             try:
-                return Result(parse(completion))
-            except ValueError as error:
-                reason = str(error)
-        return Result(None, UNPARSED, reason)
+                return Result(job.parse(completion), attempts=number + 1, completion=completion)
+            except ValueError as raised:
+                error = raised
+                request = job.revise(completion, error) if job.revise else request
+        return Result(None, UNPARSED, str(error), attempts, completion, error)
 
-    async def _settle(self, request: Request, parse: Callable[[Completion], T], attempts: int) -> Result[T]:
-        while isinstance(result := self._recorded(request, parse, attempts), int):
+    async def _settle(self, job: Job[T], attempts: int) -> Result[T]:
+        while not isinstance(result := self._recorded(job, attempts), Result):
+            number, request = result
             try:
-                await self._call(request, result)
+                await self._call(request, number)
             except _Failed as error:
-                return Result(None, error.kind, str(error))
+                return Result(None, error.kind, str(error), number)
         return result
 
     async def _call(self, request: Request, attempt: int) -> None:
         """Ask, count, and write to the journal."""
-        import openai
-
-        async with self._check_lock:
-            if not self._is_checked:
-                await self._check(request.parameters)
+        await self._service.check_once(request.parameters)
         if self._failed_in_row >= FAILED_ROUNDS * self.concurrency:
             raise _Failed(NOT_ASKED, "not asked: too many calls in a row had failed")
         if self.max_cost is not None and (self.tally.cost or 0) >= self.max_cost:
             raise _Failed(NOT_ASKED, f"not asked: the limit of the cost ({self.max_cost:g}) was reached")
         try:
-            completion = await self._create(request, attempt)
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: not a chat completion
-            self._failed_in_row += not answers.is_of_request(error)
-            raise _Failed(UNANSWERED, answers.sentence(error, self._api_key())) from None
+            completion = await self._service.create(request, attempt)
+        except Unanswered as error:
+            self._failed_in_row += not error.is_of_request
+            raise _Failed(UNANSWERED, str(error)) from None
         self._failed_in_row = 0
         self.journal.add(self._key(request, attempt), request.label, attempt, completion)
         self.tally.new_calls += 1
         self._count(completion)
-
-    async def _create(self, request: Request, attempt: int) -> Completion:
-        parameters = _set(request.of_attempt(attempt))
-        answer = await self._api.chat.completions.create(
-            model=self.model, messages=request.messages, extra_body=parameters
-        )
-        return answers.read(answer, request.logprobs_of_last)
-
-    async def _check(self, parameters: dict[str, Any]) -> None:
-        import openai
-
-        question = [{"role": "user", "content": "1 + 1 = ?"}]
-        api = self._api.with_options(max_retries=min(self.retries, 2))
-        try:
-            answer = await api.chat.completions.create(model=self.model, messages=question, extra_body=_set(parameters))
-            answers.read(answer, 0)
-        except (openai.OpenAIError, ValueError) as error:
-            key = self._api_key()
-            if advice := answers.advice(error, self.api_key_env, has_key=bool(key)):
-                problem = answers.sentence(error, key)
-                raise InputError(f"{self.base_url} ({self.model}): {problem}; {advice}") from None
-        self._is_checked = True
-
-    def _api_key(self) -> str | None:
-        return os.environ.get(self.api_key_env)
-
-    def _run(self, work: Callable[..., Any], *args: Any) -> None:
-        """Run it in an event loop, with an API client of that loop."""
-        import openai
-
-        async def run() -> None:
-            http = openai.DefaultAsyncHttpxClient(
-                timeout=openai.Timeout(self.timeout, connect=CONNECT_SECONDS, pool=None),
-                trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),  # no proxy reaches this machine
-            )
-            key = self._api_key() or "none"
-            async with openai.AsyncOpenAI(
-                base_url=self.base_url, api_key=key, max_retries=self.retries, http_client=http
-            ) as self._api:
-                self._check_lock = asyncio.Lock()
-                await work(*args)
-
-        try:
-            asyncio.run(run())
-        except KeyboardInterrupt:
-            raise cli.Interrupted(cli.command_line(drop=["--overwrite"], add=["--resume"])) from None
 
     def _key(self, request: Request, attempt: int) -> str:
         service = [self.base_url, self.model]
@@ -273,8 +246,3 @@ class Client:
         tally.calls_without_usage += not completion.usage_known
         if self.price:
             tally.cost = (tally.prompt_tokens * self.price[0] + tally.completion_tokens * self.price[1]) / 1e6
-
-
-def _set(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are None."""
-    return {name: value for name, value in parameters.items() if value is not None}

@@ -1,7 +1,9 @@
 """The flags of a client of an API, for every script that has one; see `sllm.api_calls`."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from sllm import cli
@@ -16,13 +18,24 @@ def add_flags(group: argparse._ActionsContainer, prefix: str) -> None:
     group.add_argument(f"{flag}api_key_env", default="OPENAI_API_KEY", metavar="VARIABLE", help="environment variable "
                        "with the API key; local servers need none")  # fmt: skip
     group.add_argument(f"{flag}concurrency", type=cli.integer(1, 1024), default=8, help="calls at a time")
-    group.add_argument(f"{flag}retries", type=cli.integer(0, 100), default=5, help="of a call that is not answered, "
+    group.add_argument(f"{flag}retries", type=cli.integer(0, 100), default=6, help="of a call that is not answered, "
                        "each later than the one before")  # fmt: skip
-    group.add_argument(f"{flag}timeout", type=cli.positive_float, default=300.0, help="seconds for one answer")
+    group.add_argument(f"{flag}timeout", type=cli.positive_float, default=300.0, help="seconds for one whole answer")
     group.add_argument(f"{flag}price", type=cli.nonnegative_float, nargs=2, metavar=("IN", "OUT"), help="of a million "
                        "tokens of input and of output, to tell the cost")  # fmt: skip
     group.add_argument(f"{flag}max_cost", type=cli.positive_float, metavar="COST", help="start no more calls once so "
                        "much was spent, earlier runs included")  # fmt: skip
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """An argument type: a JSON object, of parameters of the API."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return given
 
 
 def flag_problems(args: argparse.Namespace, prefix: str) -> list[str]:

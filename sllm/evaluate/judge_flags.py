@@ -1,9 +1,7 @@
 """The flags of `sllm.evaluate.judge`: for the script's parser, so without numpy."""
 
 import argparse
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from sllm import api_calls, cli
 from sllm.cli import InputError
@@ -27,21 +25,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                        "of their tokens, where the API returns them (G-Eval)")  # fmt: skip
     group.add_argument("--judge_attempts", type=cli.integer(1, 100), default=3, help="to get a verdict that can be "
                        "read, before it counts as failed")  # fmt: skip
-    group.add_argument("--judge_parameters", type=_parameters, default={}, metavar="JSON", help="more parameters of "
-                       'the API, or others than temperature 0, max_tokens 1024 and seed 42: {"reasoning_effort": '
-                       '"low", "max_tokens": null}; null leaves one out')  # fmt: skip
+    group.add_argument("--judge_parameters", type=api_calls.parameters, default={}, metavar="JSON", help="more "
+                       "parameters of the API, or others than temperature 0, max_tokens 1024 and seed 42: "
+                       '{"reasoning_effort": "low", "max_tokens": null}; null leaves one out')  # fmt: skip
     group.add_argument("--judge_chat_database", metavar="DB", help="measure how often the judge agrees with the arena "
                        "votes in the chat page's database: a SQLite file or a SQLAlchemy URL")  # fmt: skip
-
-
-def _parameters(text: str) -> dict[str, Any]:
-    try:
-        parameters = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(parameters, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    return parameters
 
 
 def kinds(args: argparse.Namespace, models: Sequence[str]) -> list[str]:
