@@ -19,14 +19,14 @@ def counter(total: int, noun: str) -> Callable[..., None]:
         nonlocal done, tokens, last
         done, tokens = done + 1, tokens + new_tokens
         now = time.monotonic()
-        if done < total and now - last < (0.1 if terminal else 5):
+        if done != total and now - last < (0.1 if terminal else 5):
             return
         last, passed = now, max(now - started, 1e-9)
-        left = passed / done * (total - done)
+        left = passed / done * max(total - done, 0)
         line = f"{done}/{total} {noun}s  {done / passed:.1f} {noun}s/s  {tokens / passed:,.0f} tok/s  ETA {left:.0f} s"
         line += f"  {note}" if note else ""
         if terminal:
-            filled = 24 * done // total
+            filled = min(24 * done // total, 24)
             print(f"\r\033[K{'█' * filled}{'░' * (24 - filled)} {line}", end="\n" if done == total else "", flush=True)
         else:
             print(line, flush=True)

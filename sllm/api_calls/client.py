@@ -148,7 +148,8 @@ class Client:
         else:
             return
         if wanted():
-            self._service.run(self._work, rest, take, attempts, counter(total - done, noun), wanted)
+            report = counter(int(min(total - done, wanted())), noun)
+            self._service.run(self._work, rest, take, attempts, report, wanted)
 
     async def _work(
         self,
@@ -174,8 +175,10 @@ class Client:
                 result = await self._settle(job, attempts)
                 place[1].append(result)
                 failures += bool(result.failure)
-                before, tokens = tokens, self._tokens()
-                report(tokens - before, f"{failures} failed" if failures else "")
+                before = tokens
+                if result.value is not None or math.isinf(wanted()):  # else the wanted ones are what is counted
+                    tokens = self._tokens()
+                    report(tokens - before, f"{failures} failed" if failures else "")
                 async with changed:
                     while begun and begun[0][1]:
                         first, (its_result,) = begun.popleft()
