@@ -22,6 +22,7 @@ from sllm.data.teacher import answers, contexts, plans
 from sllm.data.teacher.contexts import Context
 
 SAMPLE = ROOT / "sample_data" / "task_rows.jsonl"
+FAMILIES = [task_id for task_id in tasks.TASKS if task_id.startswith("task")]  # those that have a file of texts
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def words_of(stub, out, model: str, *more: object) -> list[str]:
 
 def generate(stub, out, model: str, *more: object) -> dict:
     if "--tasks" not in more:
-        more = (*more, "--tasks", "all")
+        more = (*more, "--tasks", *FAMILIES)
     return generate_data.main(generate_data.build_parser().parse_args(words_of(stub, out, model, *more)))
 
 
@@ -71,7 +72,7 @@ def good(server, tmp_path_factory):
 def test_every_task_is_written_and_every_row_keeps_its_rules(good):
     results, out, log, _ = good
     rows = lines(out / "train.jsonl")
-    assert {row["task"] for row in rows} == set(tasks.TASKS)
+    assert {row["task"] for row in rows} == set(FAMILIES)
     for row in rows:
         assert row.keys() == {"id", "task", "messages"}
         assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant"]
@@ -311,7 +312,7 @@ def test_a_dry_run_shows_prompts_and_asks_nothing(stub, tmp_path, capsys):
     assert results["calls"] == 60 * 23 - 3  # three texts are too short to be completed
     assert results["prompt_tokens"] > 100_000
     assert results["cost"] > 0
-    for task_id in tasks.TASKS:
+    for task_id in FAMILIES:
         assert f"── {task_id}, " in shown
     assert stub.log()["requests"] == 0
     assert not (tmp_path / "out").exists()
@@ -396,20 +397,25 @@ def test_long_contexts_are_cut_between_sentences_and_lose_nothing():
 CONTEXT = Context("c", f"{TEXT * 4}2021년에는 막걸리 빚기가 국가무형문화재로 지정되었다.", "막걸리", "c.txt:1")
 
 
-@pytest.mark.parametrize("task_id", tasks.TASKS)
-def test_every_rule_of_a_task_is_said_and_system_prompts_vary(task_id):
+@pytest.mark.parametrize("task_id", FAMILIES)
+def test_the_system_prompts_of_a_task_vary(task_id):
     planned = [plans.plan(CONTEXT, task_id, number, seed) for number in range(4) for seed in range(20)]
     assert all(isinstance(plan, plans.Plan) for plan in planned)
     prompts = {plan.system_prompt for plan in planned}
     assert len(prompts) >= 12
     assert {plan.level for plan in planned} == set(plans.LEVELS)
     assert all(plan.task.id == task_id and plan.id.startswith(f"c-{task_id}-") for plan in planned)
+
+
+@pytest.mark.parametrize("task_id", tasks.TASKS)
+def test_every_rule_of_a_task_is_said(task_id):
+    plan = plans.plan(CONTEXT, task_id, 0, 42)
     sentences = plans._environment().get_template("rules.jinja").module
     limits = plans._limits(tasks.get(task_id), CONTEXT.text)
     for rule in tasks.get(task_id).rules:
         said = sentences.line(rule, tasks.get(task_id), limits).strip()
-        assert said or rule == "yes_no"  # for which the verdict is named
-        assert said in planned[0].messages[0]["content"]
+        assert said or rule in ("yes_no", "answerable", "evidence")  # which the keys of the JSON ask for
+        assert said in plan.messages[0]["content"]
 
 
 def test_a_plan_follows_from_seed_text_and_number_alone():
