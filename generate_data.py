@@ -15,7 +15,7 @@ reason), teacher_calls.jsonl (every call, so that --resume repeats none), teache
 import time
 from urllib.parse import urlsplit
 
-from sllm import api_calls, checkpoint, cli, tasks
+from sllm import api_calls, checkpoint, cli, licenses, tasks
 from sllm.cli import InputError
 from sllm.data.json_writer import write_json
 
@@ -42,7 +42,8 @@ def build_parser():
     group.add_argument("--max_attempts", type=cli.integer(1, 100), default=3, help="to get an answer that keeps the "
                        "rules, before it is rejected")  # fmt: skip
     group.add_argument("--seed", type=cli.seed, default=42, help="of what varies between rows")
-    group.add_argument("--license", metavar="NAME", help="of the contexts and the teacher's answers, for run.json")
+    group.add_argument("--license", metavar="NAME", help="licence of the contexts, such as cc-by-sa-4.0, for "
+                       "run.json")  # fmt: skip
     group.add_argument("--dry_run", action="store_true", help="show prompts, number of calls and tokens; ask nothing")
     group = p.add_argument_group("teacher")
     api_calls.add_flags(group, "teacher")
@@ -117,11 +118,17 @@ def main(args) -> dict:
     report = writing.report(written, contexts, client, seconds)
     report["sha256"] = {name: checkpoint.file_hash(out / name) for name in ("train.jsonl", "rejects.jsonl")}
     write_json(out / "report.json", report)
+    sources = [
+        {"path": path, "sha256": checkpoint.file_hash(path), "license": args.license, "kept": count}
+        for path, count in written.files.items()
+    ]
     writing.show(report)
+    for note in licenses.notes(None, sources):
+        cli.say("note", note)
     if not written.rows():
         raise InputError(settings.nothing_written(report, out))
     data = {"kind": "training", "rows": {"train": written.rows()}, "sha256": report["sha256"],
-            "teacher": recorded, "license": args.license}  # fmt: skip
+            "teacher": recorded, "sources": sources}  # fmt: skip
     checkpoint.write_run(out, "data", args, parents=args.contexts, data=data, seconds=time.monotonic() - started)
     usage = {key: report["usage"][key] for key in ("calls", "new_calls", "prompt_tokens", "completion_tokens", "cost")}
     counts = {key: report["rows"][key] for key in ("written", "rejected", "missing")}

@@ -66,7 +66,7 @@ def good(server, tmp_path_factory):
     sample, out = folder / "sample.jsonl", folder / "generated"
     rows = SAMPLE.read_text(encoding="utf-8").splitlines()[::3]
     sample.write_text("\n".join(rows), encoding="utf-8")
-    return generate(server, out, "good", "--contexts", sample), out, server.log(), sample
+    return generate(server, out, "good", "--contexts", sample, "--license", "CC BY-NC 4.0"), out, server.log(), sample
 
 
 def test_every_task_is_written_and_every_row_keeps_its_rules(good):
@@ -114,6 +114,8 @@ def test_the_record_names_the_teacher(good):
     assert (record["stage"], teacher["model"], teacher["structured"]) == ("data", "good", True)
     assert teacher["host"].startswith("127.0.0.1:")
     assert len(teacher["templates"]) == 64
+    (source,) = record["data"]["sources"]
+    assert (source["license"], source["kept"]) == ("CC BY-NC 4.0", len(lines(out / "train.jsonl")))
     assert sorted(path.name for path in out.iterdir()) == [
         "rejects.jsonl", "report.json", "run.json", "teacher.json", "teacher_calls.jsonl", "train.jsonl",
     ]  # fmt: skip
@@ -394,7 +396,7 @@ def test_long_contexts_are_cut_between_sentences_and_lose_nothing():
 
 # ── prompts and answers ──
 
-CONTEXT = Context("c", f"{TEXT * 4}2021년에는 막걸리 빚기가 국가무형문화재로 지정되었다.", "막걸리", "c.txt:1")
+CONTEXT = Context("c", f"{TEXT * 4}2021년에는 막걸리 빚기가 국가무형문화재로 지정되었다.", "막걸리", "c.txt:1", "c.txt")
 
 
 @pytest.mark.parametrize("task_id", FAMILIES)

@@ -28,12 +28,13 @@ _TABLE = re.compile(r"<table\b.*?</table\s*>", re.DOTALL | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Context:
-    """`place`: file:line, or what else says where it was read."""
+    """`place`: file:line, or what else says where it was read; `file`: of --contexts."""
 
     id: str
     text: str
     title: str
     place: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _rows(path: str, key: str | None) -> tuple[list[str], list[Context | Rejecte
             is_found |= bool(texts)
             given = next((str(record[k]) for k in _IDS if isinstance(record.get(k), str | int)), name)
             numbers = [f"{given}-{n}" for n in range(1, len(texts) + 1)] if len(texts) > 1 else [given]
-            found += [Context(n, text, title, place) for n, (text, title) in zip(numbers, texts, strict=False)]
+            found += [Context(n, text, title, place, path) for n, (text, title) in zip(numbers, texts, strict=False)]
             if not texts:
                 found.append(
                     RejectedContext(given, place, f"no context: {'no text under ' + key if key else 'none found'}")
@@ -170,7 +171,7 @@ def _text_file(path: str, least: int) -> Iterator[Context]:
     if not blocks:
         raise InputError(f"{path}: no text in it; give a file that has some")
     for first, block in blocks:
-        yield Context(f"{Path(path).stem}-{first}", block, "", f"{path}:{first}")
+        yield Context(f"{Path(path).stem}-{first}", block, "", f"{path}:{first}", path)
 
 
 def _decoded(path: str) -> str:
@@ -192,7 +193,9 @@ def _document(path: str) -> Iterator[Context]:
     except ModuleNotFoundError:
         raise InputError(f"{path}: {Path(path).suffix} is not read; save it as plain text (.txt)") from None
     for document in documents.read_documents(path):
-        yield Context(str(document["id"]), document["context"], document.get("title") or "", str(document["source"]))
+        yield Context(
+            str(document["id"]), document["context"], document.get("title") or "", str(document["source"]), path
+        )
 
 
 def _checked(contexts: Iterable[Context], least: int, most: int) -> Iterator[Context | RejectedContext]:

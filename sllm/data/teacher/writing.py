@@ -46,6 +46,7 @@ class Written:
     attempts: Counter[int] = field(default_factory=Counter)  # of the rows that were written
     levels: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)  # rows by the file of their context
     unfit: Counter[str] = field(default_factory=Counter)  # rows that were not planned, by reason
 
     def rows(self) -> int:
@@ -111,6 +112,7 @@ class Writer:
         counts.written += 1
         counts.first_try += result.attempts == 1
         self.written.attempts[result.attempts] += 1
+        self.written.files[plan.context.file] += 1
         self.written.levels[plan.level or "none"] += 1
         self.written.verdicts.update([plan.verdict] if plan.verdict else [])
         self._line(self._train, row)
