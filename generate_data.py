@@ -108,6 +108,7 @@ def main(args) -> dict:
 
     recorded = settings.choose(args, parameters)
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite, resume=args.resume)
+    (out / checkpoint.RUN_FILE).unlink(missing_ok=True)  # of a finished run that grows: its rows are written anew
     write_json(out / writing.SETTINGS, recorded)
     how = "structured output" if recorded["structured"] else "JSON in text: it refuses response_format"
     cli.say("teacher", f"{args.teacher_model} at {urlsplit(args.teacher_base_url).netloc}, {how}")

@@ -92,7 +92,7 @@ def notes(folder: str | Path, record: dict | None) -> list[str]:
 
 def unfinished(folder: Path) -> str:
     """One line for a folder whose stage did not finish: how to continue."""
-    resumable = any(folder.glob(f"checkpoint-*/{COMPLETE}"))
+    resumable = any(folder.glob(f"checkpoint-*/{COMPLETE}")) or any(folder.glob("*_calls.jsonl"))  # of sllm.api_calls
     flag, other = ("--resume", "--overwrite") if resumable else ("--overwrite", "--resume")
     try:
         command = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))["command"]

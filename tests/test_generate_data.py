@@ -15,7 +15,7 @@ from test_api_calls import free_port, start_stub
 
 import generate_data
 import prepare_data
-from sllm import tasks
+from sllm import runs, tasks
 from sllm.api_calls import Completion
 from sllm.cli import InputError
 from sllm.data.teacher import answers, contexts, plans
@@ -227,6 +227,7 @@ def test_a_killed_run_repeats_no_call_and_loses_no_row(whole, server, tmp_path, 
     rows = lines(out / "train.jsonl")
     assert 0 < len(rows) <= finished <= sent < 140
     assert not (out / "run.json").exists()
+    assert "resume it with `python generate_data.py" in runs.unfinished(out)
     journal.write_bytes(journal.read_bytes()[:-20])  # a line cut in the middle is no finished call
     subprocess.run([*command, "--resume"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     log = stub.log()
