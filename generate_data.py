@@ -1,7 +1,7 @@
 """Contexts × tasks → training rows, written by a teacher: any model behind an OpenAI-compatible API.
 
-Reads rows with a context (.jsonl, .json, …), plain text or documents. For each context and task the teacher writes the
-question where the task needs one, and the answer. Every answer is checked against the rules of its task, and for
+Reads rows with a context (JSON, CSV, Parquet, …), plain text or documents. For each context and task the teacher writes
+the question where the task needs one, and the answer. Every answer is checked against the rules of its task, and for
 grounds in the context; where a rule is broken the teacher is asked again, with its answer and the rule. System prompts
 vary, from a plain sentence to a role with steps and constraints.
 
@@ -25,8 +25,9 @@ PARAMETERS = {"temperature": 0.7, "max_tokens": 2048}
 def build_parser():
     p = cli.parser(__doc__, __file__)
     group = p.add_argument_group("contexts")
-    group.add_argument("--contexts", nargs="+", required=True, metavar="FILE", help="rows with a context, .txt or .md "
-                       "(blocks between empty lines), or documents")  # fmt: skip
+    group.add_argument("--contexts", nargs="+", required=True, metavar="FILE", help="rows with a context, in any "
+                       "form that prepare_data.py opens; .txt (blocks between empty lines); documents: .pdf, .html, "
+                       ".md, .docx, .hwpx; or a folder")  # fmt: skip
     group.add_argument("--context_key", metavar="KEY", help="of the rows; default: found (context, text, 본문, …)")
     group.add_argument("--min_context_chars", type=cli.positive_int, default=100, help="shorter ones are rejected")
     group.add_argument(
@@ -120,7 +121,12 @@ def main(args) -> dict:
     report["sha256"] = {name: checkpoint.file_hash(out / name) for name in ("train.jsonl", "rejects.jsonl")}
     write_json(out / "report.json", report)
     sources = [
-        {"path": path, "sha256": checkpoint.file_hash(path), "license": args.license, "kept": count}
+        {
+            "path": path,
+            "sha256": checkpoint.folder_hash(path),
+            "kept": count,
+            "license": args.license or contexts.licenses.get(path),
+        }
         for path, count in written.files.items()
     ]
     writing.show(report)

@@ -337,14 +337,18 @@ TEXT = "막걸리는 고두밥과 누룩을 섞어 빚은 술이다. 거칠게 �
             {"role": "assistant", "content": "술"}], "title": "막걸리"})),
         ("utf16.txt", TEXT.encode("utf-16")),
         ("cp949.txt", TEXT.encode("cp949")),
-        ("windows.md", ("\ufeff# 막걸리\r\n\r\n" + TEXT).encode()),
+        ("windows.txt", ("\ufeff# 막걸리\r\n\r\n" + TEXT).encode()),
+        ("rows.csv", f'번호,본문,title\n1,"{TEXT}",막걸리\n'.encode("cp949")),
+        ("rows.tsv", f"본문\ttitle\n{TEXT}\t막걸리\n"),
+        ("rows_document.md", f"# 막걸리\n\n**{TEXT.strip()}**\n"),
+        ("rows_document.html", f"<html><title>막걸리</title><body><p>{TEXT}</p></body></html>"),
     ],
 )  # fmt: skip
 def test_contexts_are_found(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     (context,) = contexts.load([str(path)], key=None, least=20, most=2000).used
-    assert context.text.removeprefix("# 막걸리\n\n") == TEXT.strip()
+    assert context.text.removeprefix("# ").removeprefix("막걸리\n\n") == TEXT.strip()
     assert context.title == ("막걸리" if name.startswith(("rows", "squad", "task")) else "")
     assert context.place.startswith(str(path))
 

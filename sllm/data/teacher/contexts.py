@@ -1,6 +1,5 @@
 """The texts that a teacher writes rows about, from rows, plain texts and documents."""
 
-import importlib
 import math
 import re
 import unicodedata
@@ -12,11 +11,9 @@ from typing import Any
 
 from sllm import cli
 from sllm.cli import InputError
-from sllm.data import faults, readers
+from sllm.data import documents, faults, readers
 from sllm.data.json_reader import format_problems
 
-TEXTS = (".txt", ".md")
-DOCUMENTS = (".pdf", ".html", ".htm", ".docx", ".hwpx")  # sllm.data.documents reads them
 # Keys of a context, the more specific ones first.
 KEYS = "context passage paragraph document article text content body 본문 지문 문맥 원문 내용 input".split()
 _IDS = ("id", "_id", "guid", "doc_id", "context_id", "document_id")
@@ -46,12 +43,14 @@ class RejectedContext:
 
 @dataclass
 class Contexts:
-    """`read`: texts in the files, before long ones were cut; `notes`: lines to print."""
+    """`read`: texts in the files, before long ones were cut; `notes`: lines to print; `licenses`: of the files that
+    name one."""
 
     read: int
     used: list[Context]
     rejects: list[RejectedContext]
     notes: list[str]
+    licenses: dict[str, str | None]
 
 
 def load(paths: Sequence[str], *, key: str | None, least: int, most: int) -> Contexts:
@@ -67,11 +66,18 @@ def load(paths: Sequence[str], *, key: str | None, least: int, most: int) -> Con
     problems: list[str] = []
     found: list[Context | RejectedContext] = []
     notes = []
+    licenses: dict[str, str | None] = {}
     for path in dict.fromkeys(paths):
         try:
-            notes_of_file, contexts = _file(path, key, least)
-            found += contexts
-            notes += [f"{path}: {note}" for note in notes_of_file]
+            if Path(path).suffix.lower() == ".txt":
+                found += _text_file(path, least)
+            elif _is_document(path):
+                found += _documents(path)
+            else:
+                source = readers.open_source(path)
+                found += _rows(source, key)
+                notes += [f"{path}: {note}" for note in source.notes]
+                licenses[path] = source.license
         except InputError as error:
             problems += error.problems
     if problems:
@@ -82,21 +88,17 @@ def load(paths: Sequence[str], *, key: str | None, least: int, most: int) -> Con
     if not used:
         reasons = cli.shorten([f"{reject.place}: {reject.reason}" for reject in rejects], 5)
         raise InputError(reasons or f"{', '.join(paths)}: no contexts; give a file that has some")
-    return Contexts(len(found), used, rejects, notes)
+    return Contexts(len(found), used, rejects, notes, licenses)
 
 
-def _file(path: str, key: str | None, least: int) -> tuple[list[str], list[Context | RejectedContext]]:
-    """(notes, contexts) of a file, by its suffix."""
-    suffix = Path(path).suffix.lower()
-    if suffix in TEXTS:
-        return [], list(_text_file(path, least))
-    if suffix in DOCUMENTS:
-        return [], list(_document(path))
-    return _rows(path, key)
+def _is_document(path: str) -> bool:
+    """A document, or a folder that holds one."""
+    files = Path(path).rglob("*") if Path(path).is_dir() else [Path(path)]
+    return any(file.suffix.lower() in documents.READERS for file in files)
 
 
-def _rows(path: str, key: str | None) -> tuple[list[str], list[Context | RejectedContext]]:
-    source = readers.open_source(path)
+def _rows(source: readers.Source, key: str | None) -> list[Context | RejectedContext]:
+    path = source.path
     found: list[Context | RejectedContext] = []
     keys: dict[str, None] = {}
     is_found = False
@@ -120,7 +122,7 @@ def _rows(path: str, key: str | None) -> tuple[list[str], list[Context | Rejecte
         listed = f"its keys are {', '.join(cli.shorten(list(keys), 12))}" if keys else "it has no rows"
         wanted = f"no row has a text under {key!r}" if key else "no context found"
         raise InputError(format_problems(path, [(0, f"{wanted}; {listed}; name one with --context_key")]))
-    return source.notes, found
+    return found
 
 
 def _texts(record: dict[str, Any], key: str | None) -> Iterator[tuple[str, str]]:
@@ -187,15 +189,10 @@ def _decoded(path: str) -> str:
     raise InputError(f"{path}: neither UTF-8, UTF-16 nor CP949; convert it to UTF-8")
 
 
-def _document(path: str) -> Iterator[Context]:
-    try:
-        documents = importlib.import_module("sllm.data.documents")
-    except ModuleNotFoundError:
-        raise InputError(f"{path}: {Path(path).suffix} is not read; save it as plain text (.txt)") from None
+def _documents(path: str) -> Iterator[Context]:
     for document in documents.read_documents(path):
-        yield Context(
-            str(document["id"]), document["context"], document.get("title") or "", str(document["source"]), path
-        )
+        name, text, place = (str(document[key]) for key in ("id", "context", "source"))
+        yield Context(name, text, document["title"] or "", place, path)
 
 
 def _checked(contexts: Iterable[Context], least: int, most: int) -> Iterator[Context | RejectedContext]:
