@@ -16,7 +16,7 @@ Array: TypeAlias = np.ndarray
 LENGTH = 13  # characters of a run
 CHUNK = 2**20  # characters that are hashed at a time
 VERSION = 1  # of the hashes: those of another cannot be compared
-_BASE = 0x9E3779B97F4A7C15
+BASE = 0x9E3779B97F4A7C15  # of the polynomials
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,24 @@ def hashes_of(texts: Sequence[str], every: int = 1) -> Hashes:
     return Hashes(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Hashes)))
 
 
-def _hashes_of_chunk(texts: Sequence[str], every: int) -> Hashes:
+def letters(texts: Sequence[str]) -> tuple[Array, Array]:
+    """What counts of texts: (characters,) uint64 code points, one text after another, and (characters,) int32, the text
+    of each."""
     joined = "\0".join(text.replace("\0", "") for text in texts)
     joined = unicodedata.normalize("NFC", joined.casefold())
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
     codes = codes[_is_kept()[codes]]
     border = codes == 0
-    owner = np.cumsum(border, dtype=np.int32)[~border]
-    codes = codes[~border].astype(np.uint64)
+    return codes[~border].astype(np.uint64), np.cumsum(border, dtype=np.int32)[~border]
+
+
+def _hashes_of_chunk(texts: Sequence[str], every: int) -> Hashes:
+    codes, owner = letters(texts)
     lengths = np.bincount(owner, minlength=len(texts))
-    values = _mixed(_polynomials(codes)) >> np.uint64(32)
+    values = mixed(_polynomials(codes)) >> np.uint64(32)
     inside = owner[: len(values)] == owner[len(owner) - len(values) :]
     chosen = np.flatnonzero(inside & (values & np.uint64(every - 1) == 0))
-    return Hashes(values[chosen].astype(np.uint32), owner[chosen], _wholes(codes, lengths), lengths)
+    return Hashes(values[chosen].astype(np.uint32), owner[chosen], whole_hashes(codes, lengths), lengths)
 
 
 def owners(counts: Array) -> Array:
@@ -85,10 +90,10 @@ def _is_kept() -> Array:
 
 
 def _polynomials(codes: Array) -> Array:
-    """The polynomial of each run of 13 at _BASE, modulo 2**64, from those of 2, 4, 8 and 12 characters."""
+    """The polynomial of each run of 13 at BASE, modulo 2**64, from those of 2, 4, 8 and 12 characters."""
     if len(codes) < LENGTH:
         return codes[:0]
-    power = [np.uint64(pow(_BASE, n, 2**64)) for n in range(5)]
+    power = [np.uint64(pow(BASE, n, 2**64)) for n in range(5)]
     of_2 = codes[:-1] * power[1] + codes[1:]
     of_4 = of_2[:-2] * power[2] + of_2[2:]
     of_8 = of_4[:-4] * power[4] + of_4[4:]
@@ -97,17 +102,18 @@ def _polynomials(codes: Array) -> Array:
     return of_13
 
 
-def _wholes(codes: Array, lengths: Array) -> Array:
-    powers = np.full(int(lengths.max(initial=0)), _BASE, np.uint64).cumprod()
+def whole_hashes(codes: Array, lengths: Array) -> Array:
+    """(texts,) uint64 of texts of these lengths, one after another in `codes`."""
+    powers = np.full(int(lengths.max(initial=0)), BASE, np.uint64).cumprod()
     ends = lengths.cumsum()
     places = np.arange(len(codes)) - np.repeat(ends - lengths, lengths)
     sums = np.concatenate([np.zeros(1, np.uint64), (codes * powers[places]).cumsum(dtype=np.uint64)])
-    return _mixed(sums[ends] - sums[ends - lengths] + lengths.astype(np.uint64))
+    return mixed(sums[ends] - sums[ends - lengths] + lengths.astype(np.uint64))
 
 
-def _mixed(values: Array) -> Array:
+def mixed(values: Array) -> Array:
     """SplitMix64's finalizer: the low bits of a product depend on low bits alone, and the sample is taken by them."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Array = values ^ (values >> np.uint64(31))
-    return mixed
+    values = values ^ (values >> np.uint64(31))
+    return values
