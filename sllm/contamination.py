@@ -5,7 +5,7 @@ compared as a whole. Letters and digits count, and neither case, white space, pu
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from sllm import text_hashes
 from sllm.text_hashes import Array, owners
 from sllm.training_texts import Signature, read
 
-__all__ = ["THRESHOLD", "Signature", "item_of", "notes", "overlap", "read"]
+__all__ = ["THRESHOLD", "Signature", "hashes_of_items", "item_of", "notes", "overlap", "overlapping_rows", "read"]
 
 THRESHOLD = 0.5  # an item with at least this share in one training row overlaps
 SHORTEST = 8  # runs, which is 20 characters; a text with fewer to compare is compared as a whole
@@ -47,11 +47,23 @@ def overlap(items: Sequence[Sequence[str]], signature: Signature) -> Array:
     Raises:
         ValueError: an item has one text alone, or none.
     """
-    if any(len(item) < 2 for item in items):
-        raise ValueError('an item is the texts that ask and, last, the reference answer, or ""')
-    texts = [text for item in items for text in item]
-    item_of_text = owners(np.array([len(item) for item in items], np.int64))
-    hashes = text_hashes.hashes_of(texts, signature.every)
+    shares: Array = np.array([shares.max(initial=0) for _, shares in _compare(items, signature)], float)
+    return shares
+
+
+def overlapping_rows(items: Sequence[Sequence[str]], signature: Signature) -> list[tuple[int, int, float]]:
+    """(item, row, share) for every row of the signature that has `THRESHOLD` or more of an item; the items are those of
+    `overlap`. A row may be named twice."""
+    return [
+        (item, int(row), float(share))
+        for item, (rows, shares) in enumerate(_compare(items, signature))
+        for row, share in zip(rows[shares >= THRESHOLD], shares[shares >= THRESHOLD], strict=True)
+    ]
+
+
+def _compare(items: Sequence[Sequence[str]], signature: Signature) -> Iterator[tuple[Array, Array]]:
+    """Of each item the rows that have something of it, and the share that each has."""
+    item_of_text, hashes = _hashes(items, signature.every)
     text_of_run, values = text_hashes.distinct_pairs(hashes.text_of_run, hashes.runs)
     filled = np.flatnonzero(hashes.lengths)
     comparison = _Comparison(
@@ -61,8 +73,26 @@ def overlap(items: Sequence[Sequence[str]], signature: Signature) -> Array:
         every=signature.every,
     )
     bounds = [0, *itertools.accumulate(map(len, items))]
-    shares: Array = np.array([comparison.share(range(*pair)) for pair in itertools.pairwise(bounds)], float)
-    return shares
+    for pair in itertools.pairwise(bounds):
+        yield comparison.shares(range(*pair))
+
+
+def hashes_of_items(items: Sequence[Sequence[str]]) -> tuple[Array, Array]:
+    """(runs,) uint32 and (wholes,) uint64, ascending: the different hashes of the items that `overlap` looks for in
+    rows, whatever their sample; those that are frames of the items are not."""
+    item_of_text, hashes = _hashes(items, 1)
+    filled = np.flatnonzero(hashes.lengths)
+    runs, _, frame_of_runs = _different(hashes.runs, item_of_text[hashes.text_of_run], len(items))
+    wholes, _, frame_of_wholes = _different(hashes.wholes[filled], item_of_text[filled], len(items))
+    return runs[~frame_of_runs], wholes[~frame_of_wholes]
+
+
+def _hashes(items: Sequence[Sequence[str]], every: int) -> tuple[Array, text_hashes.Hashes]:
+    """(texts,) the item of each text of the items; their hashes."""
+    if any(len(item) < 2 for item in items):
+        raise ValueError('an item is the texts that ask and, last, the reference answer, or ""')
+    texts = [text for item in items for text in item]
+    return owners(np.array([len(item) for item in items], np.int64)), text_hashes.hashes_of(texts, every)
 
 
 def notes(model: str | Path, items: Sequence[Sequence[str]]) -> list[str]:
@@ -97,22 +127,22 @@ class _Found:
 
     def rows_of(self, hashes: Array) -> Array:
         """The rows that have each, one hash after another."""
-        each = [self.rows[self.row_starts[number] : self.row_starts[number + 1]] for number in hashes]
-        rows: Array = np.concatenate([self.rows[:0], *each])
+        starts = self.row_starts[hashes]
+        counts = self.row_starts[hashes + 1] - starts
+        rows: Array = self.rows[np.arange(counts.sum()) + np.repeat(starts - (counts.cumsum() - counts), counts)]
         return rows
 
 
 def _find(text_of_hash: Array, hashes: Array, item_of_text: Array, in_rows: Array, counts: Array) -> _Found:
     """`text_of_hash`: the text that each of `hashes` is of, ascending. `in_rows`: the hashes of rows, `counts` of each
     row."""
-    different, numbers = np.unique(hashes, return_inverse=True)
     items = int(item_of_text[-1]) + 1 if len(item_of_text) else 0
-    in_items = np.bincount(np.unique(numbers * items + item_of_text[text_of_hash]) // max(1, items))
+    different, numbers, frame_of_items = _different(hashes, item_of_text[text_of_hash], items)
     hit = np.isin(in_rows, different)
     number_of_hit = np.searchsorted(different, in_rows[hit])
     row_of_hit = owners(counts)[hit]
     hits = np.bincount(number_of_hit, minlength=len(different))
-    frame = _is_frame(in_items, items, FRAME_OF_ITEMS) | _is_frame(hits, len(counts), FRAME_OF_ROWS)
+    frame = frame_of_items | _is_frame(hits, len(counts), FRAME_OF_ROWS)
     kept = ~frame[numbers]
     in_texts = np.bincount(text_of_hash[kept], minlength=len(item_of_text))
     return _Found(
@@ -121,6 +151,13 @@ def _find(text_of_hash: Array, hashes: Array, item_of_text: Array, in_rows: Arra
         row_starts=np.concatenate([[0], hits.cumsum()]),
         rows=row_of_hit[np.argsort(number_of_hit, kind="stable")],
     )
+
+
+def _different(hashes: Array, item_of_hash: Array, items: int) -> tuple[Array, Array, Array]:
+    """(different,) hashes, ascending; (hashes,) the number of each among them; (different,) is it a frame of items?"""
+    different, numbers = np.unique(hashes, return_inverse=True)
+    in_items = np.bincount(np.unique(numbers * items + item_of_hash) // max(1, items), minlength=len(different))
+    return different, numbers, _is_frame(in_items, items, FRAME_OF_ITEMS)
 
 
 def _is_frame(found_in: Array, total: int, limit: tuple[float, int]) -> Array:
@@ -138,15 +175,16 @@ class _Comparison:
     lengths: Array
     every: int
 
-    def share(self, texts: range) -> float:
-        """Of an item, whose last text is its answer."""
+    def shares(self, texts: range) -> tuple[Array, Array]:
+        """(rows), (rows): of an item, whose last text is its answer. A row is there twice where its answer counts."""
         asking = [self.of_text(text) for text in texts[:-1]]
         answer = self.of_text(texts[-1])
-        asked = _best(asking)
+        asked = _together(asking)
         if answer.weight < SHORT_ANSWER:
             return asked
         whole = answer.shares >= WHOLE_ANSWER
-        return max(asked, _best([*asking, _Part(answer.rows[whole], answer.shares[whole], answer.weight)]))
+        both = _together([*asking, _Part(answer.rows[whole], answer.shares[whole], answer.weight)])
+        return np.concatenate([asked[0], both[0]]), np.concatenate([asked[1], both[1]])
 
     def of_text(self, text: int) -> "_Part":
         runs, whole = self.runs.of_text(text), self.wholes.of_text(text)
@@ -167,10 +205,9 @@ class _Part(NamedTuple):
     weight: int
 
 
-def _best(parts: Sequence[_Part]) -> float:
-    """The largest share of some texts together in one row."""
+def _together(parts: Sequence[_Part]) -> tuple[Array, Array]:
+    """Rows, and the share that each has of some texts together."""
     total = sum(part.weight for part in parts)
-    if not any(len(part.rows) for part in parts):
-        return 0.0
-    _, row = np.unique(np.concatenate([part.rows for part in parts]), return_inverse=True)
-    return float(np.bincount(row, np.concatenate([part.shares * part.weight for part in parts])).max() / total)
+    rows, row = np.unique(np.concatenate([part.rows for part in parts]), return_inverse=True)
+    shares: Array = np.bincount(row, np.concatenate([part.shares * part.weight for part in parts]), len(rows))
+    return rows, shares / max(1, total)

@@ -14,7 +14,7 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray
 LENGTH = 13  # characters of a run
-CHUNK = 2**20  # characters that are hashed at a time
+CHUNK = 2**17  # characters that are hashed at a time: more leave the cache of a core
 VERSION = 1  # of the hashes: those of another cannot be compared
 BASE = 0x9E3779B97F4A7C15  # of the polynomials
 

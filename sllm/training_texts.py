@@ -56,14 +56,14 @@ def signature_of(rows: Iterable[Sequence[str]], *, budget: int = BUDGET) -> Sign
         parts.append(_of_chunk(chunk, every))
         while sum(len(part.runs) for part in parts) > budget:
             every *= 2
-            parts = [_thinned(part, every) for part in parts]
+            parts = [thinned(part, every) for part in parts]
     return merge(parts, budget=budget)
 
 
 def merge(signatures: Sequence[Signature], *, budget: int = BUDGET) -> Signature:
     """The signature of the rows of all."""
     every = max(signature.every for signature in signatures)
-    parts = [_thinned(signature, every) for signature in signatures]
+    parts = [thinned(signature, every) for signature in signatures]
     merged = Signature(
         runs=np.concatenate([part.runs for part in parts]),
         counts=np.concatenate([part.counts for part in parts]),
@@ -76,7 +76,7 @@ def merge(signatures: Sequence[Signature], *, budget: int = BUDGET) -> Signature
     )
     merged = _distinct(merged)
     while len(merged.runs) > budget:
-        merged = _thinned(merged, 2 * merged.every)
+        merged = thinned(merged, 2 * merged.every)
     return merged
 
 
@@ -121,7 +121,8 @@ def _of_chunk(rows: Sequence[Sequence[str]], every: int) -> Signature:
     )
 
 
-def _thinned(signature: Signature, every: int) -> Signature:
+def thinned(signature: Signature, every: int) -> Signature:
+    """Of the runs, those that are multiples of `every`, a power of two."""
     kept = signature.runs & np.uint32(every - 1) == 0
     counts = _counts(owners(signature.counts)[kept], len(signature.counts))
     return replace(signature, runs=signature.runs[kept], counts=counts, every=every)

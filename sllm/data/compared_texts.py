@@ -7,6 +7,7 @@ are compared each by itself, and rows are near-duplicates only if all of them ar
 import re
 from typing import Any, NamedTuple
 
+LONG = 200  # characters of a prompt that has a context
 _CONTEXT = re.compile(r"###Context###:(.*?)(?=###Question###:|###Answer###:|\Z)", re.DOTALL)
 _LABEL = re.compile(r"###(?:Question|Answer)###:")
 
@@ -25,8 +26,8 @@ def compared_texts(row: dict[str, Any]) -> Parts:
     """The parts of a converted row. System turns are left out: they are the frame of a task.
 
     The context is the section labelled `Context`; else the row's own `context`, where the prompt holds it; else the
-    line with more than half of the prompt. What is asked is the rest of the user turns; what is answered, all turns of
-    the assistant (of a preference row, the chosen one).
+    line with more than half of the prompt, if that is long. What is asked is the rest of the user turns; what is
+    answered, all turns of the assistant (of a preference row, the chosen one).
     """
     turns = row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"]]
     asked, answered = (
@@ -39,7 +40,7 @@ def compared_texts(row: dict[str, Any]) -> Parts:
         if not context or context not in asked:
             lines = asked.splitlines()
             longest = max(lines, key=len, default="")
-            context = longest if len(lines) > 1 and 2 * len(longest) > len(asked) else ""
+            context = longest if len(lines) > 1 and 2 * len(longest) > max(len(asked), LONG) else ""
         asked = asked.replace(context, "", 1)
     rejected = row["rejected"][0]["content"] if "rejected" in row else ""
     return Parts(row["task"] or "", context.strip(), _LABEL.sub("", asked).strip(), answered, rejected.strip())

@@ -25,7 +25,7 @@ __all__ = ["NearDuplicate", "compared_texts", "find", "signatures", "similaritie
 
 RECALL = 0.9875  # least share of rows as similar as the threshold that have an equal band
 BEFORE = 4  # rows with an equal band that a row is compared with, besides their first: the last ones before it
-CANDIDATES = 16  # of a row: the most similar ones by their signatures
+CANDIDATES = 8  # of a row: the most similar ones by their signatures
 BLOCK = 2048  # rows that are decided together
 _ROW, _DIFFER, _OTHER = np.uint64(36), np.uint64(28), np.uint64(2**28 - 1)  # bits of a candidate
 

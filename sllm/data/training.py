@@ -57,7 +57,11 @@ def texts(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     """The texts of each row. A system turn that repeats is a text of the first row that has it."""
     seen: set[str] = set()
     for row in rows:
-        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"], *row["rejected"]]
-        system = {turn["content"] for turn in turns if turn["role"] == "system"} - seen
+        system = {turn["content"] for turn in turns(row) if turn["role"] == "system"} - seen
         seen |= system
-        yield [turn["content"] for turn in turns if turn["role"] != "system" or turn["content"] in system]
+        yield [turn["content"] for turn in turns(row) if turn["role"] != "system" or turn["content"] in system]
+
+
+def turns(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that is read of a row; of a preference row both answers."""
+    return row["messages"] if "messages" in row else [*row["prompt"], *row["chosen"], *row["rejected"]]
