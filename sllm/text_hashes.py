@@ -74,10 +74,16 @@ def owners(counts: Array) -> Array:
     return numbers
 
 
+def distinct(values: Array) -> Array:
+    """The different ones of uint64 values, ascending. Faster than np.unique, which hashes them."""
+    values = np.sort(values)
+    different: Array = values[np.diff(values, prepend=values[:1] - np.uint64(1)) != 0]
+    return different
+
+
 def distinct_pairs(owner: Array, runs: Array) -> tuple[Array, Array]:
     """(owner, runs) in order, without what is repeated: the different runs of each text, or row."""
-    pairs = np.sort(owner.astype(np.uint64) << np.uint64(32) | runs)
-    pairs = pairs[np.diff(pairs, prepend=pairs[:1] - np.uint64(1)) != 0]
+    pairs = distinct(owner.astype(np.uint64) << np.uint64(32) | runs)
     return (pairs >> np.uint64(32)).astype(np.int64), pairs.astype(np.uint32)
 
 

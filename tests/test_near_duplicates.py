@@ -126,7 +126,7 @@ def test_rows_without_letters_are_told_apart():
 def test_the_first_of_a_group_is_kept_whatever_its_size():
     draw = random.Random(1)
     text = words(draw, 200)
-    rows = [parts(edited(text, draw, 8), "답") for _ in range(400)]
+    rows = [parts(edited(text, draw, 5), "답") for _ in range(400)]
     others = [parts(words(draw, 100), "답") for _ in range(50)]
     assert found([*others, *rows], 0.7) == dict.fromkeys(range(51, 450), 50)
 
@@ -142,15 +142,18 @@ def test_a_chain_loses_only_what_is_like_a_kept_row():
     assert result == {1: 0, 3: 2, 5: 4, 7: 6}
 
 
-def test_a_frame_in_the_same_line_hides_no_near_duplicates():
-    """Thousands of rows are alike by their instruction; a row's nearest ones are compared."""
-    draw = random.Random(3)
-    frame = words(draw, 8)
-    rows = [parts(f"{frame} {words(draw, 40)}", draw.choice(["긍정", "부정"])) for _ in range(3000)]
+@pytest.mark.parametrize("length", [8, 300])
+def test_a_frame_in_the_same_line_hides_no_near_duplicates_and_makes_none(length):
+    """Thousands of rows are alike by their instruction; by the longer one, more than 0.8."""
+    draw = random.Random(length)
+    frame = words(draw, length)
+    rows = [parts(f"{frame} {words(draw, 25)}", draw.choice(["긍정", "부정"])) for _ in range(2000)]
+    assert (jaccard(rows[0].asked, rows[1].asked) > 0.8) == (length == 300)
     planted = {}
-    for number in draw.sample(range(3000), 100):
+    for number in draw.sample(range(2000), 100):
         planted[len(rows)] = number
-        rows.append(rows[number]._replace(asked=edited(rows[number].asked, draw, 1)))
+        asked = rows[number].asked
+        rows.append(rows[number]._replace(asked=asked[: len(frame)] + edited(asked[len(frame) :], draw, 1)))
     assert found(rows) == planted
 
 

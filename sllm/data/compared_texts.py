@@ -5,7 +5,10 @@ are compared each by itself, and rows are near-duplicates only if all of them ar
 """
 
 import re
+from bisect import bisect_left
+from functools import lru_cache
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 LONG = 200  # characters of a prompt that has a context
 _CONTEXT = re.compile(r"###Context###:(.*?)(?=###Question###:|###Answer###:|\Z)", re.DOTALL)
@@ -46,10 +49,37 @@ def compared_texts(row: dict[str, Any]) -> Parts:
     return Parts(row["task"] or "", context.strip(), _LABEL.sub("", asked).strip(), answered, rejected.strip())
 
 
-def differing(left: Parts, right: Parts) -> list[tuple[str, str]]:
-    """The pairs of texts to compare of two rows' parts: those that differ. Of what is asked, the lines that both have
-    are left out: an instruction, or a context that is not labelled, does not make two questions alike."""
-    a, b = (dict.fromkeys(" ".join(line.split()) for line in asked.splitlines()) for asked in (left.asked, right.asked))
-    left = left._replace(asked="\n".join(line for line in a if line not in b))
-    right = right._replace(asked="\n".join(line for line in b if line not in a))
-    return [pair for pair in zip(left, right, strict=True) if pair[0] != pair[1]]
+def differing(left: Parts, right: Parts, third: Parts | None = None) -> list[tuple[str, str]]:
+    """The pairs of texts to compare of two rows' parts: those that differ, without what does not make rows alike.
+
+    Of what is asked, the lines that both have are left out: an instruction, or a context that is not labelled. Where
+    many rows are alike, `third` is one more of them: what all three begin or end with is the frame of a task.
+    """
+    rows = (left, right) if third is None else (left, right, third)
+    lines = [dict.fromkeys(" ".join(line.split()) for line in row.asked.splitlines()) for row in rows]
+    both = lines[0].keys() & lines[1].keys()
+    asked = ["\n".join(line for line in each if line not in both) for each in lines]
+    parts = zip(*(row._replace(asked=text) for row, text in zip(rows, asked, strict=True)), strict=True)
+    return [_without_frame(*texts) for texts in parts if texts[0] != texts[1]]
+
+
+def _without_frame(left: str, right: str, third: str | None = None) -> tuple[str, str]:
+    if third is None:
+        return left, right
+    texts = [_letters(text) for text in (left, right, third)]
+    start = _shared(texts)
+    texts = [text[start:] for text in texts]
+    end = _shared([text[::-1] for text in texts])
+    a, b = (text[: len(text) - end] for text in texts[:2])
+    return (a, b) if a or b else (left, left)
+
+
+def _shared(texts: list[str]) -> int:
+    """How many characters all begin with."""
+    least, most = min(texts), max(texts)
+    return bisect_left(range(len(least)), True, key=lambda n: not most.startswith(least[: n + 1]))
+
+
+@lru_cache(2**12)
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, normalize("NFC", text.casefold()))) or text

@@ -40,24 +40,21 @@ def signatures(rows: Sequence[Parts]) -> Array:
     return signed
 
 
-def similarities(pairs: Sequence[tuple[Parts, Parts]]) -> Array:
-    """(pairs,) float64 from 0 to 1, by the texts themselves."""
-    texts = [differing(left, right) for left, right in pairs]
+def similarities(pairs: Sequence[tuple[Parts, ...]]) -> Array:
+    """(pairs,) float64 from 0 to 1, by the texts themselves. Of each pair the two rows, and a third where many are
+    alike (`differing`)."""
+    texts = [differing(*pair) for pair in pairs]
     of_pair = owners(np.array([len(each) for each in texts], np.int64))
     values, _, lengths = _runs([text for each in texts for pair in each for text in pair])
     text = owners(lengths + LENGTH - 1)
-    left, right = (_distinct(text[text % 2 == side] // 2, values[text % 2 == side]) for side in (0, 1))
+    keys = (text // 2).astype(np.uint64) << np.uint64(32) | values >> np.uint64(32)
+    left, right = (text_hashes.distinct(keys[text % 2 == side]) for side in (0, 1))
     both = np.intersect1d(left, right, assume_unique=True)
-    sizes = (np.bincount(keys >> np.uint64(32), minlength=len(of_pair)) for keys in (left, right, both))
+    sizes = (np.bincount(each >> np.uint64(32), minlength=len(of_pair)) for each in (left, right, both))
     of_left, of_right, of_both = sizes
     similarity: Array = np.ones(len(pairs))
     np.minimum.at(similarity, of_pair, of_both / (of_left + of_right - of_both))
     return similarity
-
-
-def _distinct(text: Array, values: Array) -> Array:
-    keys: Array = np.unique(text.astype(np.uint64) << np.uint64(32) | values >> np.uint64(32))
-    return keys
 
 
 def _of_chunk(rows: Sequence[Parts]) -> Array:

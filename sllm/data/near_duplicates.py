@@ -19,13 +19,14 @@ import numpy as np
 
 from sllm.data.compared_texts import Parts, compared_texts
 from sllm.data.minhash import SLOTS, signatures, similarities
-from sllm.text_hashes import BASE, Array, mixed
+from sllm.text_hashes import BASE, Array, distinct, mixed
 
 __all__ = ["NearDuplicate", "compared_texts", "find", "signatures", "similarities"]
 
 RECALL = 0.9875  # least share of rows as similar as the threshold that have an equal band
 BEFORE = 4  # rows with an equal band that a row is compared with, besides their first: the last ones before it
-CANDIDATES = 8  # of a row: the most similar ones by their signatures
+CANDIDATES = 4  # of a row: the most similar ones by their signatures
+CROWD = 4  # a row that is like so many may be like them by the frame of their task
 BLOCK = 2048  # rows that are decided together
 _ROW, _DIFFER, _OTHER = np.uint64(36), np.uint64(28), np.uint64(2**28 - 1)  # bits of a candidate
 
@@ -58,13 +59,18 @@ def find(signed: list[Array], text_of: Callable[[int], Parts], threshold: float 
     candidates = _candidates(rows, threshold)
     del rows
     numbers, starts = np.unique(candidates >> _ROW, return_index=True)
+    is_crowded = (
+        np.bincount(candidates >> _ROW, minlength=len(kept)) + np.bincount(candidates & _OTHER, minlength=len(kept))
+        >= CROWD
+    )
     bounds = [*starts.tolist(), len(candidates)]
     for start in range(0, len(numbers), BLOCK):
         block = candidates[bounds[start] : bounds[min(start + BLOCK, len(numbers))]]
         others: dict[int, list[int]] = {}
         for row, other in zip((block >> _ROW).tolist(), (block & _OTHER).tolist(), strict=True):
             others.setdefault(row, []).append(other)
-        yield from _decide(others, kept, text_of, threshold)
+        thirds = {row: each[-1] for row, each in others.items() if is_crowded[row]}
+        yield from _decide(others, thirds, kept, text_of, threshold)
 
 
 def _candidates(rows: Array, threshold: float) -> Array:
@@ -84,7 +90,7 @@ def _candidates(rows: Array, threshold: float) -> Array:
         for n in range(1, BEFORE + 1):
             behind = place[first <= place - n]
             new.append(_alike(rows, row[behind], row[behind - n], least))
-        found = np.unique(np.concatenate([found, *new]))
+        found = distinct(np.concatenate([found, *new]))
         number = np.arange(len(found))
         starts_row = np.diff(found >> _ROW, prepend=~(found[:1] >> _ROW)) != 0
         found = found[number - np.maximum.accumulate(np.where(starts_row, number, 0)) < CANDIDATES]
@@ -117,10 +123,19 @@ def _alike(rows: Array, left: Array, right: Array, least: float) -> Array:
 
 
 def _decide(
-    waiting: dict[int, list[int]], kept: Array, text_of: Callable[[int], Parts], threshold: float
+    waiting: dict[int, list[int]],
+    thirds: dict[int, int],
+    kept: Array,
+    text_of: Callable[[int], Parts],
+    threshold: float,
 ) -> list[NearDuplicate]:
-    """The near-duplicates of a block of rows, ascending, each with candidates. `kept`: of each row that is a
-    near-duplicate, the row that is kept in its place; of others, themselves. It is filled in."""
+    """The near-duplicates of a block of rows, ascending.
+
+    Args:
+        waiting: the candidates of each row; emptied.
+        thirds: of a row that is like many, the least similar candidate, which shows the frame of their task.
+        kept: of each row that is a near-duplicate, the row that is kept in its place; of others, themselves. Filled in.
+    """
     texts: dict[int, Parts] = {}
     similarity: dict[tuple[int, int], float] = {}
     found = []
@@ -145,8 +160,9 @@ def _decide(
                 found.append(NearDuplicate(row, other, similarity[row, other]))
                 kept[row] = other
                 del waiting[row]
-        for number in sorted({number for pair in unknown for number in pair} - texts.keys()):
+        groups = [(row, other, thirds[row]) if row in thirds else (row, other) for row, other in unknown]
+        for number in sorted({number for group in groups for number in group} - texts.keys()):
             texts[number] = text_of(number)
-        measured = similarities([(texts[row], texts[other]) for row, other in unknown])
+        measured = similarities([tuple(texts[number] for number in group) for group in groups])
         similarity.update(zip(unknown, measured.tolist(), strict=True))
     return sorted(found)
