@@ -7,6 +7,9 @@ letters has to be the same, and in a longer one every 45th letter, or about ever
 A row is compared with rows that are kept, and never with one that is itself a near-duplicate: of a chain of rows, each
 like the one before, those are lost that are like a row that is kept.
 
+Rows that are like many others may be alike by an instruction: what they share with one more of them at the beginning
+and at the end of a part is not compared (`compared_texts.differing`).
+
 Signatures find candidates: rows that are equal in one of the bands of their signatures. The texts of candidates are
 compared, so there are no false ones; rows that are alike are missed where no band is equal (`RECALL`).
 """
@@ -28,6 +31,7 @@ BEFORE = 4  # rows with an equal band that a row is compared with, besides their
 CANDIDATES = 4  # of a row: the most similar ones by their signatures
 CROWD = 4  # a row that is like so many may be like them by the frame of their task
 BLOCK = 2048  # rows that are decided together
+PAIRS = 256  # pairs of rows whose texts are compared at a time
 _ROW, _DIFFER, _OTHER = np.uint64(36), np.uint64(28), np.uint64(2**28 - 1)  # bits of a candidate
 
 
@@ -163,6 +167,7 @@ def _decide(
         groups = [(row, other, thirds[row]) if row in thirds else (row, other) for row, other in unknown]
         for number in sorted({number for group in groups for number in group} - texts.keys()):
             texts[number] = text_of(number)
-        measured = similarities([tuple(texts[number] for number in group) for group in groups])
-        similarity.update(zip(unknown, measured.tolist(), strict=True))
+        for start in range(0, len(unknown), PAIRS):
+            pairs = [tuple(texts[number] for number in group) for group in groups[start : start + PAIRS]]
+            similarity.update(zip(unknown[start : start + PAIRS], similarities(pairs).tolist(), strict=True))
     return sorted(found)
