@@ -33,6 +33,7 @@ def build_parser():
         "--skip_bad_rows", action="store_true", help="reject lines that are not JSON too, at most 5%% of a file"
     )
     p.add_argument("--strict", action="store_true", help="stop without writing if any row cannot be used")
+    preparation_flags.add_duplicate_flags(p)
     preparation_flags.add_selection_flags(p)
     curation_flags.add_curation_flags(p)
     group = p.add_argument_group("check with a model")
@@ -63,12 +64,14 @@ def main(args) -> dict:
     from sllm import licenses
     from sllm.data import (
         data_report,
+        decontamination,
         model_check,
         parallel,
         preparation,
         preparation_flags,
         reading,
         report_page,
+        row_passes,
         selection,
         split_files,
         splits,
@@ -85,6 +88,7 @@ def main(args) -> dict:
     except cli.InputError as error:
         raise cli.InputError(error.problems + reading.first_problems(sources, args)) from None
     opened = reading.open_sources(sources, args)
+    test_sets = decontamination.read(args.decontaminate)
     reading.require_usable(sources, args)
     size = sum(source.size for source in opened)
     checkpoint.require_disk(args.output_dir, 3 * size + 2**20, "the prepared data")  # twice while it is written
@@ -95,6 +99,7 @@ def main(args) -> dict:
         state.resume()
         reading.read(state, opened, args, processes=processes)
         reading.require_usable(sources, args)
+        compared = row_passes.run(state, args, test_sets, processes)
         checked = check_with_model(args, state, processes) if args.model_id else None
         reading.require_usable(sources, args)
         limits = selection.Limits(preparation_flags.mix(args), args.max_rows, args.max_rows_per_task)
@@ -110,7 +115,7 @@ def main(args) -> dict:
 
         # ── write ──
         out = checkpoint.prepare_output(args.output_dir, overwrite=preparation_flags.replaces(args))
-        report |= {"ids_renamed": split_files.write(state, sides, out), "model_check": checked}
+        report |= {"ids_renamed": split_files.write(state, sides, out), "model_check": checked, **compared}
         texts = model_check.rendered(state, args, report_page.sample(state)) if args.model_id else {}
         report_page.write(state, report, out, texts)
     names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]

@@ -635,3 +635,56 @@ def test_the_page_shows_rows_in_the_template_of_the_model(tiny_base, tmp_path):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("&lt;|im_start|&gt;assistant") == 10
     assert json.loads((out / "report.json").read_text())["model_check"]["lengths"]["max"] > 5
+
+
+# ── near-duplicates and test sets ──────────────────────────────────────────────────────────────────────────
+
+
+def question_about(number):
+    """A row with a context of its own, long enough for an edit to be small."""
+    words = " ".join(f"낱말{number}가{i}" for i in range(40))
+    return {"id": f"r{number}", "instruction": f"{number}번째 글을 요약하세요.", "input": words, "output": words[:150]}
+
+
+def test_near_duplicates_and_leaks_are_rejected_with_their_places(tmp_path):
+    rows = [question_about(i) for i in range(40)]
+    copies = [{**rows[i], "id": f"copy{i}", "input": rows[i]["input"] + "!"} for i in range(10)]
+    train = write(tmp_path / "rows.jsonl", *rows, *copies)
+    test = write(tmp_path / "test.jsonl", *[{**rows[i], "id": f"t{i}"} for i in (20, 21)])
+    out = tmp_path / "out"
+    result = prepare("--input_path", train, "--output_dir", out, "--near_duplicates", "--decontaminate", test)
+    assert result["kept"] == 38
+    report = json.loads((out / "report.json").read_text())
+    assert report["refused"] == {"near-duplicate": 10, "overlaps with a test set": 2}
+    rejects = lines(out / "rejects.jsonl")
+    assert [reject["line"] for reject in rejects] == [21, 22, *range(41, 51)]
+    assert rejects[0]["reason"].startswith(f"overlaps with a test set: {test} item t20 (")
+    assert rejects[2]["reason"].startswith(f"near-duplicate of {train}:1 (similarity 1.00)")
+    assert rejects[2]["row"]["id"] == "copy0"
+    groups = report["near_duplicates"]
+    assert [group["kept"] for group in groups] == [f"{train}:{i}" for i in range(1, 11)]
+    assert "near-duplicate" in (out / "report.html").read_text(encoding="utf-8")
+
+    assert prepare("--input_path", train, "--output_dir", tmp_path / "all")["kept"] == 50
+    with pytest.raises(prepare_data.cli.InputError, match="none.jsonl: missing"):
+        prepare("--input_path", train, "--output_dir", tmp_path / "no", "--decontaminate", tmp_path / "none.jsonl")
+
+
+def test_texts_are_repaired_masked_and_filtered(tmp_path):
+    rows = [
+        {"instruction": "전화는?\r\n", "output": "010-1234-5678로 거세요."},
+        {"instruction": "깨진 글", "output": "占쏙옙占쏙옙 占쏙옙"},
+        {"instruction": "되풀이", "output": "네 " * 100},
+    ]
+    path, out = write(tmp_path / "rows.jsonl", *alpaca(20), *rows), tmp_path / "out"
+    words = ["--input_path", path, "--valid_ratio", 0, "--test_ratio", 0, "--output_dir"]
+    assert prepare(*words, out, "--personal_data", "mask", "--filter", "repetition")["refused"] == 2
+    report = json.loads((out / "report.json").read_text())
+    assert report["notes"] == {"masked: phone": 1, "normalised: line ends": 1}
+    (row,) = [row for row in lines(out / "train.jsonl") if "전화" in row["messages"][0]["content"]]
+    assert [turn["content"] for turn in row["messages"]] == ["전화는?\n", "[전화번호]로 거세요."]
+    plain = tmp_path / "plain"
+    assert prepare(*words, plain, "--filter", "none", "--no-normalise")["refused"] == 0
+    assert "전화는?\\r\\n" in (plain / "train.jsonl").read_text()
+    with pytest.raises(prepare_data.cli.InputError, match="--min_hangul is for the filter language"):
+        prepare(*words, tmp_path / "no", "--min_hangul", 0.5)

@@ -1,6 +1,5 @@
 """The rows of a preparation, encoded as the trainer of a model will: which it would refuse, and how long they are."""
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,31 +7,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sllm.data import data_report, tokenize
-from sllm.data.parallel import ordered_map
 from sllm.data.preparation import Preparation
+from sllm.data.row_passes import Rows, over_kept
 from sllm.data.rows import Row, Skipped
 from sllm.data.splits import Array
-from sllm.progress import stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BLOCK = 1000  # rows
 _worker: dict[str, Any] = {}  # of this process: the tokenizer and the length
 
 
-class Rows(NamedTuple):
-    """Some kept rows: their numbers, their lines, and where each was read."""
-
-    numbers: list[int]
-    lines: list[bytes]
-    places: list[tuple[str, int]]
-
-
 class Encoded(NamedTuple):
-    """`refused`: row number → reason; `lengths`: (sequences or sides,) tokens, not cut."""
+    """`refused`: row number → reason; `lengths`: (sequences or sides,) tokens, cut."""
 
-    rows: int
     refused: dict[int, str]
     stats: dict[str, Any]
     lengths: Array
@@ -50,25 +38,11 @@ def load(args: Namespace) -> tuple["PreTrainedTokenizerBase", str]:
 def check(state: Preparation, args: Namespace, max_length: int, processes: int) -> dict[str, Any]:
     """Encode the kept rows, cut at `max_length` tokens. Rows that the trainer would refuse are dropped. Returns the
     statistics of tokenizing, with `refused`: how many were dropped, and `lengths`."""
-    count = int(state.kept.sum())
-    blocks = (
-        Rows(numbers.tolist(), lines, [state.place(row) for row in numbers.tolist()])
-        for numbers, lines in state.blocks(BLOCK)
-    )
-    report = stream("row", count)
     parts = []
-    for part in ordered_map(
-        encode,
-        blocks,
-        processes=processes if count > 4 * BLOCK else 1,
-        initializer=start,
-        arguments=(args, max_length),
-    ):
+    for _, part in over_kept(state, encode, processes, start, (args, max_length)):
         for row, reason in part.refused.items():
             state.drop(row, reason)
         parts.append(part)
-        report(part.rows, part.rows)
-    report(0, 0, finished=True)
     stats = data_report.merge_stats([part.stats for part in parts], tokenize.SHOWN)
     lengths = data_report.lengths(np.concatenate([part.lengths for part in parts]))
     return {"refused": sum(len(part.refused) for part in parts), **stats, "lengths": lengths}
@@ -94,7 +68,7 @@ def start(args: Namespace, max_length: int) -> None:
 
 
 def encode(block: Rows) -> Encoded:
-    rows = [Row(json.loads(line)).at(*place) for line, place in zip(block.lines, block.places, strict=True)]
+    rows = [Row(row).at(*place) for row, place in zip(block.parsed(), block.places, strict=True)]
     skipped = Skipped(True, share=1.0)  # any number: the report counts them
     columns_of = tokenize.dpo_columns if "chosen" in rows[0] else tokenize.sft_columns
     columns, stats = columns_of(_worker["tokenizer"], rows, _worker["max_length"], skipped=skipped)
@@ -102,4 +76,4 @@ def encode(block: Rows) -> Encoded:
     refused = {number: reason for number, reason in reasons if reason}
     sequences = tokenize.as_sequences(columns) if "prompt_ids" in columns else columns
     lengths = np.array([len(ids) for ids in sequences["input_ids"]], np.uint32)
-    return Encoded(len(rows), refused, dict(stats), lengths)
+    return Encoded(refused, dict(stats), lengths)

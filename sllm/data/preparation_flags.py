@@ -44,6 +44,19 @@ def licenses(args: Namespace) -> dict[str, str | None]:
     return {path: named.get(path, of_all) for path in paths}
 
 
+def add_duplicate_flags(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("duplicates and test sets")
+    group.add_argument(
+        "--near_duplicates", type=cli.between(0.51, 1), nargs="?", const=0.8, metavar="SHARE", help="reject rows whose "
+        "context, question and answer are each alike those of an earlier row, by this share of their text; without a "
+        "number 0.8. Equal rows are always rejected",
+    )  # fmt: skip
+    group.add_argument(
+        "--decontaminate", nargs="+", default=[], metavar="FILE", help="reject rows that overlap with these test sets, "
+        "as evaluate_model.py would find them",
+    )  # fmt: skip
+
+
 def weighted(text: str) -> tuple[str, float]:
     """An argument type: `FILE:SHARE`."""
     path, _, share = text.rpartition(":")
