@@ -133,6 +133,17 @@ def test_a_choice_is_its_letter(answer, same):
     assert metrics.same_choice(answer, "b) 사과\n근거: …") == same
 
 
+@pytest.mark.parametrize(("answer", "same"), [("사과", 1), ("사과.\n근거", 1), ("배\n사과", 0), ("사과 배", 0)])
+def test_a_choice_without_letters_is_its_text(answer, same):
+    assert metrics.same_choice(answer, "사과\n사과는 붉다.") == same
+
+
+def test_keywords_are_read_as_the_reference_writes_them():
+    assert metrics.keyword_f1("소금, 빵", "빵,  소금, 버터") == pytest.approx(4 / 5)
+    assert metrics.keyword_f1("Keyword 1: 빵", "Keyword 1: 빵\nKeyword 2: 소금") == pytest.approx(2 / 3)
+    assert metrics.keyword_f1("빵, 소금", "Keyword 1: 빵\nKeyword 2: 소금") == 0
+
+
 def test_a_verdict_is_its_first_word():
     assert metrics.same_verdict("예\n근거: …", "예") == 1
     assert metrics.same_verdict("예를 들면 그렇습니다", "예") == 0
@@ -141,6 +152,20 @@ def test_a_verdict_is_its_first_word():
 def test_every_rule_has_a_metric():
     rules = {rule for task in tasks.TASKS.values() for rule in task.rules}
     assert {metric.key for metric in suites.CONFORMANCE.metrics} >= {f"rule_{rule}" for rule in rules}
+
+
+def test_the_right_answers_to_the_earlier_tasks_score_as_such():
+    lines = (ROOT / "sample_data" / "earlier_task_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    questions = [
+        Question(str(n), tasks.task_id_of(row["Task_name"]), [{"role": "user", "content": row["input"]}], row["output"])
+        for n, row in enumerate(rows)
+    ]
+    right = {str(n): [Answer(row["output"], "stop")] for n, row in enumerate(rows)}
+    assert suites.score(suites.CONFORMANCE, questions, right)["rules_passed"].tolist() == [1] * len(rows)
+    scores = suites.score(suites.REFERENCE, questions, right)
+    for key, count in (("choice", 6), ("yes_no", 6), ("keyword_f1", 2)):
+        assert np.nansum(scores[key]) == np.count_nonzero(~np.isnan(scores[key])) == count
 
 
 def test_the_right_answers_score_as_such():

@@ -128,6 +128,8 @@ def test_a_task_is_asked_with_its_form_and_judged(tab, database):
     tab.page.click(f"text={KO['task_starter']}")
     tab.page.wait_for_selector(".task-form")
     tab.page.wait_for_function(f"document.querySelectorAll('#task-picker option').length == {len(tasks.TASKS)}")
+    labels = tab.page.eval_on_selector_all("#task-picker optgroup", "groups => groups.map((group) => group.label)")
+    assert labels == [KO["task_original"], KO["task_earlier"]]
     tab.page.select_option("#task-picker", "task08_02")
     tab.page.click("#task-send")
     assert KO["task_missing"].strip() in tab.text()

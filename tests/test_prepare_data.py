@@ -242,6 +242,23 @@ def test_rows_that_share_a_context_or_a_prompt_stay_together():
             assert abs(sides.count(side) - ratio * len(rows)) <= largest
 
 
+def test_earlier_rows_of_one_text_are_one_group():
+    def row(task, *parts):
+        messages = [{"role": "user", "content": "\n\n".join(parts)}, {"role": "assistant", "content": "a"}]
+        return {"task": task, "messages": messages}
+
+    text = "첫 문단이다.\n\n둘째 문단이다."
+    rows = [
+        row("kositp09", text, "짧게 답하시오.", "누구인가"),
+        row("kositp10", "빠짐없이 답하세요", text, "왜 그런가"),
+        row("kositp21", "답을 고르고 근거를 쓰시오", text, "무엇인가", "보기 : 하나, 둘,"),
+        row("kositp02", "간추려 쓰시오", text),
+        row("kositp03", text, "제목을 지어 주세요."),
+        row("kositp03", "다른 글이다.", "제목을 지어 주세요."),
+    ]
+    assert splits.group(rows) == [*[splits.group(rows)[0]] * 5, 5]
+
+
 def test_a_chain_of_shared_keys_is_one_group():
     def row(user, task=None):
         return {"task": task, "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": "a"}]}

@@ -50,13 +50,16 @@ def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def keyword_f1(answer: str, reference: str) -> float:
-    """F1 of the sets of keywords ("Keyword 1: …")."""
-    return _f1(*(sorted(set(tasks.keywords(text))) for text in (answer, reference)))
+    """F1 of the sets of keywords, as the reference writes them: "Keyword 1: …" or a comma list."""
+    read = tasks.keywords if tasks.keywords(reference) else tasks.tags
+    return _f1(*(sorted(set(read(text))) for text in (answer, reference)))
 
 
 def same_choice(answer: str, reference: str) -> float:
-    """Is the letter of the choice the same?"""
-    return _same(_CHOICE, answer, reference)
+    """Is the letter of the choice the same? Its text, where the reference has no letter."""
+    if _CHOICE.match(reference):
+        return _same(_CHOICE, answer, reference)
+    return exact_match(answer.partition("\n")[0], reference.partition("\n")[0])
 
 
 def same_verdict(answer: str, reference: str) -> float:

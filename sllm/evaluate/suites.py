@@ -100,11 +100,11 @@ def _alone(score: Callable[[str], float | None]) -> Score:
     return lambda question, answer: score(answer.text)
 
 
-def _with_reference(score: Callable[[str, str], float | None], *, rule: str | None = None) -> Score:
-    """A metric of answer and reference, for the questions that have one; `rule`: and whose task has this rule."""
+def _with_reference(score: Callable[[str, str], float | None], *rules: str) -> Score:
+    """A metric of answer and reference, for the questions that have one; `rules`: and whose task has one of these."""
 
     def metric(question: Question, answer: Answer) -> float | None:
-        if not question.reference or (rule and rule not in question.rules):
+        if not question.reference or (rules and not set(rules) & set(question.rules)):
             return None
         return score(answer.text.strip(), question.reference)
 
@@ -158,7 +158,8 @@ _RULES_KO = {
     "korean": "한국어", "length": "길이", "bullet": "글머리표", "sentence": "완결된 문장", "clean": "군더더기 없음",
     "title": "제목 형식", "on_topic": "주제 유지", "choice": "보기 선택", "yes_no": "예/아니요",
     "rationale": "근거 제시", "grounded": "본문 근거", "keywords": "키워드 형식", "no_repeat": "본문 반복 없음",
-    "reworded": "바꿔 쓰기",
+    "reworded": "바꿔 쓰기", "one_line": "한 줄", "chars": "글자 수", "verbatim": "본문 그대로",
+    "evidence": "근거 인용", "answerable": "답변 가능 여부", "tags": "키워드 목록", "gap": "빠진 문장",
 }  # fmt: skip
 
 WORLD = Suite("world", "사실성", "Truth", (
@@ -193,9 +194,9 @@ REFERENCE = Suite("reference", "정답과 비교", "Reference", (
         for key, name in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
     ),
     Metric("chrf", "chrF++", "chrF++", _with_reference(metrics.chrf)),
-    Metric("keyword_f1", "키워드 F1", "Keyword F1", _with_reference(metrics.keyword_f1, rule="keywords")),
-    Metric("choice", "보기 정확도", "Choice accuracy", _with_reference(metrics.same_choice, rule="choice")),
-    Metric("yes_no", "예/아니요 정확도", "Yes/no accuracy", _with_reference(metrics.same_verdict, rule="yes_no")),
+    Metric("keyword_f1", "키워드 F1", "Keyword F1", _with_reference(metrics.keyword_f1, "keywords", "tags")),
+    Metric("choice", "보기 정확도", "Choice accuracy", _with_reference(metrics.same_choice, "choice")),
+    Metric("yes_no", "예/아니요 정확도", "Yes/no accuracy", _with_reference(metrics.same_verdict, "yes_no")),
 ), "a reference answer")  # fmt: skip
 
 SUITES = {suite.name: suite for suite in (WORLD, CONFORMANCE, REFERENCE)}

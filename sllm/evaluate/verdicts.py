@@ -44,10 +44,10 @@ def prompt(
     Args:
         messages: the conversation, its last question at the end.
         answers: one, or two for `pairwise`, the first of which is A.
-        task: its rules are shown, where the conversation does not begin with them.
+        task: its rules are shown, where the conversation does not have them.
     """
     rules = tasks.get(task).system_prompt if task in tasks.TASKS else ""
-    if any(message["content"] == rules for message in messages):
+    if any(rules in message["content"] for message in messages):
         rules = ""
     texts = [*(message["content"] for message in messages), reference or "", *answers]
     names = ("A", "B") if kind == "pairwise" else ("",)

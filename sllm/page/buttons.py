@@ -96,6 +96,7 @@ async def open_form(conversation: Conversation, text: dict, *, task: str = "", v
         {
             "id": entry["id"],
             "name": entry[text["task_name"]],
+            "group": entry.get("group") or "original",
             "fields": [{"name": field["name"], "required": field["required"]} for field in entry["fields"]],
             "question": entry.get("question") or "",
             "example": entry.get("example") or {},

@@ -49,6 +49,8 @@ _TEXTS = {  # name: (Korean, English)
     "task_intro": ("과제를 고르고 항목을 채우세요. 예시로 시작할 수도 있습니다.",
                    "Choose a task and fill in its fields, or start from an example."),
     "task_picker": ("과제 종류", "Task"),
+    "task_original": ("기본 과제 23가지", "The 23 tasks"),
+    "task_earlier": ("이전 과제 22가지 (KOSITP)", "The earlier 22 (KOSITP)"),
     "task_example": ("예시 채우기", "Fill in an example"),
     "task_clear": ("비우기", "Clear"),
     "task_send": ("보내기", "Send"),
@@ -167,6 +169,13 @@ _RULES = {  # of the tasks' answers
     "keywords": ("키워드", "keywords"),
     "no_repeat": ("반복 없음", "no repetition"),
     "reworded": ("바꿔 쓰기", "reworded"),
+    "one_line": ("한 줄", "one line"),
+    "chars": ("글자 수", "characters"),
+    "verbatim": ("본문 그대로", "as in the text"),
+    "evidence": ("근거 인용", "quoted evidence"),
+    "answerable": ("답변 가능 여부", "answerable or not"),
+    "tags": ("키워드 목록", "keyword list"),
+    "gap": ("빠진 문장", "missing sentence"),
 }
 KO, EN = (
     {name: texts[language] for name, texts in _TEXTS.items()}

@@ -119,22 +119,28 @@ def task_entries(rows: Iterable[dict]) -> list[dict]:
             {"name": name, "description": FIELDS[name].description, "required": name in task.fields}
             for name in [*task.fields, *optional]
         ]
-        ratio = task.length_ratio and [None if bound == float("inf") else bound for bound in task.length_ratio]
         entries.append(
             {
                 "id": task.id,
+                "group": "original" if task.id in tasks.ORIGINAL else "earlier",
                 "name_ko": task.name_ko,
                 "name_en": task.name_en,
                 "style": task.style,
                 "fields": task_fields,
                 "question": task.question,
                 "rules": list(task.rules),
-                "length_ratio": ratio,
+                "length_ratio": _bounds(task.length_ratio),
+                "chars": _bounds(task.chars),
                 "system_prompt": task.system_prompt,
                 "example": examples.get(task.id),
             }
         )
     return entries
+
+
+def _bounds(of_task: tuple[float, float] | None) -> list[float | None] | None:
+    """JSON has no infinity."""
+    return of_task and [None if bound == float("inf") else bound for bound in of_task]
 
 
 def task_examples(entries: list[dict]) -> dict:

@@ -1,11 +1,9 @@
-"""The task table: what a request of each type holds, how it becomes a user turn, what its answer must obey.
+"""What a task type is, and the table of the original's 23. `sllm.tasks.earlier` has the 22 before them.
 
 A task id is the original's: `task01_01` is the bullet form and `task01_02` the sentence form of one family.
-The labelled user turn (`###Context###:` … `###Answer###:`) is the original's too, so that rows written for
-it train here unchanged. Standard library only: the server lists this table before any engine is loaded.
+Standard library only: the server lists the tasks before any engine is loaded.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,9 +37,13 @@ class Task:
         question: the instruction used when the request gives no `question`; None where it has to.
         style: "bullet" or "sentence" for the answer's body (the explanation, where there is one),
             "line" for a single line, "keywords" for a keyword list.
+        system_prompt: what the answer has to be; not a turn of its own where `labelled` is false.
         rules: names of the checks in `conformance` that the answer must pass.
         length_ratio: least and greatest length of the answer relative to the context, white space not
             counted; None where length is free.
+        chars: least and greatest number of characters of the answer, spaces included; None where length is free.
+        labelled: the sections of the user turn have labels (`###Context###:`), and the system prompt comes before it.
+            Without labels the user turn is plain paragraphs, the first of which is the system prompt.
     """
 
     id: str
@@ -53,6 +55,8 @@ class Task:
     system_prompt: str
     rules: tuple[str, ...]
     length_ratio: tuple[float, float] | None = None
+    chars: tuple[int, float] | None = None
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         if sum(FIELDS[name].section == "Context" for name in self.fields) > 1:
@@ -113,7 +117,7 @@ def _pair(
         )
 
 
-_ALL = [
+_TASKS = [
     *_pair(
         "task01", "요약", "Summary",
         "주어진 Context를 요약해 주세요.",
@@ -209,90 +213,4 @@ _ALL = [
     ),
 ]  # fmt: skip
 
-TASKS: dict[str, Task] = {task.id: task for task in _ALL}
-
-
-class WrongFields(ValueError):
-    """The fields given for a task are not its own; `field` is the first that is wrong."""
-
-    def __init__(self, message: str, field: str):
-        super().__init__(message)
-        self.field = field
-
-
-def get(task_id: str) -> Task:
-    """The task of this id; ValueError naming the known ids otherwise."""
-    if task_id not in TASKS:
-        raise ValueError(f"unknown task id {task_id!r}; known: {', '.join(TASKS)}")
-    return TASKS[task_id]
-
-
-def similar_task_ids(label: str) -> list[str]:
-    """The task ids that a label almost is (other case, separators or zeros: `task1_01`, `Task08_02`; a family whose
-    forms have ids of their own: `task01`); empty where it is a label of another kind."""
-    match = re.fullmatch(r"\W*task[\W_]*0*(\d+)(?:[\W_]+0*(\d+))?\W*", label, re.IGNORECASE)
-    if label in TASKS or not match:
-        return []
-    family = f"task{match[1]:0>2}"
-    exact = f"{family}_{match[2]:0>2}" if match[2] else family
-    if exact in TASKS:
-        return [exact]
-    return [known for known in TASKS if known.partition("_")[0] == family]
-
-
-def build_user_turn(task_id: str, fields: dict[str, str | list[str]]) -> str:
-    """The labelled user turn of a request.
-
-    Args:
-        fields: the task's own fields; `choices` is a list of 2–5 strings, all else is text. `question`
-            may replace the default instruction of a task that has one.
-    Raises:
-        WrongFields: naming every missing, unknown, empty or misshapen field at once.
-    """
-    task = get(task_id)
-    problems = {name: f"unknown field {name!r}" for name in fields if name not in {*task.fields, "question"}}
-    for name in task.fields:
-        value = fields.get(name)
-        if name == "choices" and value:
-            if not isinstance(value, list) or not 2 <= len(value) <= 5 or not all(str(v).strip() for v in value):
-                problems[name] = "choices must be a list of 2 to 5 non-empty texts"
-        elif not value or not str(value).strip():
-            problems[name] = f"missing field {name!r} ({FIELDS[name].description})"
-    if problems:
-        message = f"{task_id} requires {', '.join(task.fields)}: {'; '.join(problems.values())}"
-        raise WrongFields(message, next(iter(problems)))
-    question = str(fields.get("question") or task.question).strip()
-    if "choices" in task.fields:
-        choices = (f"{label}) {text.strip()}" for label, text in zip(CHOICE_LABELS, fields["choices"], strict=False))
-        question += "\n보기:" + " ".join(choices)
-    turn = f"###Question###:\n{question}\n\n###Answer###:"
-    if task.source:
-        turn = f"###Context###:\n{str(fields[task.source]).strip()}\n\n" + turn
-    return turn
-
-
-def split_user_turn(task_id: str, user_content: str) -> dict[str, str | list[str]]:
-    """The fields of a labelled user turn: the inverse of `build_user_turn`; absent sections are left out."""
-    task = get(task_id)
-    body = user_content.rstrip().removesuffix("###Answer###:").rstrip()
-    head, separator, question = body.rpartition("###Question###:")
-    fields: dict[str, str | list[str]] = {}
-    context = (head if separator else body).strip().removeprefix("###Context###:").strip()
-    if task.source and context:
-        fields[task.source] = context
-    question = question.strip() if separator else ""
-    if "choices" in task.fields:
-        question, _, listed = question.partition("보기:")
-        parts = re.split(r"(?:^|\s)([a-e])\)\s*", listed.strip())
-        fields["choices"] = [text.strip() for text in parts[2::2]]
-    if question.strip():
-        fields["question"] = question.strip()
-    return fields
-
-
-def build_messages(task_id: str, fields: dict[str, str | list[str]]) -> list[dict[str, str]]:
-    """System and user message of a request: what a trained model is asked with."""
-    return [
-        {"role": "system", "content": get(task_id).system_prompt},
-        {"role": "user", "content": build_user_turn(task_id, fields)},
-    ]
+ORIGINAL: dict[str, Task] = {task.id: task for task in _TASKS}

@@ -59,7 +59,7 @@ def main(args) -> dict:
     for path in out.glob(STATE.format("*")):
         path.unlink()
     documents, seconds = metrics.pop("documents"), metrics.pop("seconds")
-    data = {"texts": len(corpus.sample_texts(args.sample_data)), "tasks": list(tasks.TASKS), "documents": documents}
+    data = {"texts": len(corpus.sample_texts(args.sample_data)), "tasks": list(tasks.ORIGINAL), "documents": documents}
     parents = [args.model_id] if args.model_id else []
     checkpoint.write_run(out, "base", args, parents=parents, data=data, metrics=metrics, seconds=seconds)
     return {"stage": "base", "output_dir": str(out), **metrics}

@@ -60,7 +60,7 @@ def sample_texts(folder: str | Path, only: set[str] | None = None) -> list[str]:
     for path in sorted(Path(folder).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            if only is not None and row["task"] not in only:
+            if only is not None and row.get("task") not in only:
                 continue
             contents = [row[key] for key in ("system_prompt", "user_content") if key in row]
             for key in ("prompt", "chosen", "rejected"):

@@ -2,11 +2,13 @@ import { Button } from '@/components/ui/button';
 import { useState } from 'react';
 import { toast } from 'sonner';
 
+const groupOf = (task) => task.group || 'original'; // forms of an older page have none
 const asText = (value) => (Array.isArray(value) ? value.join('\n') : value || '');
 
 export default function TaskForm() {
   const { tasks, texts } = props;
   const hasContext = (task) => task.fields.some((field) => field.name === 'context');
+  const groups = [...new Set(tasks.map(groupOf))];
   const selected = tasks.find((task) => task.id === props.task);
   const first = selected || (props.values && props.values.context && tasks.find(hasContext)) || tasks[0];
   const [id, setId] = useState(first && first.id);
@@ -49,8 +51,12 @@ export default function TaskForm() {
       <div>
         <label htmlFor="task-picker">{texts.task_picker}</label>
         <select id="task-picker" value={id} onChange={(event) => { setId(event.target.value); setMissing([]); }}>
-          {tasks.map((entry) => (
-            <option key={entry.id} value={entry.id}>{`${entry.name}  (${entry.id})`}</option>
+          {groups.map((group) => (
+            <optgroup key={group} label={texts[`task_${group}`] || group}>
+              {tasks.filter((entry) => groupOf(entry) === group).map((entry) => (
+                <option key={entry.id} value={entry.id}>{`${entry.name}  (${entry.id})`}</option>
+              ))}
+            </optgroup>
           ))}
         </select>
       </div>
