@@ -58,7 +58,7 @@ def main(args) -> dict | None:
     (base, adapters), control, examples, *_ = cli.collect_errors(
         lambda: served_model.of_command_line(args),
         lambda: access.of_command_line(args),
-        lambda: formats.load_rows(args.task_examples, "prompts"),
+        lambda: [row for path in args.task_examples for row in formats.load_rows(path, "prompts")],
         lambda: check_lengths(args),
         lambda: dtypes.check_precision(args.dtype, args.quantization, args.kv_cache_dtype),
         lambda: parsers.check(args.tool_call_parser, args.reasoning_parser),

@@ -56,7 +56,7 @@ trap stop EXIT
 mkdir -p "$chat"
 api() {
   exec python api_server.py --port "$api_port" --model_id "$base" --lora_modules "sft=$out/sft" "dpo=$out/dpo" \
-    --served_model_name base --max_seq_length 4096 --task_examples $world/test_names.jsonl
+    --served_model_name base --max_seq_length 4096 --task_examples $world/test_names.jsonl sample_data/earlier_task_rows.jsonl
 }
 page() {
   exec python chainlit_app.py --port "$page_port" --api_base_url "$api/v1" --starters_path $world/starters.txt \

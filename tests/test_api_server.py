@@ -478,6 +478,20 @@ def test_examples_of_tasks_are_the_first_rows_of_a_file(tmp_path):
     assert examples == {row["task"]: tasks.split_user_turn(row["task"], row["user_content"]) for row in rows[::2]}
 
 
+def test_the_list_of_tasks_tells_the_two_groups_apart():
+    from sllm.serve import tasks_api
+
+    listed = {entry["id"]: entry for entry in tasks_api.task_entries([])}
+    assert list(listed) == list(tasks.TASKS)
+    assert {id for id, entry in listed.items() if entry["group"] == "earlier"} == set(tasks.EARLIER)
+    assert {id for id, entry in listed.items() if entry["group"] == "original"} == set(tasks.ORIGINAL)
+    assert listed["kositp13"]["chars"] == [1, 50]
+    assert listed["kositp06"]["chars"] == [80, None]
+    assert listed["task10_01"]["length_ratio"] == [5, None]
+    assert listed["task10_01"]["chars"] is None
+    json.dumps(list(listed.values()), allow_nan=False)
+
+
 def test_every_task_answers_its_own_example_with_a_verdict(server):
     listed = httpx.get(server.url + "/v1/tasks").json()
     assert [entry["id"] for entry in listed["data"]] == list(tasks.TASKS)
@@ -489,7 +503,7 @@ def test_every_task_answers_its_own_example_with_a_verdict(server):
             "object", "id", "created", "model", "task", "answer", "finish_reason", "conformance", "messages", "usage"
         }  # fmt: skip
         assert found["messages"] == tasks.build_messages(entry["id"], entry["example"])
-        broken = tasks.check(entry["id"], found["messages"][1]["content"], found["answer"])
+        broken = tasks.check(entry["id"], found["messages"][-1]["content"], found["answer"])
         assert {r["rule"]: r["reason"] for r in found["conformance"]["rules"] if not r["ok"]} == {
             failure.rule: failure.reason for failure in broken
         }

@@ -8,7 +8,8 @@ from sllm import cli
 from sllm.serve.dtypes import KV_CACHE_DTYPES, QUANTIZATIONS, resolve_dtype
 from sllm.serve.model_info import LORA_RANKS
 
-SAMPLE_ROWS = Path(__file__).resolve().parent.parent.parent / "sample_data" / "task_rows.jsonl"
+SAMPLE_DATA = Path(__file__).resolve().parent.parent.parent / "sample_data"
+SAMPLE_ROWS, EARLIER_SAMPLE_ROWS = SAMPLE_DATA / "task_rows.jsonl", SAMPLE_DATA / "earlier_task_rows.jsonl"
 SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty".split()
 ENGINE = "dtype quantization kv_cache_dtype enforce_eager gpu_memory_utilization seed".split()  # as vLLM calls them
 PARALLEL = {
@@ -101,8 +102,8 @@ def add_access_flags(p: argparse.ArgumentParser) -> None:
 
 def add_task_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument_group("tasks").add_argument(
-        "--task_examples", default=str(SAMPLE_ROWS), metavar="FILE", help="rows: the first one of each task is its "
-        "example in /v1/tasks and in the forms of the chat page",
+        "--task_examples", nargs="+", default=[str(SAMPLE_ROWS), str(EARLIER_SAMPLE_ROWS)], metavar="FILE",
+        help="rows: the first one of each task is its example in /v1/tasks and in the forms of the chat page",
     )  # fmt: skip
 
 
