@@ -2,12 +2,9 @@
 
 import json
 import random
-import shlex
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from format_records import LABELLED_TEXTS, PREFERENCE, TRAINING
 
 from sllm.cli import InputError
 from sllm.data import formats
@@ -127,7 +124,8 @@ def test_texts_stay_as_they_are_and_ids_are_stable():
         ({"messages": [USER, SYSTEM, ANSWER]}, "roles out of order"),
         ({"messages": [USER, USER, ANSWER]}, "roles out of order"),
         ({"messages": [SYSTEM, SYSTEM, USER, ANSWER]}, "roles out of order"),
-        ({"messages": [{"role": "tool", "content": "x"}, ANSWER]}, "unknown role"),
+        ({"messages": [{"role": "tool", "content": "x"}, ANSWER]}, "tool turn: message 1 (tool) cannot be trained"),
+        ({"messages": [{"role": "critic", "content": "x"}, ANSWER]}, "unknown role: 'critic' in message 1"),
         ({"messages": [{"role": ["user"], "content": "x"}, ANSWER]}, "unknown role"),
         ({"messages": "물은?"}, "messages is not a list"),
         ({"messages": [{"content": "물은?"}, ANSWER]}, "message without role and content"),
@@ -140,7 +138,7 @@ def test_texts_stay_as_they_are_and_ids_are_stable():
         ({**ORIGINAL, "assistant_content": 3}, "content is not text"),
         ({**ORIGINAL, "system_prompt": 3}, "content is not text"),
         ({"instruction": ["물은?"], "output": "100℃"}, "content is not text"),
-        ({"instruction": "물은?", "output": "100℃", "history": [["a", "b"]]}, "history is not read"),
+        ({"instruction": "물은?", "output": "100℃", "history": "a"}, "history is not a list"),
         ({**ORIGINAL, "task": ["task02"]}, "task is neither text nor a number: an array"),
         ({**ORIGINAL, "id": {}}, "id is neither text nor a number: an object"),
         ({**ORIGINAL, "task": "\ud83d"}, "broken character: U+D83D at character 0 in the task"),
@@ -215,9 +213,9 @@ KTO = {"prompt": [USER], "completion": [WORSE], "label": False}
         ({**PAIR, "score_chosen": 3, "score_rejected": 5.5}, "score_chosen is below score_rejected: 3 < 5.5"),
         ({**PAIR, "chosen_rating": 1, "rejected_rating": 2}, "chosen_rating is below rejected_rating"),
         ({**PAIR, "margin": -0.5}, "margin is below 0"),
-        ({"prompt": "물은?", "response": "100℃"}, "no assistant turn; nothing reads the keys 'response'"),
-        ({"messages": [{"from": "human", "value": "물은?"}]},
-         "message without role and content: message 1 has the keys 'from'"),
+        ({"prompt": "물은?", "speech": "100℃"}, "no assistant turn; nothing reads the keys 'speech'"),
+        ({"messages": [{"who": "human", "value": "물은?"}]},
+         "message without role and content: message 1 has the keys 'who'"),
     ],
 )  # fmt: skip
 def test_rows_that_say_what_cannot_be_trained_are_refused(row, reason):
@@ -246,26 +244,24 @@ def test_keys_that_nothing_uses_are_named(row, ignored):
 
 
 def test_every_key_is_used_or_named_or_refuses_the_row():
-    """Any key at any place of any format: the converted row differs with it, or names it, or is refused."""
-    rows = [ORIGINAL, {"messages": [USER, ANSWER]}, {"instruction": "물은?", "output": "100℃"}, PAIR]
-    rows += [{"prompt": [USER], "completion": [ANSWER]}]
-    assert {formats.format_of(row) for row in rows} == formats.FORMATS.keys()  # a new format needs a row here
+    """Any key at any place of any format: the rows differ with it, or name it, or are refused."""
+    records = [(name, record) for name, record, _ in [*TRAINING, *LABELLED_TEXTS, *PREFERENCE]]
+    assert {name for name, _ in records} == formats.FORMATS.keys()  # a new format needs a record there
     keys = "context input label weight tools images reasoning_content system foo name thinking history score".split()
-    for row in rows:
-        name = formats.format_of(row)
-        plain = formats.convert(row, name)
+    for name, record in records:
+        plain = formats.rows_of(record, name)
         places = [lambda r: r]
-        lists = [k for k, value in row.items() if isinstance(value, list) and isinstance(value[-1], dict)]
+        lists = [k for k, value in record.items() if isinstance(value, list) and isinstance(value[-1], dict)]
         places += [lambda r, k=k: r[k][-1] for k in lists]
         for place in places:
             for key in keys:
-                changed = json.loads(json.dumps(row))
-                place(changed)[key] = "말"
-                try:
-                    converted = formats.convert(changed, name)
-                except ValueError:
+                changed = json.loads(json.dumps(record))
+                if key in place(changed):
                     continue
-                assert converted != plain or any(key in named for named in converted.ignored), (name, key)
+                place(changed)[key] = "말"
+                rows = formats.rows_of(changed, name)
+                named = [key for row in rows if not isinstance(row, formats.Refused) for key in row.ignored]
+                assert rows != plain or any(key in text for text in named), (name, key)
 
 
 def test_load_rows_counts_ignored_keys_and_mistyped_tasks(tmp_path):
@@ -291,89 +287,53 @@ def test_a_bad_answer_still_asks_its_question(tmp_path):
     assert prompt["reference"] == "100℃"
 
 
-# ── formats that are not read ──────────────────────────────────────────────────────────────────────────────
-
-
-def converted_by_its_advice(path, folder):
-    """The rows that the command in the error message prints, run as it stands in the repository's root."""
-    (problem,) = problems(formats.load_rows, path, "sft")
-    assert str(path) in problem
-    assert "\n" not in problem
-    command, _, quoted = ("python -c " + problem.partition("python -c ")[2]).rpartition(" > ")
-    command = command.replace("python", shlex.quote(sys.executable), 1)
-    (out,) = shlex.split(quoted)
-    assert out == f"{path.stem}_rows.jsonl" != path.name
-    with (folder / out).open("wb") as file:
-        subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, stdout=file)
-    return problem, formats.load_rows(folder / out, "sft")
+# ── other files than JSON ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    ("name", "raw", "said", "expected"),
+    ("name", "raw", "expected"),
     [
-        ("k.jsonl", b'{"input": "Q", "output": "A", "Task_name": "Summarization"}', "these are KOSITP rows", ("Q",
-         "A")),
-        ("s.json", b'[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}]',
-         "these are ShareGPT rows", ("Q", "A")),
-        ("c.jsonl", b'{"dialogue": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}',
-         "the messages are under 'dialogue'", ("Q", "A")),
+        ("a.csv", "\ufeffq,a,label\n물은?,100℃,0\n".encode(), ["물은?", "100℃"]),
+        ("a.csv", '"질문","답변"\r\n"가,""나""\n라","다"\r\n'.encode("cp949"), ['가,"나"\n라', "다"]),
+        ("a.csv", "instruction;output\n물은?;100℃\n".encode(), ["물은?", "100℃"]),
+        ("a.txt", "Q\tA\n물은?\t100℃\n".encode("utf-16"), ["물은?", "100℃"]),
+        ("a.csv", "질문,맥락,정답\nQ,C,A\n".encode(),
+         ["###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A"]),
         ("q.json", b'{"version": "1", "data": [{"title": "t", "paragraphs": [{"context": "C", "qas": [{"id": "1", '
-         b'"question": "Q", "answers": [{"text": "A", "answer_start": 0}]}]}]}]}', "SQuAD's (KorQuAD's) layout",
-         ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
-        ("h.jsonl", b'{"id": "1", "context": "C", "question": "Q", "answers": {"text": ["A"], "answer_start": [0]}}',
-         "SQuAD's (KorQuAD's) rows", ("###Context###:\nC\n\n###Question###:\nQ\n\n###Answer###:", "A")),
-        ("m.jsonl", b'{"messages": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}',
-         "messages without role and content; these are ShareGPT rows", ("Q", "A")),
-        ("o.jsonl", b'{"id": "1", "system_prompt": "S", "question": "Q", "response": "A"}', "convert them: ",
-         ("S", "Q", "A")),
-        ("n.json", b'{"train": [{"instruction": "Q", "output": "A"}], "test": [{"instruction": "R", "output": "B"}]}',
-         "several lists (train, test)", ("Q", "A")),
-        ("f.jsonl", b'{"question": "Q", "answer": "A", "level": "1"}', "convert them (it leaves out level)", ("Q",
-         "A")),
-        ("a.csv", "\ufeffq,a,label\n물은?,100℃,0\n".encode(), "convert them (it leaves out label)", ("물은?", "100℃")),
-        ("x.csv", '"질문","맥락","정답"\r\n"가,""나""\n라","C","A"\r\n'.encode("cp949"), "convert them: ", (
-         '가,"나"\n라\n\nC', "A")),
-        ("x.tsv", '전제\t가설\tgold_label\n"가\t나\tneutral\n'.encode("utf-16"), "convert them (check which", (
-         '"가\n\n나', "neutral")),
+         b'"question": "Q", "answers": [{"text": "C", "answer_start": 0}]}]}]}]}', [None, "C"]),
     ],
 )  # fmt: skip
-def test_a_foreign_format_is_told_the_command_that_converts_it(tmp_path, name, raw, said, expected):
+def test_files_and_their_columns_are_read(tmp_path, name, raw, expected):
     path = tmp_path / name
     path.write_bytes(raw)
-    (tmp_path / "out").mkdir()
-    problem, (row,) = converted_by_its_advice(path, tmp_path / "out")
-    assert said in problem
-    assert [turn["content"] for turn in row["messages"]] == list(expected)
+    (row,) = formats.load_rows(path, "sft")
+    assert [turn["content"] for turn in row["messages"]] == [
+        text or turn["content"] for text, turn in zip(expected, row["messages"], strict=True)
+    ]
 
 
-def printed_by_its_advice(path) -> dict:
-    """The only row of a file, as the command in its error prints it."""
-    with pytest.raises(InputError) as refused:
-        formats.load_rows(path, "sft")
-    command = "python -c " + str(refused.value).partition("python -c ")[2].rpartition(" > ")[0]
-    done = subprocess.run(["bash", "-c", command.replace("python", shlex.quote(sys.executable), 1)], cwd=ROOT,
-                          capture_output=True, text=True, check=True)  # fmt: skip
-    return json.loads(done.stdout)
+def test_labels_of_a_tsv_become_words(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes('sentence1\tsentence2\tgold_label\n"가\t나\tneutral\n'.encode())
+    (row,) = formats.load_rows(path, "sft")
+    assert row["messages"][0]["content"].endswith('\n\n전제: "가\n가설: 나')
+    assert row["messages"][1]["content"] == "중립"
 
 
-@pytest.mark.parametrize("header", ["질문,좋은답변,나쁜답변", "rejected,prompt,chosen", "prompt,chosen,rejected"])
+@pytest.mark.parametrize("header", ["question,chosen,rejected", "질문,좋은답변,나쁜답변", "rejected,chosen,prompt"])
 def test_columns_of_a_preference_become_a_pair(tmp_path, header):
     columns = header.split(",")
     values = {name: "나쁨" if name in ("rejected", "나쁜답변") else "좋음" for name in columns}
-    values |= {name: "질문?" for name in columns if name in ("prompt", "질문")}
+    values |= {name: "질문?" for name in columns if name in ("question", "질문", "prompt")}
     path = tmp_path / "pairs.csv"
     path.write_text(f"{header}\n{','.join(values[name] for name in columns)}\n", encoding="utf-8")
-    if "질문" in header:
-        found = printed_by_its_advice(path)
-        assert found == {"prompt": "질문?", "chosen": "좋음", "rejected": "나쁨"}
-    else:
-        (pair,) = formats.load_rows(path, "preference")
-        assert [pair[key][0]["content"] for key in ("prompt", "chosen", "rejected")] == ["질문?", "좋음", "나쁨"]
+    (pair,) = formats.load_rows(path, "preference")
+    assert [pair[key][0]["content"] for key in ("prompt", "chosen", "rejected")] == ["질문?", "좋음", "나쁨"]
 
 
 def test_a_csv_of_pairs_keeps_its_system_prompt(tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("id,system_prompt,prompt,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
+    path.write_text("id,system_prompt,질문,chosen,rejected\n7,짧게,물은?,100℃,몰라요\n", encoding="utf-8")
     (pair,) = formats.load_rows(path, "preference")
     assert (pair["id"], pair["prompt"]) == ("7", [{"role": "system", "content": "짧게"}, USER])
 

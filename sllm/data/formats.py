@@ -14,13 +14,13 @@ from typing import Any
 
 from sllm import checkpoint
 from sllm.cli import InputError
-from sllm.data.converters import FORMATS, convert, detect, format_of
+from sllm.data.converters import FORMATS, Refused, convert, detect, format_of, kind_of_format, rows_of
 from sllm.data.json_reader import examine, format_problems, read_file, scan
 from sllm.data.rows import MAX_LOST_SHARE, Row, Skipped, ignored_keys, ignored_note, notes
 
 __all__ = [
-    "FORMATS", "Skipped", "convert", "detect", "format_of", "ignored_keys", "ignored_note", "load_rows", "notes",
-    "read_file", "scan", "unique_ids",
+    "FORMATS", "Refused", "Skipped", "convert", "detect", "format_of", "ignored_keys", "ignored_note", "kind_of_format",
+    "load_rows", "notes", "read_file", "rows_of", "scan", "unique_ids",
 ]  # fmt: skip
 
 
@@ -51,15 +51,16 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
     rows, refused = [], []
     if contents.rows:
         try:
-            row_format = detect([row for _, row in contents.rows], name)
+            row_format = detect([row for _, row in contents.rows])
         except ValueError as error:
             raise InputError(format_problems(path, [*contents.faults, *contents.bad, (0, str(error))])) from None
         _check_kind(path, kind, row_format, contents.rows)
-        for line, row in contents.rows:
-            try:
-                rows.append(convert(row, row_format, answered=kind != "prompts").at(name, line))
-            except ValueError as error:
-                refused.append((line, str(error)))
+        for line, record in contents.rows:
+            for row in rows_of(record, row_format, answered=kind != "prompts"):
+                if isinstance(row, Refused):
+                    refused.append((line, row.reason))
+                else:
+                    rows.append(row.at(name, line))
     if contents.faults:
         raise InputError(format_problems(path, contents.faults + contents.bad + refused))
     for line, reason in sorted(contents.bad + refused):
@@ -72,14 +73,15 @@ def load_rows(path: str | Path, kind: str, *, skipped: Skipped | None = None) ->
 
 
 def _check_kind(path: str | Path, kind: str, row_format: str, rows: list[tuple[int, dict[str, Any]]]) -> None:
-    if kind == "prompts" or (row_format == "preference") == (kind == "preference"):
+    is_preference = kind_of_format(row_format) == "preference"
+    if kind == "prompts" or is_preference == (kind == "preference"):
         return
     if row_format == "prompt_completion" and any(isinstance(row.get("label"), bool) for _, row in rows):
         raise InputError(
             f"{path} holds KTO rows (prompt, completion, label), and DPO requires pairs; "
             "build_preferences.py writes those too, to train.jsonl"
         )
-    row_kind, trainer = ("preference", "DPO") if row_format == "preference" else ("training", "SFT")
+    row_kind, trainer = ("preference", "DPO") if is_preference else ("training", "SFT")
     raise InputError(f"{path} holds {row_kind} rows ({row_format}): train_LoRA_{trainer}.py reads those")
 
 

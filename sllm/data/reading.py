@@ -92,7 +92,7 @@ def _format(source: Source, block: Block) -> str:
     if not sample:  # nothing of it can be read; the next block may be as well
         return next(iter(converters.FORMATS))
     try:
-        return converters.detect(sample, source.path)
+        return converters.detect(sample)
     except ValueError as error:
         raise InputError(f"{source.path}: {error}") from None
 
@@ -118,8 +118,9 @@ def require_usable(sources: Sequence[SourceCounts], args: Namespace) -> None:
 
 def problems(sources: Sequence[SourceCounts], args: Namespace) -> list[str]:
     lines = [line for one in sources for line in one.problems(strict=args.strict, skip_bad_rows=args.skip_bad_rows)]
-    preference = [one.path for one in sources if one.format == "preference"]
-    training = [one.path for one in sources if one.format not in (None, "preference")]
+    kinds = {one.path: converters.kind_of_format(one.format) for one in sources if one.format}
+    preference = [path for path, kind in kinds.items() if kind == "preference"]
+    training = [path for path, kind in kinds.items() if kind == "training"]
     if preference and training:
         lines.append(
             f"preference rows ({', '.join(preference)}) and training rows ({', '.join(training)}) cannot share an "

@@ -40,8 +40,8 @@ class Facts(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """`row`: the record as it was read, as JSON; None for a line that is not JSON. `unreadable`: it cannot be parsed,
-    which stops the run unless bad lines may be skipped."""
+    """`row`: the record as it was read, or its part that is refused, as JSON; None for a line that is not JSON.
+    `unreadable`: it cannot be parsed, which stops the run unless bad lines may be skipped."""
 
     line: int
     reason: str
@@ -98,12 +98,12 @@ def _rows(record: Record, job: Job, refusals: list[Refusal]) -> list[tuple[Row, 
         return []
     rows = []
     for made in converters.rows_of(content, job.format):
-        row, reason = (None, made.reason) if isinstance(made, converters.Refused) else (made, None)
+        row, reason, part = (None, *made) if isinstance(made, converters.Refused) else (made, None, None)
         notes: list[str] = []
         if row is not None and job.curation:
             row, reason, notes = job.curation.apply(row)
         if row is None:
-            refusals.append(Refusal(line, reason or "", jsonl([content]).rstrip("\n")))
+            refusals.append(Refusal(line, reason or "", jsonl([part or content]).rstrip("\n")))
         else:
             rows.append((row, tuple(notes)))
     return rows
