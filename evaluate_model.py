@@ -29,7 +29,7 @@ import sys
 import time
 from pathlib import Path
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, world
 from sllm.cli import InputError
 from sllm.evaluate import flags
 from sllm.gate_record import GATE
@@ -66,7 +66,7 @@ def main(args) -> dict:
     models, _, facts, sets, *_ = cli.collect_errors(
         lambda: answers.named_models(args.models, args.testset_path, of_models, api=bool(args.api_base_url)),
         lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
-        lambda: answers.read_facts(args.testset_path),
+        lambda: world.read_facts(args.testset_path),
         lambda: zero_shot.load(args.zero_shot_path, args.shots_path, args.num_shots, args.seed),
         lambda: harness.check_tasks(args.lm_eval_tasks, args.lm_eval_include_path),
         lambda: judge.check(args, names) if args.judge_model else None,

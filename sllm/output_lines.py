@@ -1,8 +1,13 @@
-"""What a line of an answer file says of its row, and the table of all lines."""
+"""What a line of an answer file says of its row, the table of all lines, and reading a finished file."""
 
+import json
+import unicodedata
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
-from sllm import cli
+from sllm import checkpoint, cli
+from sllm.cli import InputError
 from sllm.generation import Generation, logprobs_of, text
 
 SKIPPED = "skipped"  # finish_reason of a row that was not asked
@@ -92,3 +97,73 @@ def _row(task: str, lines: list[dict]) -> list:
     characters = sum(len(text) for line in lines for text in _texts(line)) / answered
     means = (f"{mean:.1f}" for mean in (prompts, tokens, characters))
     return [task, len(lines), reasons["stop"], reasons["length"], *means]
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """A file's answers by their ids. InputError with file and line of what cannot be one."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); make it with vllm_inference.py") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); make the file with vllm_inference.py") from None
+    lines: dict[str, dict[str, Any]] = {}
+    for number, written in enumerate(content.split("\n"), 1):
+        if not written.strip():
+            continue
+        try:
+            line = _checked(json.loads(written))
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}:{number}: not a line of answers ({error}); make the file with vllm_inference.py"
+            ) from None
+        if line["id"] in lines:
+            raise InputError(f"{path}:{number}: a second answer to {line['id']}; give each row an id of its own")
+        lines[line["id"]] = line
+    if not lines:
+        raise InputError(f"{path} is empty; make it with vllm_inference.py")
+    return lines
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """The line in composed form (NFC), as training and serving have it. ValueError with what is wrong."""
+    if not isinstance(line, dict):
+        raise ValueError("not a JSON object")
+    for key in ("id", "output", "finish_reason"):
+        if not isinstance(line.get(key), str):
+            raise ValueError(f"{key} is not a text")
+    for key in ("task", "reference"):
+        if not isinstance(line.setdefault(key, None), str | None):
+            raise ValueError(f"{key} is not a text")
+    messages = line.get("messages")
+    if not (isinstance(messages, list) and messages):
+        raise ValueError("messages is not a list of messages")
+    for message in messages:
+        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
+            raise ValueError("a message has no role or content")
+    texts, reasons = line.setdefault("outputs", [line["output"]]), line.setdefault("finish_reasons", [])
+    reasons = line["finish_reasons"] = reasons or [line["finish_reason"]]
+    if not (isinstance(texts, list) and isinstance(reasons, list) and len(texts) == len(reasons) > 0):
+        raise ValueError("outputs and finish_reasons are not lists of the same length")
+    if not all(isinstance(value, str) for value in (*texts, *reasons)):
+        raise ValueError("outputs or finish_reasons holds something else than texts")
+    try:
+        composed: dict[str, Any] = json.loads(unicodedata.normalize("NFC", json.dumps(line, ensure_ascii=False)))
+        json.dumps(composed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a character (a lone surrogate); write the file in UTF-8, not in escapes") from None
+    return composed
+
+
+def source(path: Path) -> dict[str, Any]:
+    """The file and its hash, and from the record beside it the model, and how it was asked."""
+    if not path.is_file():
+        return {}
+    source: dict[str, Any] = {"answers": str(path), "sha256": checkpoint.file_hash(path)}
+    try:
+        record = json.loads(path.with_suffix(".run.json").read_text(encoding="utf-8"))
+        model = checkpoint.find(path.parent, record, record["parents"][-1]["path"])
+        source |= {"model": model, "settings": record["data"]["settings"], "versions": record["versions"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # answers of another tool have no record
+    return source

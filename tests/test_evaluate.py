@@ -12,7 +12,7 @@ import pytest
 from browser_helpers import needs_browser
 from conftest import ROOT, assert_refused, succeed
 
-from sllm import tasks
+from sllm import similarity, tasks
 from sllm.evaluate import evaluation, metrics, report, statistics, suites
 from sllm.evaluate.suites import Answer, Question
 
@@ -69,14 +69,14 @@ def korquad_normalized(text: str) -> str:
 def test_exact_match_and_character_f1_are_korquads():
     for answer, reference in random_texts(1000):
         given, expected = korquad_normalized(answer), korquad_normalized(reference)
-        assert metrics.exact_match(answer, reference) == (given == expected)
+        assert similarity.exact_match(answer, reference) == (given == expected)
         given, expected = ([c for word in text.split() for c in word] for text in (given, expected))
         same = sum((collections.Counter(given) & collections.Counter(expected)).values())
         f1 = 0.0
         if same:
             precision, recall = same / len(given), same / len(expected)
             f1 = 2 * precision * recall / (precision + recall)
-        assert metrics.char_f1(answer, reference) == pytest.approx(f1, abs=1e-12)
+        assert similarity.char_f1(answer, reference) == pytest.approx(f1, abs=1e-12)
 
 
 def test_rouge_is_rouge_scores():
@@ -87,7 +87,9 @@ def test_rouge_is_rouge_scores():
     for _ in range(1000):
         answer, reference = (" ".join(drawn.choices("abcdefg", k=drawn.randint(0, 20))) for _ in range(2))
         expected = official.score(reference, answer)  # by words, which here are letters
-        assert metrics.rouge(answer, reference, by="characters") == {name: expected[name].fmeasure for name in expected}
+        assert similarity.rouge(answer, reference, by="characters") == {
+            name: expected[name].fmeasure for name in expected
+        }
 
 
 def test_chrf_is_sacrebleus():
@@ -101,7 +103,7 @@ def test_chrf_is_sacrebleus():
 
 def test_rouge_by_morphemes_forgives_particles():
     answer, reference = "박물관이 문을 엽니다", "박물관은 문을 엽니다"
-    morphemes, characters = (metrics.rouge(answer, reference, by=by)["rouge1"] for by in ("morphemes", "characters"))
+    morphemes, characters = (similarity.rouge(answer, reference, by=by)["rouge1"] for by in ("morphemes", "characters"))
     assert morphemes == pytest.approx(5 / 6)  # 박물관·이/은·문·을·열·습니다
     assert 0 < characters < 1
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from sllm import api_calls, cli, tasks
+from sllm import api_calls, cli, tasks, verdicts
 from sllm.api_calls import Client, Completion, Request
 from sllm.chatstore import Comparison, StoredAnswer
 from sllm.cli import InputError
-from sllm.evaluate import agreement, judge_flags, length_control, verdicts
+from sllm.evaluate import agreement, judge_flags, length_control
 from sllm.evaluate.answers import AnsweredBy
 from sllm.evaluate.judge import check, judge
 from sllm.evaluate.suites import Answer, Question

@@ -1,6 +1,5 @@
 """Which questions were asked, and what each model answered: from the files that vllm_inference.py writes."""
 
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sllm import checkpoint, contamination, world
+from sllm import checkpoint, contamination, output_lines
 from sllm.cli import InputError, collect_errors, plural
 from sllm.contamination import Signature
 from sllm.evaluate.suites import Answer, Question
-from sllm.hashes import file_hash
-
-SKIPPED = "skipped"  # finish_reason of a question that was not asked
+from sllm.output_lines import SKIPPED
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def read(
     """
     if not files:
         return [], [], []
-    each = collect_errors(*(partial(_lines, path) for path in files.values()))
+    each = collect_errors(*(partial(output_lines.read, path) for path in files.values()))
     lines = dict(zip(files, each, strict=True))
     first_name, first = next(iter(lines.items()))
     problems = []
@@ -138,7 +135,8 @@ def read(
         Question(id, first[id]["task"], _asked(first[id]), first[id].get("reference"), facts.get(id)) for id in kept
     ]
     answered = [
-        AnsweredBy(name, _source(files[name]), {id: _answers(rows[id]) for id in kept}) for name, rows in lines.items()
+        AnsweredBy(name, output_lines.source(files[name]), {id: _answers(rows[id]) for id in kept})
+        for name, rows in lines.items()
     ]
     return questions, answered, notes
 
@@ -152,80 +150,16 @@ def _asked(line: dict[str, Any]) -> list[dict[str, str]]:
     return messages
 
 
-def _lines(path: Path) -> dict[str, dict[str, Any]]:
-    """A file's answers by their ids. InputError with file and line of what cannot be one."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error}); make the file with vllm_inference.py") from None
-    lines: dict[str, dict[str, Any]] = {}
-    for number, text in enumerate(content.split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            line = _checked(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path}:{number}: not a line of answers ({error}); make the file with vllm_inference.py"
-            ) from None
-        if line["id"] in lines:
-            raise InputError(f"{path}:{number}: a second answer to {line['id']}; give each row an id of its own")
-        lines[line["id"]] = line
-    if not lines:
-        raise InputError(f"{path} is empty; make it with vllm_inference.py")
-    return lines
-
-
-def _checked(line: Any) -> dict[str, Any]:
-    """The line in composed form (NFC), as training and serving have it. ValueError with what is wrong."""
-    if not isinstance(line, dict):
-        raise ValueError("not a JSON object")
-    for key in ("id", "output", "finish_reason"):
-        if not isinstance(line.get(key), str):
-            raise ValueError(f"{key} is not a text")
-    for key in ("task", "reference"):
-        if not isinstance(line.setdefault(key, None), str | None):
-            raise ValueError(f"{key} is not a text")
-    messages = line.get("messages")
-    if not (isinstance(messages, list) and messages):
-        raise ValueError("messages is not a list of messages")
-    for message in messages:
-        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
-            raise ValueError("a message has no role or content")
-    texts, reasons = line.setdefault("outputs", [line["output"]]), line.setdefault("finish_reasons", [])
-    reasons = line["finish_reasons"] = reasons or [line["finish_reason"]]
-    if not (isinstance(texts, list) and isinstance(reasons, list) and len(texts) == len(reasons) > 0):
-        raise ValueError("outputs and finish_reasons are not lists of the same length")
-    if not all(isinstance(value, str) for value in (*texts, *reasons)):
-        raise ValueError("outputs or finish_reasons holds something else than texts")
-    try:
-        composed: dict[str, Any] = json.loads(unicodedata.normalize("NFC", json.dumps(line, ensure_ascii=False)))
-        json.dumps(composed, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("half a character (a lone surrogate); write the file in UTF-8, not in escapes") from None
-    return composed
-
-
 def _answers(line: dict[str, Any]) -> list[Answer]:
     return [Answer(text, reason) for text, reason in zip(line["outputs"], line["finish_reasons"], strict=True)]
 
 
-def _source(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    source: dict[str, Any] = {"answers": str(path), "sha256": file_hash(path)}
-    try:
-        record = json.loads(path.with_suffix(".run.json").read_text(encoding="utf-8"))
-        model = checkpoint.find(path.parent, record, record["parents"][-1]["path"])
-        source |= {"model": model, "settings": record["data"]["settings"], "versions": record["versions"]}
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # answers of another tool have no record
-    return source
-
-
 def signatures(models: Mapping[str, Model]) -> dict[str, Signature | None]:
     """What each model was trained on; None where that is not known, as of a base."""
-    paths = {name: model.path if model.base else _source(model.path).get("model") for name, model in models.items()}
+    paths = {
+        name: model.path if model.base else output_lines.source(model.path).get("model")
+        for name, model in models.items()
+    }
     return {name: contamination.read(path) if path else None for name, path in paths.items()}
 
 
@@ -245,19 +179,3 @@ def questions(rows: Sequence[Mapping[str, Any]], facts: Mapping[str, dict[str, A
     return [
         Question(row["id"], row["task"], row["messages"], row.get("reference"), facts.get(row["id"])) for row in rows
     ]
-
-
-def read_facts(path: str | None) -> dict[str, dict[str, Any]]:
-    """The rows of the small world in a test set, by their ids; none where it has none."""
-    if not path or not Path(path).is_file():
-        return {}
-    facts = {}
-    for line in Path(path).read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-            world.check(row, "")
-            if isinstance(row["user_content"], str):
-                facts[row["id"]] = row
-        except (ValueError, TypeError, LookupError, AttributeError):
-            continue  # a row of something else
-    return facts

@@ -1,7 +1,7 @@
 """What another model says about the answers: scores of each answer, and which of two is better.
 
 Any OpenAI-compatible API can be the judge. A verdict that cannot be read is asked for again, and then counts as
-failed; it never counts as a score. Scores keep their own scale (SCALES of `sllm.evaluate.verdicts`).
+failed; it never counts as a score. Scores keep their own scale (SCALES of `sllm.verdicts`).
 
     judged = judge(questions, models, args, Path("outputs/evaluation"))
     judged.scores["rubric"]["sft"]["overall"]  # (questions,)
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sllm import api_calls, checkpoint, cli
+from sllm import api_calls, checkpoint, cli, verdicts
 from sllm.api_calls import Client, Completion, Request, Result
-from sllm.evaluate import agreement, judge_flags, pairwise, verdicts
+from sllm.evaluate import agreement, judge_flags, pairwise
 from sllm.evaluate.answers import AnsweredBy
 from sllm.evaluate.judge_flags import JOURNAL, PROMPTS
 from sllm.evaluate.statistics import LEVEL, SEED, Scores

@@ -1,17 +1,16 @@
 """Scores of one answer, by itself or against a reference: numbers from 0 to 1 unless it says otherwise.
 
-Exact match and character F1 are KorQuAD 1.0's (Lim et al., 2019); ROUGE is rouge-score's and chrF++ sacrebleu's.
+chrF++ is sacrebleu's; exact match, character F1 and ROUGE are in `sllm.similarity`.
 """
 
 import re
-import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from sllm import tasks
+from sllm.similarity import f1, kiwi
 from sllm.tasks.table import CHOICE_LABELS
 
 _FOREIGN = (
@@ -19,7 +18,6 @@ _FOREIGN = (
     "TIBETAN", "DEVANAGARI", "BENGALI", "TAMIL", "ARMENIAN", "GEORGIAN", "ETHIOPIC", "MONGOLIAN",
 )  # fmt: skip
 REPEATED = 4  # words of the n-grams that must not come back
-_QUOTES = re.compile("['\"《》<>〈〉()‘’]")
 _CHOICE = re.compile(rf"\s*\**\s*([{CHOICE_LABELS}])\s*[).]")
 _YES_NO = re.compile(r"\s*\**\s*(예|아니요)(?![가-힣])")
 _POLITE = re.compile(r"(?:요|니다|니까|시오|시다|소서|죠)$")  # sentence endings with 높임
@@ -29,30 +27,10 @@ _NOMINAL = re.compile(r"(?:음|ᆷ|기)$")  # of notes: no speech level
 # ── against a reference ──
 
 
-def normalize(text: str) -> str:
-    """KorQuAD 1.0's normalization: quotes and brackets become spaces, punctuation goes, white space is one space."""
-    text = _QUOTES.sub(" ", text).lower()
-    return " ".join("".join(c for c in text if c not in string.punctuation).split())
-
-
-def exact_match(answer: str, reference: str) -> float:
-    return float(normalize(answer) == normalize(reference))
-
-
-def char_f1(answer: str, reference: str) -> float:
-    """F1 of the characters that both have, without their order; white space does not count."""
-    return _f1([*normalize(answer).replace(" ", "")], [*normalize(reference).replace(" ", "")])
-
-
-def _f1(answer: Sequence[str], reference: Sequence[str]) -> float:
-    common = sum((Counter(answer) & Counter(reference)).values())
-    return 2 * common / (len(answer) + len(reference)) if common else 0.0
-
-
 def keyword_f1(answer: str, reference: str) -> float:
     """F1 of the sets of keywords, as the reference writes them: "Keyword 1: …" or a comma list."""
     read = tasks.keywords if tasks.keywords(reference) else tasks.tags
-    return _f1(*(sorted(set(read(text))) for text in (answer, reference)))
+    return f1(*(sorted(set(read(text))) for text in (answer, reference)))
 
 
 def same_choice(answer: str, reference: str) -> float:
@@ -72,24 +50,6 @@ def _same(pattern: re.Pattern[str], answer: str, reference: str) -> float:
     return float(bool(given and expected and given[1] == expected[1]))
 
 
-def rouge(answer: str, reference: str, *, by: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L (F1) as rouge-score has them. `by`: "morphemes" (Kiwi's) or "characters"."""
-    scores = _rouge_scorer(by).score(reference, answer)
-    return {name: score.fmeasure for name, score in scores.items()}
-
-
-@cache
-def _rouge_scorer(by: str) -> Any:
-    from rouge_score import rouge_scorer
-
-    class Tokenizer:
-        @staticmethod
-        def tokenize(text: str) -> list[str]:
-            return morphemes(text) if by == "morphemes" else [c for c in text if not c.isspace()]
-
-    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Tokenizer())
-
-
 def chrf(answer: str, reference: str) -> float:
     """chrF++ of one answer as sacrebleu has it, from 0 to 1."""
     return float(_chrf().sentence_score(answer, [reference]).score / 100)
@@ -100,22 +60,6 @@ def _chrf() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF(word_order=2)
-
-
-@cache
-def kiwi() -> Any:
-    from kiwipiepy import Kiwi
-
-    return Kiwi()
-
-
-@lru_cache(maxsize=64)
-def morphemes(text: str) -> list[str]:
-    """The forms of a text's morphemes, without punctuation."""
-    return [token.form for token in kiwi().tokenize(text) if not token.tag.startswith("S") or token.tag in _WORDS]
-
-
-_WORDS = {"SL", "SH", "SN"}  # Latin letters, Hanja, numbers: the symbols of Kiwi's tag set that are words
 
 
 # ── by itself ──

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sllm import tasks, world
+from sllm import similarity, tasks, world
 from sllm.evaluate import metrics
 from sllm.evaluate.statistics import Scores
 
@@ -151,7 +151,7 @@ def _rouge(by: str, name: str) -> Score:
 
 @lru_cache(maxsize=1024)
 def _all_rouge(answer: str, reference: str, by: str) -> dict[str, float]:
-    return metrics.rouge(answer, reference, by=by)
+    return similarity.rouge(answer, reference, by=by)
 
 
 _RULES_KO = {
@@ -186,8 +186,8 @@ CONFORMANCE = Suite("conformance", "규칙 준수", "Conformance", (
 ), "a task of the task table")  # fmt: skip
 
 REFERENCE = Suite("reference", "정답과 비교", "Reference", (
-    Metric("char_f1", "글자 F1", "Character F1", _with_reference(metrics.char_f1)),
-    Metric("exact_match", "완전 일치", "Exact match", _with_reference(metrics.exact_match)),
+    Metric("char_f1", "글자 F1", "Character F1", _with_reference(similarity.char_f1)),
+    Metric("exact_match", "완전 일치", "Exact match", _with_reference(similarity.exact_match)),
     *(
         Metric(f"{key}_{by}", f"{name} ({ko})", f"{name} ({by})", _rouge(by, key))
         for by, ko in (("morphemes", "형태소"), ("characters", "글자"))

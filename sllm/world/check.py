@@ -1,7 +1,9 @@
 """Is an answer about the small world true? Which facts it has right, wrong, made up, and which are missing."""
 
+import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sllm.world.kinds import ATTRIBUTES, KINDS, KNOWN, TYPES
@@ -164,3 +166,19 @@ def _attributes_of(mention: _Mention, before: str, after: str, facts: list[Fact]
         return ()
     known = {fact.attribute for fact in facts}
     return by_verb if set(by_verb) & known else mention.keys
+
+
+def read_facts(path: str | None) -> dict[str, dict[str, Any]]:
+    """The rows of the small world in a test set, by their ids; none where it has none."""
+    if not path or not Path(path).is_file():
+        return {}
+    facts = {}
+    for line in Path(path).read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+            check(row, "")
+            if isinstance(row["user_content"], str):
+                facts[row["id"]] = row
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue  # a row of something else
+    return facts

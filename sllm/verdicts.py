@@ -13,7 +13,7 @@ from typing import Any
 from sllm import tasks
 from sllm.api_calls import Completion, TokenLogprobs
 
-TEMPLATES = Path(__file__).resolve().parent.parent.parent / "templates" / "judge"
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "judge"
 CRITERIA = ("overall", "fluency", "coherence", "accuracy", "completeness")
 # What each kind scores, from the least to the most.
 SCALES: dict[str, dict[str, tuple[int, int]]] = {
