@@ -1,131 +1,147 @@
-"""Votes and thumbs of the chat page → preference rows for train_LoRA_DPO.py, and ratings of the models.
+"""Preference rows for train_LoRA_DPO.py: from votes, from samples of a model, from a teacher, from rated rows.
 
-Reads the database of chainlit_app.py. Arena votes, and up and down thumbs under answers to the same prompt, become
-rows {"id", "task", "prompt", "chosen", "rejected"}; the prompt is the whole conversation. Ties and "both bad" are
-dropped and counted, equal judgements are merged, contradicting ones are reported and decided by majority.
+    --from_chat DB        votes and thumbs of the chat page; also rates the models
+    --from_samples FILE   several answers to each prompt, by vllm_inference.py --n: the best against the worst, by what
+                          is true, the rules of the task, the reference and a judge. --model_id samples them first
+    --from_teacher FILE   a teacher's answers against --student_answers
+    --from_ratings FILE   rows whose answers have scores, ranks or labels (UltraFeedback, KoRLHF, KTO)
 
-Writes train.jsonl, ratings.json and ratings.png (win rates and Bradley–Terry ratings with 95 % intervals), report.json
-(every row's origin, what was dropped and why), rejects.jsonl (rows of the database that cannot be used, with the
-reason), with --kto also kto.jsonl, and run.json into --output_dir.
+Sources can be combined. Writes rows {"id", "task", "prompt", "chosen", "rejected"}, with score_chosen and
+score_rejected where answers are scored: train.jsonl. Also report.json (every row's origin, what was dropped and why,
+margins, lengths), rejects.jsonl (rows that cannot be used) and run.json, into --output_dir; with --from_chat
+ratings.json, ratings.png and (--kto) kto.jsonl, with --best_as_sft sft.jsonl.
 
     python build_preferences.py --from_chat outputs/chat/chat.db --output_dir outputs/preferences
-    python train_LoRA_DPO.py --model_id outputs/demo/sft --trainset_path outputs/preferences/train.jsonl
+    python build_preferences.py --model_id outputs/sft --trainset_path sample_data/world/train.jsonl \\
+        --output_dir outputs/preferences_samples
+    python train_LoRA_DPO.py --model_id outputs/sft --trainset_path outputs/preferences/train.jsonl
 """
 
 import time
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
-from sllm import checkpoint, cli
+from sllm import checkpoint, cli, world
 from sllm.cli import InputError
+from sllm.data import preference_flags as flags
 from sllm.data.json_writer import write_json, write_jsonl
 
 
 def build_parser():
     p = cli.parser(__doc__, __file__)
-    group = p.add_argument_group("sources")
-    group.add_argument(
-        "--from_chat", required=True, metavar="DB", help="the chat page's database: a SQLite file or a SQLAlchemy URL"
-    )
-    group.add_argument(
-        "--max_pairs_per_prompt", type=cli.integer(1, 1_000_000), default=10,
-        help="most pairs of thumbs on one prompt; its answers are used equally often",
-    )  # fmt: skip
-    group.add_argument(
-        "--keep_truncated", "--keep_cut", action="store_true", help="keep chosen answers that were cut off"
-    )
-    group = p.add_argument_group("ratings")
-    group.add_argument(
-        "--bootstrap", type=cli.between(100, 10_000), default=1000, help="resamples for the intervals, at least 100"
-    )
-    group.add_argument("--seed", type=cli.seed, default=42, help="of the resamples")
-    p.add_argument("--kto", action="store_true", help="write unpaired rows for KTO too: kto.jsonl")
-    cli.add_output_flags(p, "outputs/preferences")
+    flags.add_flags(p)
+    cli.add_output_flags(p, "outputs/preferences", resume="keep the samples and the calls that --output_dir has")
     return p
 
 
 def main(args) -> dict:
     started = time.monotonic()
-    checkpoint.check_output(args.output_dir, overwrite=args.overwrite)
+    flags.check(args)
     from sllm import bradley_terry
+    from sllm.chatstore import Records
     from sllm.chatstore.command_line import read_named
-    from sllm.data import preferences, ratings
+    from sllm.data import answer_scores, chat_votes, formats, length_balance, preference_report, preferences
+    from sllm.data import rated_rows, ratings, samples, teacher_pairs  # isort: skip
+    from sllm.serve import offline
 
-    records, database = read_named(args, "from_chat")
-    if args.overwrite:
-        checkpoint.require_distinct(args.output_dir, database)
-    # Each source adds its pairs to `collected`; from here on they are all alike.
-    collected = preferences.from_chat(
-        records, keep_truncated=args.keep_truncated, max_pairs_per_prompt=args.max_pairs_per_prompt
+    # ── inputs ──
+    out, sampled = Path(args.output_dir), flags.asks_model(args)
+    prompts = flags.prompts(args)
+    facts = world.read_facts(prompts)
+    _, (records, database), candidates, student, teacher, _, _, _, _, *rated = cli.collect_errors(
+        lambda: checkpoint.check_output(out, overwrite=args.overwrite, resume=args.resume),
+        lambda: read_named(args, "from_chat") if args.from_chat else (Records(), None),
+        lambda: samples.read(args.from_samples, facts),
+        lambda: teacher_pairs.read(args.student_answers, facts) if args.student_answers else {},
+        lambda: teacher_pairs.read(args.from_teacher, facts) if args.from_teacher else {},
+        lambda: teacher_pairs.check(args) if flags.asks_teacher(args) else None,
+        lambda: answer_scores.check_judge(args) if args.judge_model else None,
+        lambda: offline.require_model(args) if sampled else None,
+        lambda: formats.load_rows(prompts, "prompts") if prompts else None,
+        *(partial(rated_rows.read, file, score_key=args.score_key) for file in args.from_ratings),
     )
+    inputs = [database, prompts, *args.from_samples, args.from_teacher, args.student_answers, *args.from_ratings]
+    if args.overwrite:
+        checkpoint.require_distinct(out, *inputs, args.model_id, args.adapter)
+    if calls := sampled or args.judge_model or flags.asks_teacher(args):  # what these answer is kept in the folder
+        checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
+
+    # ── answers ──
+    if sampled:
+        candidates = samples.read([sample(args, prompts, out)], facts)
+    judge = partial(answer_scores.judge, args=args, journal=out / "judge_calls.jsonl") if args.judge_model else None
+    asked = {}  # calls, tokens and cost
+    if flags.asks_teacher(args):
+        taught, asked["teacher"] = teacher_pairs.ask(student, args, out / "teacher_calls.jsonl")
+    else:
+        taught = teacher_pairs.answers_of(args.from_teacher, teacher) if teacher else {}
+
+    # ── pairs ──
+    truncated = {"keep_truncated": args.keep_truncated}
+    scored = {"pairing": args.pairing, "limit": flags.limit(args), "min_margin": args.min_margin}
+    collected = chat_votes.from_chat(records, max_pairs_per_prompt=args.max_pairs_per_prompt, **truncated)
+    if candidates.questions:
+        if calls_of_judge := samples.score(candidates, flags.weights(args), judge):
+            asked["judge"] = calls_of_judge
+        collected.include(samples.pairs(candidates, keep_imperfect=args.keep_imperfect, **scored, **truncated))
+    if student:
+        collected.include(teacher_pairs.pairs(taught, args.student_answers, student, facts, **truncated))
+    for file in rated:
+        collected.include(rated_rows.pairs(file, **scored))
+    # From here on the pairs of all sources are alike.
     judgements = len(collected.pairs) + sum(collected.dropped.values())
-    entries = preferences.merge(collected)
+    merged = preferences.merge(collected)
+    entries = length_balance.balance(merged, args.seed) if args.balance_length else merged
+    collected.dropped["dropped by --balance_length"] += len(merged) - len(entries)
     votes = [(c.left.model, c.right.model, c.choice) for c in records.comparisons if c.choice]
     fitted = bradley_terry.rate(votes, samples=int(args.bootstrap), seed=args.seed)
-    kto, kto_dropped = preferences.unpaired(records, keep_truncated=args.keep_truncated) if args.kto else ([], {})
-    if not entries and not kto:
-        reasons = [f"{count} {reason}" for reason, count in collected.dropped.items()]
-        reasons += [f"{reject.table} {reject.id}: {reject.reason}" for reject in records.rejects[:5]]
-        raise InputError(f"{args.from_chat} has no preferences: {'; '.join(reasons) or 'there are no votes yet'}")
+    kto, kto_dropped = chat_votes.unpaired(records, **truncated) if args.kto else ([], {})
+    best = samples.best_rows(candidates) if args.best_as_sft else []
+    rejects = [*map(vars, records.rejects), *(reject for file in rated for reject in file.rejects)]
+    if not (entries or kto or best):
+        raise InputError(preference_report.nothing(args, collected, rejects))
 
-    out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
+    # ── save ──
+    if not calls:
+        checkpoint.prepare_output(out, overwrite=args.overwrite, resume=args.resume)
     write_jsonl(out / "train.jsonl", [entry.row for entry in entries])
     if args.kto:
         write_jsonl(out / "kto.jsonl", kto)
-    write_jsonl(out / "rejects.jsonl", map(vars, records.rejects))
-    write_json(out / "ratings.json", asdict(fitted))
+    if args.best_as_sft:
+        write_jsonl(out / "sft.jsonl", best)
+    write_jsonl(out / "rejects.jsonl", rejects)
+    if args.from_chat:
+        write_json(out / "ratings.json", asdict(fitted))
     if fitted.models:
         ratings.plot(fitted, str(out / "ratings.png"))
-    report = {
-        "judgements": judgements,
-        "rows": len(entries),
-        "dropped": dict(collected.dropped),
-        "rejects": len(records.rejects),
-        "capped": collected.capped,
-        "contradictions": collected.contradictions,
-        "votes": len(votes),
-        "kto": {"rows": len(kto), "dropped": dict(kto_dropped)} if args.kto else None,
-        "origin": [entry.origin for entry in entries],
-    }
+    report = preference_report.build(collected, merged, entries, candidates, judgements=judgements, votes=len(votes))
+    report |= {"rejects": len(rejects), "sft": len(best) if args.best_as_sft else None, "asked": asked}
+    report |= {"kto": {"rows": len(kto), "dropped": dict(kto_dropped)} if args.kto else None}
+    report |= {"origin": [entry.origin for entry in entries]}
     write_json(out / "report.json", report)
     data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
     checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
-    show(report, fitted)
-    counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": report["rejects"]}
+    preference_report.show(report)
+    preference_report.show_ratings(fitted)
+    counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": len(rejects)}
+    counts |= {"sft_rows": len(best), "share_longer": report["length"]["after"].get("share_longer")}
     return {"stage": "data", "output_dir": str(out), **counts}
 
 
-def show(report: dict, fitted) -> None:
-    dropped = sum(report["dropped"].values())
-    print(f"{report['judgements']} judgements → {report['rows']} rows, {dropped} dropped or merged")
-    for reason, count in report["dropped"].items():
-        print(f"  {count:>5} {reason}")
-    if report["rejects"]:
-        print(f"  {report['rejects']:>5} rows of the database cannot be used; the reasons are in rejects.jsonl")
-    for entry in report["capped"]:
-        question, pairs = entry["prompt"][-1]["content"][:40], entry["up"] * entry["down"]
-        print(f"  “{question}” {entry['up']} up, {entry['down']} down: {entry['kept']} of {pairs} pairs kept")
-    for entry in report["contradictions"]:
-        question = entry["prompt"][-1]["content"][:40]
-        print(f"  both ways: “{question}” {', '.join(entry['for'])} against {', '.join(entry['against'])}")
-    if len({model.group for model in fitted.models}) > 1:
-        print("  ratings compare inside a group only: some models never met, directly or through others")
-    if fitted.models:
-        table = [
-            [m.model, f"{m.rating:.0f}", interval(m, "{:.0f}"), m.votes, m.wins, m.losses, m.ties]
-            for m in fitted.models
-        ]
-        print("\n" + cli.table(["model", "rating", "95 %", "votes", "won", "lost", "neither"], table))
-        table = [
-            [f"{p.a} over {p.b}", f"{p.a_rate:.0%}", interval(p, "{:.0%}"), p.votes, p.a_wins, p.b_wins, p.ties,
-             p.both_bad]
-            for p in fitted.pairs
-        ]  # fmt: skip
-        print("\n" + cli.table(["pair", "win rate", "95 %", "votes", "won", "lost", "ties", "both bad"], table))
+def sample(args, prompts: str, out: Path) -> Path:
+    """Let vllm_inference.py answer each prompt --n times; what samples.jsonl has already stays with --resume."""
+    import vllm_inference
 
-
-def interval(entry, form: str) -> str:
-    """Empty for a few votes: if they all agree, so do their resamples, and the interval would look certain."""
-    return f"{form.format(entry.low)}–{form.format(entry.high)}" if entry.votes >= 10 else "few votes"
+    path = out / "samples.jsonl"
+    words = ["--testset_path", prompts, "--output_path", str(path), *(["--resume"] if args.resume else [])]
+    for name in ("model_id", "adapter", "limit", "n", "temperature", "top_p", "max_tokens", "max_seq_length", "dtype",
+                 "seed"):  # fmt: skip
+        if (value := getattr(args, name)) is not None:
+            words += [f"--{name}", str(value)]
+    again = cli.command_line(drop=["--overwrite"], add=["--resume"])
+    vllm_inference.main(vllm_inference.build_parser().parse_args(words), resume=again)
+    return path
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def counter(total: int, noun: str) -> Callable[..., None]:
             return
         last, passed = now, max(now - started, 1e-9)
         left = passed / done * max(total - done, 0)
-        line = f"{done}/{total} {noun}s  {done / passed:.1f} {noun}s/s  {tokens / passed:,.0f} tok/s  ETA {left:.0f} s"
+        rate = f"  {tokens / passed:,.0f} tok/s" if tokens else ""
+        line = f"{done}/{total} {noun}s  {done / passed:.1f} {noun}s/s{rate}  ETA {left:.0f} s"
         line += f"  {note}" if note else ""
         if terminal:
             filled = min(24 * done // total, 24)

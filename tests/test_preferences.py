@@ -13,7 +13,7 @@ from conftest import assert_refused, run_script, succeed
 from sllm import bradley_terry
 from sllm.chatstore import ChatStore, NotStored, StoredAnswer
 from sllm.cli import InputError
-from sllm.data import preferences
+from sllm.data import chat_votes, preferences
 
 PROMPT = [{"role": "user", "content": "물은 몇 도에서 끓나요?"}]
 
@@ -89,14 +89,14 @@ def test_votes_become_pairs(store):
     vote(store, 5, "가", "나", None)
     vote(store, 6, "같다", "같다", "left")
     vote(store, 7, "잘린 답", "나", "left", finish_reason="length")
-    collected = preferences.from_chat(store.read())
+    collected = chat_votes.from_chat(store.read())
     entries = preferences.merge(collected)
     assert [(e.row["prompt"], e.row["chosen"][0]["content"]) for e in entries] == [(system, "가"), (PROMPT, "나")]
     assert entries[1].models == {"chosen": "dpo", "rejected": "sft"}
     assert collected.dropped == {
         "tie": 1, "both bad": 1, "both answers are the same": 1, "the chosen answer was cut off": 1,
     }  # fmt: skip
-    assert len(preferences.merge(preferences.from_chat(store.read(), keep_truncated=True))) == 3
+    assert len(preferences.merge(chat_votes.from_chat(store.read(), keep_truncated=True))) == 3
 
 
 def test_duplicates_merge_and_contradictions_are_reported(store):
@@ -105,7 +105,7 @@ def test_duplicates_merge_and_contradictions_are_reported(store):
     vote(store, 10, "다", "라", "left", user_id="a")
     vote(store, 11, "다", "라", "right", user_id="a")
     vote(store, 12, "가", "나", "right", user_id="c")  # the same user once more
-    collected = preferences.from_chat(store.read())
+    collected = chat_votes.from_chat(store.read())
     (entry,) = preferences.merge(collected)
     assert entry.judgements == 2
     assert entry.user_ids == ["a", "b"]
@@ -122,18 +122,18 @@ def test_thumbs_under_the_same_prompt_become_pairs(store):
         store.set_thumb(id, value)
     store.put_answer(answer("d", "혼자", prompt=[{"role": "user", "content": "딴 질문"}]))
     store.set_thumb("d", 1)
-    collected = preferences.from_chat(store.read())
+    collected = chat_votes.from_chat(store.read())
     pairs = {(e.row["chosen"][0]["content"], e.row["rejected"][0]["content"]) for e in preferences.merge(collected)}
     assert pairs == {("좋은 답", "나쁜 답"), ("좋은 답", "딴 답")}
     assert not collected.dropped
     for id, value, user_id in (("e", 1, "a"), ("f", 0, "b")):
         store.put_answer(answer(id, "갈리는 답", user_id=user_id))
         store.set_thumb(id, value)
-    collected = preferences.from_chat(store.read())
+    collected = chat_votes.from_chat(store.read())
     assert len(collected.pairs) == 2
     assert collected.dropped == {"an answer with thumbs up and down": 2}
     assert [(c["for"], c["against"]) for c in collected.contradictions] == [(["a"], ["b"])]
-    rows, dropped = preferences.unpaired(store.read())
+    rows, dropped = chat_votes.unpaired(store.read())
     assert {(row["completion"][0]["content"], row["label"]) for row in rows} == {
         ("좋은 답", True), ("나쁜 답", False), ("딴 답", False), ("혼자", True),
     }  # fmt: skip
@@ -230,8 +230,8 @@ def test_answers_without_a_prompt_make_no_rows(store):
     for id, value in (("a", 1), ("b", 0)):
         store.put_answer(StoredAnswer(id, "c", "r", "sft", [], f"답 {id}", "stop"))
         store.set_thumb(id, value)
-    assert not preferences.from_chat(store.read()).pairs
-    assert not preferences.unpaired(store.read())[0]
+    assert not chat_votes.from_chat(store.read()).pairs
+    assert not chat_votes.unpaired(store.read())[0]
 
 
 def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
@@ -239,7 +239,7 @@ def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
         for value in (1, 0):
             store.put_answer(answer(f"{number}-{value}", f"{value} 답 {number}"))
             store.set_thumb(f"{number}-{value}", value)
-    collected = preferences.from_chat(store.read(), max_pairs_per_prompt=90)
+    collected = chat_votes.from_chat(store.read(), max_pairs_per_prompt=90)
     assert len(collected.pairs) == 90
     assert len({pair.key for pair in collected.pairs}) == 90
     for side in ("chosen", "rejected"):
@@ -248,13 +248,13 @@ def test_many_thumbs_on_one_prompt_stay_a_few_balanced_pairs(store):
         assert set(uses.values()) == {1, 2}
     assert collected.capped == [{"prompt": PROMPT, "up": 60, "down": 60, "kept": 90}]
     assert collected.dropped == {"more pairs of thumbs than --max_pairs_per_prompt": 3510}
-    assert len(preferences.from_chat(store.read()).pairs) == 10
-    assert len(preferences.from_chat(store.read(), max_pairs_per_prompt=5000).pairs) == 3600
+    assert len(chat_votes.from_chat(store.read()).pairs) == 10
+    assert len(chat_votes.from_chat(store.read(), max_pairs_per_prompt=5000).pairs) == 3600
 
 
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 60), (6, 4), (5, 7), (0, 3)])
 def test_pairs_are_balanced_wherever_they_are_cut_off(up, down):
-    pairs = list(preferences.balanced_pairs(list(range(up)), list(range(down))))
+    pairs = list(chat_votes.balanced_pairs(list(range(up)), list(range(down))))
     assert len(pairs) == len(set(pairs)) == up * down
     for length in range(1, len(pairs) + 1):
         for side, number in ((0, up), (1, down)):
@@ -300,7 +300,7 @@ def test_a_vote_after_the_names_is_kept_apart_and_not_trained_on(store):
     vote(store, 0, "왼쪽", "오른쪽", "left")
     store.vote("0", "right")
     assert (store.read().comparisons[0].choice, store.read().comparisons[0].changed) == ("left", "right")
-    (entry,) = preferences.merge(preferences.from_chat(store.read()))
+    (entry,) = preferences.merge(chat_votes.from_chat(store.read()))
     assert entry.row["chosen"][0]["content"] == "왼쪽"
     store.delete_conversation("c1")
     assert store.read().comparisons == []

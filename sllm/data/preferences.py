@@ -1,49 +1,92 @@
-"""Votes and thumbs of the chat page → preference pairs, each with its origin, and counts of what was dropped.
+"""Preference pairs of every source: what they are, which of several answers become pairs, and `merge`, which makes rows
+of them.
 
-Only the first vote on a comparison counts: it was made before the names of the models were shown.
-Other sources of pairs (several samples of one model, a teacher's judgement) yield `Pair`s too; `merge` joins them all.
+The sources (`chat_votes`, `samples`, `teacher_pairs`, `rated_rows`) yield `CollectedPairs`; from there on all pairs are
+treated alike.
 """
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
-from math import gcd, lcm
+from itertools import product
 from typing import Any
 
-from sllm.chatstore import INCOMPLETE_REASONS, Records, StoredAnswer, Thumb
+from sllm.chatstore import INCOMPLETE_REASONS
+
+Messages = list[dict[str, str]]
+_ID_PREFIX = {"vote": "chat", "thumbs": "chat"}  # by source; others are named as they are
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a prompt.
+
+    Attributes:
+        finish_reason: as the server or vllm_inference.py says; None where it is not known.
+        user_id: who judged it; empty where a program did.
+        score: higher is better; None where there are only judgements.
+        parts: what the score is made of.
+    """
+
+    prompt: Messages
+    text: str
+    model: str = ""
+    task: str | None = None
+    finish_reason: str | None = None
+    user_id: str = ""
+    score: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.finish_reason in INCOMPLETE_REASONS
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One judgement: of two answers to a prompt, `chosen` is the better one. `source`: vote or thumbs."""
+    """One judgement: of two answers to a prompt, `chosen` is the better one. `source`: vote, thumbs, samples, teacher
+    or ratings. `user_id`: who judged."""
 
-    chosen: StoredAnswer
-    rejected: StoredAnswer
+    chosen: Answer
+    rejected: Answer
     user_id: str
     source: str
 
     @property
     def key(self) -> tuple[str, str, str]:
         """The prompt and both texts: equal judgements have equal keys."""
-        return _prompt_key(self.chosen), self.chosen.text, self.rejected.text
+        return prompt_key(self.chosen.prompt), self.chosen.text, self.rejected.text
 
 
 @dataclass
 class PreferenceEntry:
-    """One row of the output, and its origin."""
+    """One row of the output, and its origin. `scores`: of chosen and rejected with their parts, where they have any."""
 
     row: dict[str, Any]
     source: str
     judgements: int
     user_ids: list[str]
     models: dict[str, str]  # of chosen and rejected
+    scores: dict[str, dict[str, float]] | None = None
 
     @property
     def origin(self) -> dict[str, Any]:
-        return {"id": self.row["id"]} | {name: value for name, value in vars(self).items() if name != "row"}
+        values = {name: value for name, value in vars(self).items() if name != "row" and value is not None}
+        return {"id": self.row["id"]} | values
+
+    @property
+    def margin(self) -> float | None:
+        """How much higher the chosen answer is scored."""
+        if "score_chosen" not in self.row:
+            return None
+        return float(self.row["score_chosen"] - self.row["score_rejected"])
+
+    @property
+    def length_difference(self) -> int:
+        """Characters of the chosen answer minus those of the rejected one."""
+        return len(self.row["chosen"][0]["content"]) - len(self.row["rejected"][0]["content"])
 
 
 @dataclass
@@ -57,80 +100,69 @@ class CollectedPairs:
     contradictions: list[dict[str, Any]] = field(default_factory=list)
     capped: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, chosen: StoredAnswer, rejected: StoredAnswer, source: str, *, keep_truncated: bool) -> None:
+    def add(self, chosen: Answer, rejected: Answer, source: str, *, keep_truncated: bool) -> None:
         if chosen.text == rejected.text:
             self.dropped["both answers are the same"] += 1
         elif not chosen.text.strip() or not rejected.text.strip():
             self.dropped["an answer is empty"] += 1
-        elif chosen.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
+        elif chosen.is_truncated and not keep_truncated:
             self.dropped["the chosen answer was cut off"] += 1
         else:
-            users = " and ".join(sorted({chosen.user_id, rejected.user_id}))
+            users = " and ".join(sorted({chosen.user_id or source, rejected.user_id or source}))
             self.pairs.append(Pair(chosen, rejected, users, source))
 
+    def include(self, other: "CollectedPairs") -> None:
+        """Add what another source has."""
+        self.pairs += other.pairs
+        self.dropped.update(other.dropped)
+        self.contradictions += other.contradictions
+        self.capped += other.capped
 
-def from_chat(records: Records, *, keep_truncated: bool = False, max_pairs_per_prompt: int = 10) -> CollectedPairs:
-    """Pairs from votes, and from up and down thumbs on answers to the same prompt.
+
+def pair_up(
+    answers: Sequence[Answer],
+    pairing: str,
+    *,
+    min_margin: float,
+    limit: int | None,
+    may_choose: Callable[[Answer], bool] = lambda answer: True,
+) -> tuple[list[tuple[Answer, Answer]], int]:
+    """(chosen, rejected) of the scored answers to one prompt, and how many pairs `limit` left out.
 
     Args:
-        keep_truncated: keep chosen answers that were cut off; training on them teaches to stop in mid-sentence.
-        max_pairs_per_prompt: of thumbs; 60 up and 60 down would be 3,600 rows of one question. The pairs kept use every
-            answer as evenly as possible.
+        pairing: best_worst pairs the best answer with the worst, then the second best with the second worst, …;
+            best_rest the best with each other one, the worst first; all any two, the largest difference first.
+        min_margin: smallest difference of the scores; equal ones never make a pair.
+        may_choose: of an answer; the others are only rejected ones.
     """
-    collected = CollectedPairs()
-    for comparison in records.comparisons:
-        left, right = comparison.left, comparison.right
-        if comparison.choice in ("left", "right"):
-            chosen, rejected = (left, right) if comparison.choice == "left" else (right, left)
-            collected.add(chosen, rejected, "vote", keep_truncated=keep_truncated)
-        elif comparison.choice:
-            collected.dropped["tie" if comparison.choice == "tie" else "both bad"] += 1
-    by_prompt: dict[str, dict[str, list[Thumb]]] = defaultdict(lambda: defaultdict(list))
-    for thumb in records.thumbs:
-        by_prompt[_prompt_key(thumb.answer)][thumb.answer.text].append(thumb)
-    for answers in by_prompt.values():
-        up, down = _agreed_thumbs(answers.values(), collected)
-        for liked, disliked in islice(balanced_pairs(up, down), max_pairs_per_prompt):
-            for thumb_up, thumb_down in product(liked, disliked):
-                collected.add(thumb_up.answer, thumb_down.answer, "thumbs", keep_truncated=keep_truncated)
-        if (excess := len(up) * len(down) - max_pairs_per_prompt) > 0:
-            collected.dropped["more pairs of thumbs than --max_pairs_per_prompt"] += excess
-            counts = {"up": len(up), "down": len(down), "kept": max_pairs_per_prompt}
-            collected.capped.append({"prompt": up[0][0].answer.prompt} | counts)
-    return collected
+    ranked = sorted(answers, key=_score, reverse=True)
+    better = [answer for answer in ranked if may_choose(answer)]
+    if pairing == "best_worst":  # no answer twice: these meet where the margin is 0
+        pairs = list(zip(better, reversed(ranked), strict=False))
+    elif pairing == "best_rest":
+        pairs = [(best, other) for best in better[:1] for other in reversed(ranked) if other is not best]
+    else:
+        pairs = sorted(product(better, ranked), key=_margin, reverse=True)
+    apart = [pair for pair in pairs if _margin(pair) > 0 and _margin(pair) >= min_margin]
+    return apart[:limit], len(apart) - len(apart[:limit])
 
 
-def _agreed_thumbs(
-    answers: Iterable[list[Thumb]], collected: CollectedPairs
-) -> tuple[list[list[Thumb]], list[list[Thumb]]]:
-    """(up, down): the thumbs of each answer, of those whose thumbs agree."""
-    by_value: dict[int, list[list[Thumb]]] = {0: [], 1: []}
-    for thumbs in answers:
-        users = {value: sorted(t.answer.user_id for t in thumbs if t.value == value) for value in (0, 1)}
-        if users[0] and users[1]:
-            collected.dropped["an answer with thumbs up and down"] += len(thumbs)
-            prompt = thumbs[0].answer.prompt
-            collected.contradictions.append({"prompt": prompt, "for": users[1], "against": users[0], "kept": False})
-        else:
-            by_value[thumbs[0].value].append(thumbs)
-    return by_value[1], by_value[0]
+def _score(answer: Answer) -> float:
+    if answer.score is None:
+        raise ValueError("an answer without a score")
+    return answer.score
 
 
-def balanced_pairs(up: list[Any], down: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Every pair of an `up` and a `down`, in an order that uses each as often as the others on its side, wherever it is
-    cut off."""
-    if not up or not down:
-        return
-    for shift in range(gcd(len(up), len(down))):
-        for n in range(lcm(len(up), len(down))):
-            yield up[n % len(up)], down[(n + shift) % len(down)]
+def _margin(pair: tuple[Answer, Answer]) -> float:
+    return round(_score(pair[0]) - _score(pair[1]), 6)
 
 
 def merge(collected: CollectedPairs) -> list[PreferenceEntry]:
     """One entry for every pair of answers.
 
-    Equal judgements become one row; a user counts once for each direction. If a pair was judged both ways, the majority
-    decides, and an even split drops it; both are added to `collected.contradictions`.
+    Equal judgements become one row; a user counts once for each direction, and so does a source without users. If a
+    pair was judged both ways, the majority decides, and an even split drops it; both are added to
+    `collected.contradictions`.
     """
     groups: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
     for pair in collected.pairs:
@@ -158,51 +190,30 @@ def merge(collected: CollectedPairs) -> list[PreferenceEntry]:
 
 
 def _entry(pairs: list[Pair]) -> PreferenceEntry:
-    """`pairs`: equal judgements."""
-    chosen, rejected = pairs[0].chosen, pairs[0].rejected
-    row = {
-        "id": _id(pairs[0].key),
+    """`pairs`: equal judgements; the scores are those of the first that has some."""
+    first = next((pair for pair in pairs if pair.chosen.score is not None), pairs[0])
+    chosen, rejected = first.chosen, first.rejected
+    sources = list(dict.fromkeys(pair.source for pair in pairs))
+    row: dict[str, Any] = {
+        "id": row_id(_ID_PREFIX.get(sources[0], sources[0]), first.key),
         "task": chosen.task,
         "prompt": chosen.prompt,
         "chosen": [{"role": "assistant", "content": chosen.text}],
         "rejected": [{"role": "assistant", "content": rejected.text}],
     }
-    models = {"chosen": chosen.model, "rejected": rejected.model}
-    return PreferenceEntry(row, pairs[0].source, len(pairs), sorted({pair.user_id for pair in pairs}), models)
+    sides = {"chosen": chosen, "rejected": rejected}
+    scores = None
+    if chosen.score is not None and rejected.score is not None:
+        row |= {f"score_{name}": answer.score for name, answer in sides.items()}
+        scores = {name: {"score": answer.score or 0.0, **answer.parts} for name, answer in sides.items()}
+    models = {name: answer.model for name, answer in sides.items()}
+    users = sorted({pair.user_id for pair in pairs})
+    return PreferenceEntry(row, " and ".join(sources), len(pairs), users, models, scores)
 
 
-def unpaired(records: Records, *, keep_truncated: bool = False) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """KTO's rows, {"id", "task", "prompt", "completion", "label"}, from thumbs and votes; "both bad" labels both
-    answers false. An answer that was judged both ways is dropped and counted."""
-    judgements = [(thumb.answer, bool(thumb.value)) for thumb in records.thumbs]
-    for comparison in records.comparisons:
-        if comparison.choice in ("left", "right", "both_bad"):
-            judgements += [(comparison.left, comparison.choice == "left")]
-            judgements += [(comparison.right, comparison.choice == "right")]
-    labels: dict[tuple[str, str], set[bool]] = defaultdict(set)
-    answers: dict[tuple[str, str], StoredAnswer] = {}
-    for answer, is_good in judgements:
-        key = (_prompt_key(answer), answer.text)
-        labels[key].add(is_good)
-        answers[key] = answer
-    rows, dropped = [], Counter[str]()
-    for key, answer in answers.items():
-        if len(labels[key]) == 2:
-            dropped["judged both ways"] += 1
-        elif not answer.text.strip():
-            dropped["an answer is empty"] += 1
-        elif labels[key] == {True} and answer.finish_reason in INCOMPLETE_REASONS and not keep_truncated:
-            dropped["a liked answer was cut off"] += 1
-        else:
-            completion = [{"role": "assistant", "content": answer.text}]
-            row = {"id": _id(key), "task": answer.task, "prompt": answer.prompt, "completion": completion}
-            rows.append(row | {"label": labels[key] == {True}})
-    return rows, dropped
+def prompt_key(prompt: Messages) -> str:
+    return json.dumps(prompt, ensure_ascii=False, sort_keys=True)
 
 
-def _prompt_key(answer: StoredAnswer) -> str:
-    return json.dumps(answer.prompt, ensure_ascii=False, sort_keys=True)
-
-
-def _id(key: tuple[Any, ...]) -> str:
-    return "chat-" + hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:12]
+def row_id(prefix: str, key: tuple[Any, ...]) -> str:
+    return f"{prefix}-" + hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:12]
