@@ -136,6 +136,8 @@ def check(args: argparse.Namespace) -> None:
         "--keep_imperfect": args.keep_imperfect and not sampled,
     }
     problems += [f"{flag}: only for samples (--from_samples or --model_id)" for flag, unread in given.items() if unread]
+    if args.limit and not asks_model(args):
+        problems.append("--limit: only with --model_id; a file of answers is read whole")
     if args.kto and not args.from_chat:
         problems.append("--kto: only with --from_chat; rows of other sources are pairs")
     if args.score_key and not args.from_ratings:
