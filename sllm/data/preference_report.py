@@ -11,7 +11,7 @@ from sllm.data import length_balance
 from sllm.data.preferences import CollectedPairs, PreferenceEntry
 from sllm.data.samples import Candidates
 
-SHOWN = 5  # rejects
+SHOWN = 5  # reasons, and pairs that were judged both ways
 
 
 def build(
@@ -48,9 +48,13 @@ def build(
 def nothing(args: argparse.Namespace, collected: CollectedPairs, rejects: Sequence[dict[str, Any]]) -> list[str]:
     """The problem where no row can be written."""
     reasons = [f"{count} {reason}" for reason, count in (+collected.dropped).items()]
-    reasons += [f"{_place(reject)}: {reject['reason']}" for reject in rejects[:SHOWN]]
-    if len(rejects) > SHOWN:
-        reasons.append(f"… and {len(rejects) - SHOWN} more rows that cannot be used")
+    first: dict[str, dict[str, Any]] = {}
+    for reject in rejects:
+        first.setdefault(reject["reason"], reject)
+    counts = Counter(reject["reason"] for reject in rejects)
+    for reason, reject in list(first.items())[:SHOWN]:
+        more = f" (and {counts[reason] - 1:,} more rows)" if counts[reason] > 1 else ""
+        reasons.append(f"{_place(reject)}: {reason}{more}")
     given = [args.from_chat, *args.from_samples, args.model_id or args.adapter, args.from_teacher, *args.from_ratings]
     sources = ", ".join(str(source) for source in given if source) or args.teacher_model
     return [f"{sources}: no preferences in it: {'; '.join(reasons) or 'there are no votes yet'}"]
