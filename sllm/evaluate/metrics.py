@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from sllm import tasks
-from sllm.similarity import f1, kiwi
+from sllm.similarity import exact_match, f1, kiwi
 from sllm.tasks.table import CHOICE_LABELS
 
 _FOREIGN = (
