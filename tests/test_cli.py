@@ -30,7 +30,7 @@ def test_every_script_answers_help_and_bad_flags(script):
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("--input_pth", "--input_path"), ("--input", "--input_path"), ("--ratio", None)]
+    ("typed", "meant"), [("--input_pth", "--input_path"), ("--rows_per_task", "--max_rows_per_task"), ("--ratio", None)]
 )
 def test_a_misspelt_flag_is_answered_with_the_one_that_was_meant(script, typed, meant):
     refused = script("prepare_data.py", typed, "rows.jsonl")
