@@ -1,10 +1,10 @@
 """Raw rows → train.jsonl, valid.jsonl and test.jsonl.
 
-Reads JSON or JSON Lines files. The format of each file is detected: system_user_assistant (system_prompt, user_content,
-assistant_content, task), messages, prompt/completion, alpaca (instruction, input or context, output) or preference
-(prompt, chosen, rejected). Rows that share a context stay in one split. Rows that cannot be used go to rejects.jsonl
-with file, line and reason; unused keys are named. With --model_id every row is checked as that model's trainer will:
-special tokens, the chat template, the length.
+Reads JSON, JSON Lines, CSV, TSV, Parquet, Arrow and Excel files, compressed ones, folders and zip archives of them, and
+data sets of the Hub (hub:owner/name). The format of the records is detected (docs/prepare_data.md lists them); nested
+ones become rows with --field_map. Texts are repaired, and equal rows refused; filters, near-duplicates, personal data
+and test sets have flags. Rows that share a context stay in one split. Rows that cannot be used go to rejects.jsonl with
+file, line and reason. With --model_id every row is checked as that model's trainer will.
 
 Writes train.jsonl, valid.jsonl, test.jsonl, rejects.jsonl, report.json (counts by file, reason, task and split,
 lengths, rule conformance), report.html and run.json into --output_dir. A run that was stopped continues with --resume.
