@@ -21,7 +21,7 @@ def build_parser():
     from sllm.data import converters, curation_flags, preparation_flags
 
     p = cli.parser(__doc__, __file__)
-    p.add_argument("--input_path", nargs="+", metavar="FILE", help="rows: .jsonl or .json")
+    p.add_argument("--input_path", nargs="+", metavar="FILE", help="files, folders, zip archives, hub:owner/name")
     preparation_flags.add_reading_flags(p)
     p.add_argument("--input_format", choices=list(converters.FORMATS), help="of all files; default: detected")
     preparation_flags.add_license_flag(p)
