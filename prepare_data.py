@@ -48,14 +48,14 @@ def build_parser():
 
 def check_with_model(args, state, processes: int) -> dict:
     """Encode every row as the trainer of --model_id will; rows that it would refuse are dropped."""
-    from sllm.data import model_check, tokenize
+    from sllm.data import model_check, token_stats
     from sllm.train import memory
 
     base, _ = checkpoint.require_model(args.model_id)
     _, template = model_check.load(args)
     print(f"checking {int(state.kept.sum()):,} rows as the trainer of {args.model_id} will")
     stats = model_check.check(state, args, memory.max_length(args, base), processes)
-    for line in tokenize.truncation_summary(stats, context_length=memory.context_length(base)):
+    for line in token_stats.truncation_summary(stats, context_length=memory.context_length(base)):
         print(line)
     return {"model_id": args.model_id, "chat_template": template, **stats}
 

@@ -47,10 +47,10 @@ def main(args) -> dict | None:
 
     # ── inputs ──
     skipped = formats.Skipped(args.skip_bad_rows)
-    _, (base, adapter), (rows, valid_rows), *_ = cli.collect_errors(
+    _, (base, adapter), files, *_ = cli.collect_errors(
         lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
-        lambda: training.load(args, arguments.validation_path(args), "preference", skipped),
+        lambda: training.open_files(args, arguments.validation_path(args), "preference", skipped),
         lambda: arguments.check_dpo(args),
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
@@ -63,13 +63,12 @@ def main(args) -> dict | None:
     template = chat.set_chat_template(tokenizer, args.chat_template)
     max_length = memory.max_length(args, base)
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), "--chat_template")
-    columns, stats = tokenize.dpo_columns(tokenizer, rows, max_length, skipped=skipped)
-    valid_columns, valid_stats = tokenize.dpo_columns(tokenizer, valid_rows, max_length, skipped=skipped)
-    sequences = tokenize.as_sequences(columns)
+    data, valid = training.encode(args, files, tokenizer, max_length, skipped)
+    dataset, stats = data.dataset, data.stats
     if args.preview:
-        return preview.show(tokenizer, sequences, args.preview)
+        return preview.show(tokenizer, tokenize.as_sequences(dataset[: args.preview]), args.preview)
     batch_size, accumulation = args.batch_size, args.gradient_accum_steps
-    tokens = 2 * memory.batch_tokens(batch_size, sequences, flat=False)
+    tokens = 2 * memory.batch_tokens(batch_size, data.lengths, flat=False)
     plan = memory.estimate(args, base, adapter, num_adapters=2, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", str(choice)),
@@ -78,10 +77,10 @@ def main(args) -> dict | None:
                     f"{stats['dropped']} dropped"),
         ("reference", f"the SFT adapter {adapter}" if adapter else f"the model {base}"),
         ("pairs", f"{stats['pairs']:,}, {stats['tokens']:,} tokens"),
-        ("validation", f"{valid_stats['pairs']:,} pairs" if valid_rows else "none"),
+        ("validation", f"{valid.stats['pairs']:,} pairs" if valid else "none"),
     ]  # fmt: skip
     print(memory.format_table(plan, summary))
-    for line in training.notes([*rows, *valid_rows], stats, skipped, memory.context_length(base)):
+    for line in training.notes(args, base, data, valid, skipped, memory.context_length(base)):
         print(line)
     for note in checkpoint.notes(args.model_id, base):
         print(f"note: {note}")
@@ -94,7 +93,6 @@ def main(args) -> dict | None:
     skipped.write(out)
 
     # ── model ──
-    import datasets
     from peft import LoraConfig
     from trl import DPOConfig
 
@@ -112,8 +110,7 @@ def main(args) -> dict | None:
         targets.require_adapted(model, plan.adapted)
 
     # ── work ──
-    dataset = datasets.Dataset.from_dict(columns)
-    valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
+    valid_dataset = valid.dataset if valid else None
     config = DPOConfig(
         beta=args.beta,
         loss_type=args.loss_type,
@@ -136,15 +133,15 @@ def main(args) -> dict | None:
         gradient_checkpointing=loading["gradient_checkpointing"],
         seed=args.seed,
         **arguments.precision(args),
-        **arguments.run_settings(args, out, len(dataset), evaluate=bool(valid_rows)),
+        **arguments.run_settings(args, out, len(dataset), evaluate=bool(valid)),
     )
     trainer = trainers.DPOTrainer(
         model=model, args=config, train_dataset=dataset, eval_dataset=valid_dataset, processing_class=tokenizer,
-        callbacks=callbacks.build(args, out, callbacks.samples(library, model, tokenizer, valid_rows or rows)),
+        callbacks=callbacks.build(args, out, callbacks.samples(library, model, tokenizer, (valid or data).rows(3))),
     )  # fmt: skip
     difference = checks.dpo_reference(trainer)
     print(f"reference check: max logp difference per token {difference:.1e}")
-    checked = gradient_checks.accumulation_parity(trainer, columns)
+    checked = gradient_checks.accumulation_parity(trainer, data.extremes())
     seconds = trainers.run(trainer, resume_from)
     after = trainers.probe(trainer)
 
@@ -156,7 +153,7 @@ def main(args) -> dict | None:
     results |= checked | metrics.final_metrics(trainer, seconds) | checks.general_korean(trainer, args.model_id)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
-        data=training.record(args, rows, stats, valid_stats if valid_rows else None, skipped),
+        data=training.record(args, files, data, valid, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
         card=lambda record: model_card.of_adapter(record, tokenizer),
     )  # fmt: skip

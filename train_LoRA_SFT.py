@@ -38,16 +38,16 @@ def build_parser():
 def main(args) -> dict | None:
     started = time.monotonic()
     from sllm import chat, model_card
-    from sllm.data import formats, tokenize, training
+    from sllm.data import formats, packing, training
     from sllm.train import arguments, backend, memory, preview, resume, targets
     from sllm.weights import layout
 
     # ── inputs ──
     skipped = formats.Skipped(args.skip_bad_rows)
-    _, (base, adapter), (rows, valid_rows), *_ = cli.collect_errors(
+    _, (base, adapter), files, *_ = cli.collect_errors(
         lambda: arguments.resolve(args),
         lambda: checkpoint.require_model(args.model_id, base_model=args.base_model),
-        lambda: training.load(args, arguments.validation_path(args), "sft", skipped),
+        lambda: training.open_files(args, arguments.validation_path(args), "sft", skipped),
         lambda: resume.check_output(args),
         lambda: arguments.check_machine(args),
     )
@@ -58,13 +58,13 @@ def main(args) -> dict | None:
     chat.check_probe(tokenizer, checkpoint.read_run(args.model_id), args.model_id)
     template = chat.set_chat_template(tokenizer, args.chat_template)
     max_length = memory.max_length(args, base)
-    columns, stats = tokenize.sft_columns(tokenizer, rows, max_length, args.train_on_inputs, skipped=skipped)
-    valid_columns, valid_stats = tokenize.sft_columns(tokenizer, valid_rows, max_length, skipped=skipped)
+    data, valid = training.encode(args, files, tokenizer, max_length, skipped)
+    dataset, stats = data.dataset, data.stats
     if args.preview:
-        return preview.show(tokenizer, columns, args.preview)
+        return preview.show(tokenizer, dataset[: args.preview], args.preview)
     flat = args.packing or args.padding_free is not False
-    batch_size, accumulation = arguments.micro_batches(args, columns, flat)
-    tokens = memory.batch_tokens(batch_size, columns, flat=flat, packed_to=max_length if args.packing else None)
+    batch_size, accumulation = arguments.micro_batches(args, data.lengths, flat)
+    tokens = memory.batch_tokens(batch_size, data.lengths, flat=flat, packed_to=max_length if args.packing else None)
     plan = memory.estimate(args, base, adapter, num_adapters=1, tokens_per_batch=tokens, backend=choice.name)
     summary = [
         ("backend", str(choice)),
@@ -73,11 +73,11 @@ def main(args) -> dict | None:
                     f"{stats['dropped']} dropped"),
         ("rows", f"{stats['rows']:,} → {stats['sequences']:,} sequences, {stats['tokens']:,} tokens, "
                  f"{stats['supervised_tokens']:,} supervised"),
-        ("validation", f"{valid_stats['rows']:,} rows" if valid_rows else "none"),
+        ("validation", f"{valid.stats['rows']:,} rows" if valid else "none"),
         ("batches", "packed" if args.packing else "padding-free" if flat else "padded"),
     ]  # fmt: skip
     print(memory.format_table(plan, summary))
-    notes = training.notes([*rows, *valid_rows], stats, skipped, memory.context_length(base), args.train_on_inputs)
+    notes = training.notes(args, base, data, valid, skipped, memory.context_length(base))
     for line in [*notes, *(f"note: {note}" for note in checkpoint.notes(args.model_id, base))]:
         print(line)
     layout.require_mergeable(base, plan.adapted)
@@ -89,9 +89,8 @@ def main(args) -> dict | None:
     skipped.write(out)
 
     # ── model ──
-    import datasets
     from peft import LoraConfig
-    from trl import SFTConfig, pack_dataset
+    from trl import SFTConfig
 
     from sllm.train import callbacks, checks, gradient_checks, metrics, trainers, varlen_attention
 
@@ -107,12 +106,11 @@ def main(args) -> dict | None:
         targets.require_adapted(model, plan.adapted)
 
     # ── work ──
-    dataset = datasets.Dataset.from_dict(columns)
-    valid_dataset = datasets.Dataset.from_dict(valid_columns) if valid_rows else None
+    valid_dataset = valid.dataset if valid else None
     if flat and choice.name == "peft":
         varlen_attention.use(model)
     if args.packing:
-        dataset = pack_dataset(dataset.shuffle(seed=args.seed), max_length, "bfd")
+        dataset = packing.pack(dataset, max_length, args.seed)
     for split in filter(None, (dataset, valid_dataset)):
         trainers.mark_truncated(split, max_length)
     config = SFTConfig(
@@ -136,12 +134,14 @@ def main(args) -> dict | None:
         gradient_checkpointing=loading["gradient_checkpointing"],
         seed=args.seed,
         **arguments.precision(args),
-        **arguments.run_settings(args, out, len(dataset), evaluate=bool(valid_rows)),
+        **arguments.run_settings(args, out, len(dataset), evaluate=bool(valid)),
     )
     trainer = trainers.SFTTrainer(
         model=model, args=config, train_dataset=dataset, eval_dataset=valid_dataset, processing_class=tokenizer,
-        callbacks=callbacks.build(args, out, callbacks.samples(library, model, tokenizer, valid_rows or rows)),
+        lengths=data.lengths,
+        callbacks=callbacks.build(args, out, callbacks.samples(library, model, tokenizer, (valid or data).rows(3))),
     )  # fmt: skip
+    columns = data.extremes()
     checked = checks.packing_isolation_or_padding(args, trainer, columns)
     before = trainers.probe(trainer)
     checked |= gradient_checks.loss_mask(trainer, columns, chat.end_of_turn(tokenizer)[1])
@@ -158,7 +158,7 @@ def main(args) -> dict | None:
     results |= metrics.final_metrics(trainer, seconds) | checks.general_korean(trainer, args.model_id)
     checkpoint.write_run(
         out, STAGE, args, parents=[args.model_id], base_model=base, metrics=results,
-        data=training.record(args, rows, stats, valid_stats if valid_rows else None, skipped),
+        data=training.record(args, files, data, valid, skipped),
         seconds=time.monotonic() - started, **chat.identity(tokenizer),
         card=lambda record: model_card.of_adapter(record, tokenizer),
     )  # fmt: skip

@@ -55,34 +55,36 @@ class Mistake:
     rows: Callable[[Rows, Rows, random.Random], Rows] = lambda rows, test, draw: rows
 
 
-def _change_columns(change: Callable[[list[int], list[int], int], tuple[list[int], list[int]]]) -> None:
-    """Let every training row be `change(ids, labels, end-of-turn token)`."""
-    from sllm import chat
-    from sllm.data import tokenize
+def _change_columns(change: Callable[[list[int], list[int]], tuple[list[int], list[int]]]) -> None:
+    """Let every training row be `change(ids, labels)`."""
+    from sllm.data import labels
 
-    right = tokenize.sft_columns
+    right = labels.with_labels
 
-    def wrong(tokenizer, *args, **kwargs):
-        columns, stats = right(tokenizer, *args, **kwargs)
-        end = chat.end_of_turn(tokenizer)[1]
-        changed = [change(*row, end) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
-        return {"input_ids": [ids for ids, _ in changed], "labels": [labels for _, labels in changed]}, stats
+    def wrong(columns):
+        columns = right(columns)
+        changed = [change(*row) for row in zip(columns["input_ids"], columns["labels"], strict=True)]
+        return columns | {"input_ids": [ids for ids, _ in changed], "labels": [labels for _, labels in changed]}
 
-    tokenize.sft_columns = wrong
+    labels.with_labels = wrong
 
 
 def end_not_supervised() -> None:
-    _change_columns(lambda ids, labels, end: (ids, [-100 if label == end else label for label in labels]))
+    def without_end(ids, labels):
+        end = next(label for label in reversed(labels) if label != -100)
+        return ids, [-100 if label == end else label for label in labels]
+
+    _change_columns(without_end)
 
 
 def labels_shifted() -> None:
-    _change_columns(lambda ids, labels, end: (ids, [*labels[1:], -100]))
+    _change_columns(lambda ids, labels: (ids, [*labels[1:], -100]))
 
 
 def answers_cut() -> None:
     """Half of each answer, as a limit that is too low leaves it."""
 
-    def half(ids, labels, end):
+    def half(ids, labels):
         cut = len(ids) - sum(label != -100 for label in labels) // 2
         return ids[:cut], labels[:cut]
 

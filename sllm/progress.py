@@ -5,30 +5,35 @@ import time
 from collections.abc import Callable
 
 
-def counter(total: int, noun: str) -> Callable[..., None]:
+def counter(total: int | None, noun: str) -> Callable[..., None]:
     """A function to call with the tokens of each of `total` things as it is finished, and with a note for the line.
 
     Args:
+        total: None where it is not known.
         noun: in the singular.
+    Returns:
+        A function (tokens, note="", count=1); `count`: things that are finished.
     """
     started = last = time.monotonic()
     done = tokens = 0
     terminal = sys.stdout.isatty()
 
-    def report(new_tokens: int, note: str = "") -> None:
+    def report(new_tokens: int, note: str = "", count: int = 1) -> None:
         nonlocal done, tokens, last
-        done, tokens = done + 1, tokens + new_tokens
+        done, tokens = done + count, tokens + new_tokens
         now = time.monotonic()
         if done != total and now - last < (0.1 if terminal else 5):
             return
         last, passed = now, max(now - started, 1e-9)
-        left = passed / done * max(total - done, 0)
-        rate = f"  {tokens / passed:,.0f} tok/s" if tokens else ""
-        line = f"{done}/{total} {noun}s  {done / passed:.1f} {noun}s/s{rate}  ETA {left:.0f} s"
+        line = f"{done}/{total}" if total else f"{done}"
+        line += f" {noun}s  {done / passed:.1f} {noun}s/s"
+        line += f"  {tokens / passed:,.0f} tok/s" if tokens else ""
+        line += f"  ETA {passed / done * max(total - done, 0):.0f} s" if total else ""
         line += f"  {note}" if note else ""
         if terminal:
-            filled = min(24 * done // total, 24)
-            print(f"\r\033[K{'█' * filled}{'░' * (24 - filled)} {line}", end="\n" if done == total else "", flush=True)
+            filled = min(24 * done // (total or done), 24)
+            bar = f"{'█' * filled}{'░' * (24 - filled)} " if total else ""
+            print(f"\r\033[K{bar}{line}", end="\n" if done == total else "", flush=True)
         else:
             print(line, flush=True)
 

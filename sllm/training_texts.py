@@ -51,20 +51,42 @@ def signature_of(rows: Iterable[Sequence[str]], *, budget: int = BUDGET) -> Sign
     Args:
         budget: most hashes of runs; `every` is doubled until they are no more.
     """
-    parts, every = [_of_chunk([], 1)], 1
+    parts, every = [of_rows([], 1)], 1
     for chunk in _chunks(rows):
-        parts.append(_of_chunk(chunk, every))
+        parts.append(of_rows(chunk, every))
         while sum(len(part.runs) for part in parts) > budget:
             every *= 2
             parts = [thinned(part, every) for part in parts]
     return merge(parts, budget=budget)
 
 
-def merge(signatures: Sequence[Signature], *, budget: int = BUDGET) -> Signature:
-    """The signature of the rows of all."""
+def of_rows(rows: Sequence[Sequence[str]], every: int = 1) -> Signature:
+    """The signature of a few rows (about `text_hashes.CHUNK` characters), of which none is left out: `counts` and
+    `whole_counts` are those of each."""
+    texts = [text for row in rows for text in row]
+    row_of_text = owners(np.array([len(row) for row in rows], np.int64))
+    hashes = text_hashes.hashes_of(texts, every)
+    row_of_run, kept = text_hashes.distinct_pairs(row_of_text[hashes.text_of_run], hashes.runs)
+    filled = hashes.lengths > 0
+    return Signature(
+        runs=kept,
+        counts=_counts(row_of_run, len(rows)),
+        wholes=hashes.wholes[filled],
+        whole_counts=_counts(row_of_text[filled], len(rows)),
+        every=every,
+        rows=len(rows),
+        characters=sum(map(len, texts)),
+    )
+
+
+def concatenate(signatures: Sequence[Signature], *, budget: int | None = None) -> Signature:
+    """The rows of all, one after another, of which none is left out."""
     every = max(signature.every for signature in signatures)
     parts = [thinned(signature, every) for signature in signatures]
-    merged = Signature(
+    while budget is not None and sum(len(part.runs) for part in parts) > budget:
+        every *= 2
+        parts = [thinned(part, every) for part in parts]
+    return Signature(
         runs=np.concatenate([part.runs for part in parts]),
         counts=np.concatenate([part.counts for part in parts]),
         wholes=np.concatenate([part.wholes for part in parts]),
@@ -74,7 +96,41 @@ def merge(signatures: Sequence[Signature], *, budget: int = BUDGET) -> Signature
         characters=sum(part.characters for part in parts),
         missing=tuple(dict.fromkeys(name for part in parts for name in part.missing)),
     )
-    merged = _distinct(merged)
+
+
+def select(signature: Signature, kept: Array) -> Signature:
+    """The rows that are `kept`, (rows,) bool, of a signature of which none is left out. `characters` are still those of
+    all."""
+    return replace(
+        signature,
+        runs=signature.runs[np.repeat(kept, signature.counts)],
+        counts=signature.counts[kept],
+        wholes=signature.wholes[np.repeat(kept, signature.whole_counts)],
+        whole_counts=signature.whole_counts[kept],
+        rows=int(kept.sum()),
+    )
+
+
+def add_texts(signature: Signature, rows: Array, texts: Signature) -> Signature:
+    """The same with further texts: those of each row of `texts` belong to the row of that number in `rows`."""
+    every = max(signature.every, texts.every)
+    signature, texts = thinned(signature, every), thinned(texts, every)
+    owner = np.concatenate([rows[owners(texts.counts)], owners(signature.counts)])
+    row_of_run, runs = text_hashes.distinct_pairs(owner, np.concatenate([texts.runs, signature.runs]))
+    whole_owner = np.concatenate([rows[owners(texts.whole_counts)], owners(signature.whole_counts)])
+    wholes = np.concatenate([texts.wholes, signature.wholes])[np.argsort(whole_owner, kind="stable")]
+    return replace(
+        signature,
+        runs=runs,
+        counts=_counts(row_of_run, len(signature.counts)),
+        wholes=wholes,
+        whole_counts=_counts(whole_owner, len(signature.counts)),
+    )
+
+
+def merge(signatures: Sequence[Signature], *, budget: int = BUDGET) -> Signature:
+    """The signature of the rows of all."""
+    merged = _distinct(concatenate(signatures))
     while len(merged.runs) > budget:
         merged = thinned(merged, 2 * merged.every)
     return merged
@@ -104,23 +160,6 @@ def _chunks(rows: Iterable[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
         yield chunk
 
 
-def _of_chunk(rows: Sequence[Sequence[str]], every: int) -> Signature:
-    texts = [text for row in rows for text in row]
-    row_of_text = owners(np.array([len(row) for row in rows], np.int64))
-    hashes = text_hashes.hashes_of(texts, every)
-    row_of_run, kept = text_hashes.distinct_pairs(row_of_text[hashes.text_of_run], hashes.runs)
-    filled = hashes.lengths > 0
-    return Signature(
-        runs=kept,
-        counts=_counts(row_of_run, len(rows)),
-        wholes=hashes.wholes[filled],
-        whole_counts=_counts(row_of_text[filled], len(rows)),
-        every=every,
-        rows=len(rows),
-        characters=sum(map(len, texts)),
-    )
-
-
 def thinned(signature: Signature, every: int) -> Signature:
     """Of the runs, those that are multiples of `every`, a power of two."""
     kept = signature.runs & np.uint32(every - 1) == 0
@@ -136,13 +175,7 @@ def _distinct(signature: Signature) -> Signature:
     kept: Array = np.zeros(len(ends), bool)
     kept[first] = True
     kept &= signature.whole_counts > 0
-    return replace(
-        signature,
-        runs=signature.runs[np.repeat(kept, signature.counts)],
-        counts=signature.counts[kept],
-        wholes=signature.wholes[np.repeat(kept, signature.whole_counts)],
-        whole_counts=signature.whole_counts[kept],
-    )
+    return replace(select(signature, kept), rows=signature.rows)
 
 
 def _counts(owner: Array, number: int) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import prepare_data
-from sllm.data import formats, splits
+from sllm.data import formats, hold_out, splits
 from sllm.tasks import TASKS, build_user_turn
 
 FILES = {"train.jsonl", "valid.jsonl", "test.jsonl", "rejects.jsonl", "report.json", "report.html", "run.json"}
@@ -32,9 +32,14 @@ def alpaca(number, answers=1):
     return [{"instruction": f"질문 {i}", "output": f"답 {a}"} for i in range(number) for a in range(answers)]
 
 
+def group_rows(rows):
+    keys = hold_out.keys_of(rows)
+    return splits.group(keys[:, 0], keys[:, 1])
+
+
 def sides_of(rows, *, valid, test, seed):
     """The name of each row's split."""
-    groups, tasks = splits.group_rows(rows), list(dict.fromkeys(row["task"] for row in rows))
+    groups, tasks = group_rows(rows), list(dict.fromkeys(row["task"] for row in rows))
     task_of = np.array([tasks.index(row["task"]) for row in rows])
     contexts = np.array([splits.hash_of(splits.context_key(row).encode()) for row in rows], np.uint64)
     sides = splits.split(groups, tasks, task_of, contexts, valid=valid, test=test, seed=seed)
@@ -226,7 +231,7 @@ def test_rows_that_share_a_context_or_a_prompt_stay_together():
         order = random.Random(seed)
         rows = random_rows(order)
         ratio = order.choice([0.05, 0.2])
-        groups = splits.group_rows(rows).tolist()
+        groups = group_rows(rows).tolist()
         sides = sides_of(rows, valid=ratio, test=ratio, seed=seed)
         assert "train" in sides
         for key in (
@@ -256,7 +261,7 @@ def test_earlier_rows_of_one_text_are_one_group():
         row("kositp03", text, "제목을 지어 주세요."),
         row("kositp03", "다른 글이다.", "제목을 지어 주세요."),
     ]
-    groups = splits.group_rows(rows).tolist()
+    groups = group_rows(rows).tolist()
     assert len(set(groups[:5])) == 1
     assert groups[5] not in groups[:5]
 
@@ -275,7 +280,7 @@ def test_a_chain_of_shared_keys_is_one_group():
         row("본문\n\n###Question###:\n하나"),  # its context is the whole turn, which the row above asks too
         row("다른 글"),
     ]
-    groups = splits.group_rows(rows).tolist()
+    groups = group_rows(rows).tolist()
     assert len(set(groups[:6])) == 1
     assert groups[6] != groups[0]
 
@@ -283,7 +288,7 @@ def test_a_chain_of_shared_keys_is_one_group():
 def test_alpaca_rows_of_one_context_stay_together():
     rows = [{"instruction": f"질문 {i}", "context": f"글 {i % 3}", "output": "답"} for i in range(30)]
     converted = [formats.convert(row, "alpaca") for row in rows]
-    assert len(set(splits.group_rows(converted).tolist())) == 3
+    assert len(set(group_rows(converted).tolist())) == 3
 
 
 def test_tasks_are_spread_over_the_splits():

@@ -6,7 +6,7 @@ import pytest
 
 from sllm import chat
 from sllm.cli import InputError
-from sllm.data import formats, splits, tokenize
+from sllm.data import formats, token_stats, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,8 @@ class TestBothSorts:
 
         skipped = formats.Skipped(True)
         rows = formats.load_rows(path, kind, skipped=skipped)
-        rows, held_out = splits.hold_out(rows, 5, seed=1)
-        columns, stats = columns_of(tokenizer, rows, 200, skipped=skipped)
-        held_columns, held_stats = columns_of(tokenizer, held_out, 200, skipped=skipped)
+        columns, stats = columns_of(tokenizer, rows[5:], 200, skipped=skipped)
+        held_columns, held_stats = columns_of(tokenizer, rows[:5], 200, skipped=skipped)
         key = next(iter(columns))
         assert len(columns[key]) + len(held_columns[key]) == 39
         assert stats["rows"] + held_stats["rows"] == 40
@@ -83,7 +82,7 @@ class TestBothSorts:
         assert entry["line"] == 40
         assert entry["reason"].startswith("no room for its answer: ")
         _, stats = columns_of(tokenizer, formats.load_rows(path, kind), 200)  # counted and named without the flag too
-        (line,) = tokenize.truncation_summary(stats)
+        (line,) = token_stats.truncation_summary(stats)
         assert f"1 of 40 rows are truncated at 200 tokens, 1 with nothing left to learn: {path}:40 (long) has" in line
         with pytest.raises(InputError, match=r"20 of 20 rows lose their whole .*:\d+ \(\d+\) has \d+\)"):
             rows = write(tmp_path / "all.jsonl", *(make(str(n), f"{LONG}{n}") for n in range(20)))
@@ -94,9 +93,9 @@ class TestBothSorts:
         rows = formats.load_rows(write(tmp_path / "rows.jsonl", *made, make("short")), kind)
         _, stats = columns_of(tokenizer, rows, 100)
         assert stats["truncated"] == stats["truncated_rows"] == 25
-        assert len(stats["longest_truncated"]) == tokenize.SHOWN
+        assert len(stats["longest_truncated"]) == token_stats.SHOWN
         assert stats["longest_truncated"][0] == {"row": f"{tmp_path}/rows.jsonl:25 (24)", "tokens": stats["longest"]}
-        (line,) = tokenize.truncation_summary(stats)
+        (line,) = token_stats.truncation_summary(stats)
         assert line.startswith(
             f"warning: 25 of 26 rows are truncated at 100 tokens: {tmp_path}/rows.jsonl:25 (24) has "
         )
@@ -104,7 +103,7 @@ class TestBothSorts:
         length = int(line.split("--max_seq_length ")[1].split(" ")[0])
         again = columns_of(tokenizer, rows, length)[1]
         assert again["truncated_rows"] == 0
-        assert tokenize.truncation_summary(again) == []
+        assert token_stats.truncation_summary(again) == []
 
     def test_rows_that_were_not_read_from_a_file(self, tokenizer, tmp_path, kind, columns_of, make):
         name = {"sft": "alpaca", "preference": "preference"}[kind]
@@ -123,12 +122,12 @@ def test_the_length_to_choose():
     stats = {"truncated_rows": 1, "rows": 20, "max_length": 512, "longest": 1240, "dropped": 0}
     stats["longest_truncated"] = [{"row": "rows.jsonl:3 (a)", "tokens": 1240}]
     said = "warning: 1 of 20 rows are truncated at 512 tokens: rows.jsonl:3 (a) has 1,240 tokens; "
-    assert tokenize.truncation_summary(stats) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.truncation_summary(stats, context_length=4096) == [said + "--max_seq_length 2048 holds all"]
-    assert tokenize.truncation_summary(stats, context_length=1500) == [
+    assert token_stats.truncation_summary(stats) == [said + "--max_seq_length 2048 holds all"]
+    assert token_stats.truncation_summary(stats, context_length=4096) == [said + "--max_seq_length 2048 holds all"]
+    assert token_stats.truncation_summary(stats, context_length=1500) == [
         said + "the model holds 1,500: --max_seq_length 1500 holds all"
     ]
-    assert tokenize.truncation_summary(stats, context_length=1024) == [
+    assert token_stats.truncation_summary(stats, context_length=1024) == [
         said + "the model holds 1,024: split or shorten these rows"
     ]
 

@@ -1,6 +1,7 @@
 """What training must notice by itself: divergence, damaged checkpoints, an evaluation that depends on the batch,
 weights too coarse to move; and what a finished run can still be asked for."""
 
+import itertools
 import json
 import re
 import shutil
@@ -184,15 +185,10 @@ def without_end(labels: list[int]) -> list[int]:
     ids=["shifted by one", "without the end of turn"],
 )
 def test_labels_that_are_not_the_answer_are_refused(change, said, tiny_base, few_rows, tmp_path, monkeypatch):
-    from sllm.data import tokenize
+    from sllm.data import labels
 
-    columns = tokenize.sft_columns
-
-    def changed(*args, **kwargs):
-        built, stats = columns(*args, **kwargs)
-        return built | {"labels": [change(labels) for labels in built["labels"]]}, stats
-
-    monkeypatch.setattr(tokenize, "sft_columns", changed)
+    labels_of = labels.labels_of
+    monkeypatch.setattr(labels, "labels_of", lambda ids, runs: change(labels_of(ids, runs)))
     with pytest.raises(CheckFailed, match=said):
         in_process(SFT, "--trainset_path", few_rows, "--model_id", tiny_base, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out" / "run.json").exists()
@@ -246,7 +242,7 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
     from transformers import AutoModelForCausalLM
 
     from sllm import chat
-    from sllm.data import formats, splits, tokenize
+    from sllm.data import formats, hold_out, tokenize
 
     found = {}
     for size, flags in ((1, []), (3, []), (3, ["--no-padding_free"]), (5, ["--packing"])):
@@ -259,7 +255,8 @@ def test_eval_loss_is_per_supervised_token_whatever_the_batch(tiny_base, few_row
 
     tokenizer = chat.load_tokenizer(str(tiny_base))
     chat.set_chat_template(tokenizer)
-    _, held_out = splits.hold_out(formats.load_rows(str(few_rows), "sft"), 7, 42)
+    rows = formats.load_rows(str(few_rows), "sft")
+    held_out = list(itertools.compress(rows, hold_out.held_out(hold_out.keys_of(rows), 7, 42)))
     columns, stats = tokenize.sft_columns(tokenizer, held_out, 2048)
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     total = 0.0

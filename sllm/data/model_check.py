@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sllm.data import data_report, tokenize
+from sllm.data import data_report, token_stats, tokenize
 from sllm.data.preparation import Preparation
 from sllm.data.row_passes import Rows, over_kept
 from sllm.data.rows import Row, Skipped
@@ -43,7 +43,7 @@ def check(state: Preparation, args: Namespace, max_length: int, processes: int) 
         for row, reason in part.refused.items():
             state.drop(row, reason)
         parts.append(part)
-    stats = data_report.merge_stats([part.stats for part in parts], tokenize.SHOWN)
+    stats = data_report.merge_stats([part.stats for part in parts], token_stats.SHOWN)
     lengths = data_report.lengths(np.concatenate([part.lengths for part in parts]))
     return {"refused": sum(len(part.refused) for part in parts), **stats, "lengths": lengths}
 

@@ -1,19 +1,23 @@
-"""A function over many things, in several processes, with the results in order. Standard library only."""
+"""A function over many things, in several processes, with the results in order and few of them in memory. Standard
+library only."""
 
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import Any, TypeVar
 
 from sllm.cli import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 2  # things in work or waiting, for each process: so many are in memory
+AHEAD = 2  # things for each process that are taken before their results are asked for
+_function: Callable[[Any], Any]
 
 
 def cores() -> int:
@@ -28,13 +32,15 @@ def ordered_map(
     processes: int,
     initializer: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
+    fork: bool = False,
 ) -> Iterator[R]:
-    """`function` of each of `things`, in their order, read only as far ahead as the processes can work.
+    """`function` of each of `things`, in their order. An exception of either is raised here.
 
     Args:
-        function: of a module, so that it can be sent to a process.
         processes: 0 and 1 run in this process.
         initializer: called once in each process, with `arguments`.
+        fork: the processes have what this one has, such as a tokenizer, without loading it again, and `function` need
+            not be one of a module. Not where this process runs threads: their locks do not survive.
     Raises:
         InputError: a process was killed, mostly for want of memory.
     """
@@ -43,14 +49,15 @@ def ordered_map(
             initializer(*arguments)
         yield from map(function, things)
         return
-    # "spawn": a copy of a process that runs threads (tokenizers, BLAS) may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, _start, (initializer, arguments))
+    if fork:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a tokenizer's threads do not survive a fork
+    context = multiprocessing.get_context("fork" if fork else "spawn")
+    pool = ProcessPoolExecutor(processes, context, _start, (function, initializer, arguments))
     waiting: deque[Future[R]] = deque()
     try:
         for thing in things:
-            waiting.append(pool.submit(function, thing))
-            if len(waiting) >= processes * AHEAD:
+            waiting.append(pool.submit(_call, thing))
+            if len(waiting) > processes * AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -59,10 +66,26 @@ def ordered_map(
             "a worker process was killed, mostly because memory ran out; use fewer with --num_proc 1"
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
-def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _start(function: Callable[[Any], Any], initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    global _function
+    _function = function
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer:
         initializer(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _call(thing: Any) -> Any:
+    return _function(thing)

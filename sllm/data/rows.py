@@ -83,8 +83,8 @@ def near_misses(labels: dict[str, int]) -> list[str]:
 class Skipped:
     """The rows that a run leaves out, with the reasons: none, or with `allow` at most `share` of the rows of each file.
 
-    One object is used for a whole run: `load_rows` and `tokenize` add to it and call `check`. `rows`: {"file", "line",
-    "id", "reason"} of each, in the order in which they were found.
+    One object is used for a whole run: what reads and tokenizes rows adds to it and calls `check`. `rows`: {"file",
+    "line", "id", "reason"} of each, in the order in which they were found.
     """
 
     def __init__(self, allow: bool = False, *, share: float = MAX_LOST_SHARE):
@@ -105,6 +105,12 @@ class Skipped:
     def add_line(self, file: str | None, line: int | None, reason: str, name: str | None = None) -> None:
         """Leave out a line that could not be read as a row."""
         self.rows.append({"file": file, "line": line, "id": name, "reason": reason})
+
+    def add_lines(self, file: str, count: int, refused: Iterable[tuple[int, str]]) -> None:
+        """Leave out lines of `file`, which has `count` rows, in the order of lines."""
+        self.expect(file, count)
+        for line, reason in sorted(refused):
+            self.add_line(file, line, reason)
 
     def reason(self, row: dict[str, Any]) -> str | None:
         """Why a converted row was left out; None for one that was not."""

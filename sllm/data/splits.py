@@ -1,22 +1,17 @@
 """Which rows belong together, and which split they go to."""
 
 import hashlib
-import math
-import random
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from sllm import tasks
-from sllm.cli import InputError
 from sllm.data.rows import Row
 
 Array: TypeAlias = np.ndarray
-R = TypeVar("R", bound=dict[str, Any])  # a row
 SPLITS = ("train", "valid", "test")
 _CONTEXT = re.compile(r"###Context###:(.*?)(?:###Question###:|###Answer###:|\Z)", re.DOTALL)
 
@@ -49,12 +44,6 @@ def keys(row: dict[str, Any]) -> tuple[str, str]:
 def hash_of(text: bytes) -> int:
     """64 bits."""
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-
-
-def group_rows(rows: Sequence[dict[str, Any]]) -> Array:
-    """`group` of rows."""
-    hashes = np.array([[hash_of(key.encode()) for key in keys(row)] for row in rows], np.uint64).reshape(-1, 2)
-    return group(hashes[:, 0], hashes[:, 1])
 
 
 def group(contexts: Array, turns: Array) -> Array:
@@ -122,24 +111,6 @@ def draw(hashes: Array, seed: int) -> Array:
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     values = values ^ (values >> np.uint64(31))
     return values
-
-
-def hold_out(rows: list[R], size: float, seed: int) -> tuple[list[R], list[R]]:
-    """Split `size` rows (a share, below 1) off at random, whole groups at a time; order is kept on both sides.
-    InputError if nothing would be left to train on."""
-    count = math.ceil(size * len(rows)) if size < 1 else int(size)
-    if not count:
-        return rows, []
-    members = defaultdict(list)
-    for i, number in enumerate(group_rows(rows).tolist()):
-        members[number].append(i)
-    held_out: set[int] = set()
-    for number in random.Random(seed).sample(list(members), len(members)):
-        if len(held_out) < count:
-            held_out.update(members[number])
-    if len(held_out) == len(rows):
-        raise InputError(f"--val_set_size {size:g} leaves none of {len(rows)} rows to train on")
-    return [row for i, row in enumerate(rows) if i not in held_out], [rows[i] for i in sorted(held_out)]
 
 
 def swapped_pairs(rows: list[Row]) -> list[Row]:

@@ -2,92 +2,99 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sllm import chat
 from sllm.cli import InputError
-from sllm.data.rows import MAX_LOST_SHARE, Skipped, source_of
+from sllm.data.labels import IGNORED, Columns, runs_of, with_labels
+from sllm.data.rows import Skipped, source_of
+from sllm.data.token_stats import COUNTS, Array, TokenStats, statistics, without_room
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # label of a token that is not supervised (PyTorch's cross-entropy ignore_index)
 SIDES = ("chosen", "rejected")
-Columns = dict[str, list[Any]]
-SHOWN = 20  # truncated rows in the statistics, the longest first
 
 
-class TokenStats(TypedDict, total=False):
-    """What tokenizing rows of SFT (`sequences`, `supervised_tokens`) or DPO (`pairs`) found; kept in run.json.
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as token columns.
 
-    `tokens` counts a pair's prompt once for each side. `truncated` and `dropped` count sequences or pairs: those that
-    lost their end, and those that lost their whole answer. `longest_truncated` lists up to `SHOWN` rows.
+    Attributes:
+        columns: one entry a sequence or pair, those of a row after those of the row before. SFT: `input_ids` and
+            `labels`, the latter as runs (see `sllm.data.labels`). DPO: `prompt_ids`, `chosen_ids` and `rejected_ids`.
+        counts: (rows, len(COUNTS)) int64.
+        refused: row → why it cannot be used.
     """
 
-    rows: int
-    sequences: int
-    pairs: int
-    tokens: int
-    supervised_tokens: int
-    truncated: int
-    dropped: int
-    max_length: int
-    longest: int
-    truncated_rows: int
-    longest_truncated: list[dict[str, Any]]  # {"row": where it was read, "tokens"}
+    columns: Columns
+    counts: Array
+    refused: dict[int, str]
+
+    @classmethod
+    def empty(cls, rows: int, *names: str) -> "Encoded":
+        return cls({name: [] for name in names}, np.zeros((rows, len(COUNTS)), np.int64), {})
 
 
-class _Truncations:
-    """The rows longer than `max_length` tokens, and how many sequences or pairs lose their whole answer.
+def encode_sft(
+    tokenizer: "PreTrainedTokenizerBase", rows: Sequence[dict[str, Any]], max_length: int, train_on_inputs: bool = False
+) -> Encoded:
+    """Training rows. See `sft_columns`."""
+    encoded = Encoded.empty(len(rows), "input_ids", "labels")
+    end = chat.end_of_turn(tokenizer)[1]
+    for number, row in enumerate(rows):
+        try:
+            if train_on_inputs and any(message.get("weight") == 0 for message in row["messages"]):
+                raise ValueError("an answer has the weight 0, and --train_on_inputs learns every turn; choose one")
+            examples = chat.build_examples(tokenizer, row["messages"])
+            if not all(_learns_its_end(example, row["messages"], end) for example in examples):
+                raise ValueError("its end-of-turn token would not be learned (guarantee 2)")
+        except (ValueError, InputError) as error:
+            encoded.refused[number] = str(error)
+            continue
+        examples = [example for example in examples if any(example.completion_mask)]  # no turn of weight 0
+        lengths = [len(example.input_ids) for example in examples]
+        sequences = tokens = supervised = 0
+        for example in examples:
+            ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
+            if not any(mask):
+                continue
+            runs = [0, len(ids)] if train_on_inputs else runs_of(mask)
+            encoded.columns["input_ids"].append(ids)
+            encoded.columns["labels"].append(runs)
+            sequences, tokens, supervised = sequences + 1, tokens + len(ids), supervised + sum(runs[1::2])
+        truncated = sum(length > max_length for length in lengths)
+        dropped = len(examples) - sequences
+        encoded.counts[number] = sequences, tokens, supervised, max(lengths), truncated, dropped
+    return encoded
 
-    `skipped` collects the rows that cannot be used. Files that were read with it are counted already; those of other
-    `rows` are counted here.
-    """
 
-    def __init__(self, rows: Sequence[dict[str, Any]], max_length: int, skipped: Skipped | None):
-        self.max_length, self.skipped = max_length, skipped or Skipped()
-        for file, count in Counter(getattr(row, "file", None) for row in rows).items():
-            self.skipped.expect(file, count)
-        self.longest = self.truncated = self.dropped = 0
-        self.rows: list[tuple[int, dict[str, Any]]] = []  # (tokens, row)
-
-    def add(self, row: dict[str, Any], tokens: int) -> None:
-        """Count a sequence or pair of `row`."""
-        self.longest = max(self.longest, tokens)
-        if tokens <= self.max_length:
-            return
-        self.truncated += 1
-        if self.rows and self.rows[-1][1] is row:  # a row of several sequences
-            self.rows[-1] = (max(tokens, self.rows[-1][0]), row)
-        else:
-            self.rows.append((tokens, row))
-
-    def skip(self, row: dict[str, Any], tokens: int) -> None:
-        """Leave out a row of which no answer is left, if the run allows that."""
-        if self.skipped.allow:
-            length = f"{tokens} tokens of at most {self.max_length}"
-            self.skipped.add(row, f"no room for its answer: {length}; shorten the row or raise --max_seq_length")
-
-    def stats(self, total: int) -> TokenStats:
-        """Statistics of all rows. InputError for rows that cannot be used, or if more than 5 % of `total` sequences or
-        pairs are lost to truncation."""
-        self.skipped.check()
-        worst = sorted(self.rows, key=lambda entry: -entry[0])[:SHOWN]
-        if not self.skipped.allow and self.dropped > MAX_LOST_SHARE * total:
-            tokens, row = worst[0]
-            raise InputError(
-                f"{self.dropped} of {total} rows lose their whole answer at {self.max_length} tokens (at most "
-                f"{MAX_LOST_SHARE:.0%} may; {source_of(row)} has {tokens}); raise --max_seq_length or shorten the "
-                "prompts"
-            )
-        return {
-            "truncated": self.truncated,
-            "dropped": self.dropped,
-            "max_length": self.max_length,
-            "longest": self.longest,
-            "truncated_rows": len(self.rows),
-            "longest_truncated": [{"row": source_of(row), "tokens": tokens} for tokens, row in worst],
-        }
+def encode_dpo(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[dict[str, Any]], max_length: int) -> Encoded:
+    """Preference rows. See `dpo_columns`."""
+    encoded = Encoded.empty(len(rows), "prompt_ids", *(f"{name}_ids" for name in SIDES))
+    for number, row in enumerate(rows):
+        try:
+            answers = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in SIDES}
+            if answers["chosen"] == answers["rejected"]:
+                raise ValueError("chosen and rejected render to the same tokens, so there is no choice")
+        except (ValueError, InputError) as error:
+            encoded.refused[number] = str(error)
+            continue
+        prompt = chat.prompt_ids(tokenizer, row["prompt"])
+        room, total = max_length - len(prompt), len(prompt) + max(map(len, answers.values()))
+        kept = [ids[: max(room, 0)] for ids in answers.values()]
+        if kept[0] == kept[1]:
+            encoded.counts[number] = 0, 0, 0, total, total > max_length, 1
+            continue
+        encoded.columns["prompt_ids"].append(prompt)
+        for name, ids in zip(SIDES, kept, strict=True):
+            encoded.columns[f"{name}_ids"].append(ids)
+        answered = sum(map(len, kept))
+        encoded.counts[number] = 1, 2 * len(prompt) + answered, answered, total, total > max_length, 0
+    return encoded
 
 
 def sft_columns(
@@ -99,6 +106,7 @@ def sft_columns(
     skipped: Skipped | None = None,
 ) -> tuple[Columns, TokenStats]:
     """Training rows as columns {"input_ids": [[int]], "labels": [[int]]}, one entry a sequence, and their statistics.
+    In memory: trainers use `sllm.data.training`.
 
     Args:
         max_length: tokens; a longer sequence loses its end.
@@ -107,37 +115,9 @@ def sft_columns(
     Raises:
         InputError: rows that cannot be rendered, all of them; or more than 5 % lost to truncation.
     """
-    columns: Columns = {"input_ids": [], "labels": []}
-    truncations = _Truncations(rows, max_length, skipped)
-    end = chat.end_of_turn(tokenizer)[1]
-    for row in rows:
-        try:
-            if train_on_inputs and any(message.get("weight") == 0 for message in row["messages"]):
-                raise ValueError("an answer has the weight 0, and --train_on_inputs learns every turn; choose one")
-            examples = chat.build_examples(tokenizer, row["messages"])
-            if not all(_learns_its_end(example, row["messages"], end) for example in examples):
-                raise ValueError("its end-of-turn token would not be learned (guarantee 2)")
-        except (ValueError, InputError) as error:
-            truncations.skipped.add(row, str(error))
-            continue
-        supervised = [example for example in examples if any(example.completion_mask)]  # no turn of weight 0
-        fitting = [example for example in supervised if any(example.completion_mask[:max_length])]
-        for example in fitting:
-            ids, mask = example.input_ids[:max_length], example.completion_mask[:max_length]
-            columns["input_ids"].append(ids)
-            columns["labels"].append([i if train_on_inputs or m else IGNORED for i, m in zip(ids, mask, strict=True)])
-        for example in supervised:
-            truncations.add(row, len(example.input_ids))
-        truncations.dropped += len(supervised) - len(fitting)
-        if not fitting:
-            truncations.skip(row, max(len(example.input_ids) for example in examples))
-    stats: TokenStats = {
-        "rows": len(rows),
-        "sequences": len(columns["input_ids"]),
-        "tokens": sum(map(len, columns["input_ids"])),
-        "supervised_tokens": sum(label != IGNORED for labels in columns["labels"] for label in labels),
-    }
-    return columns, stats | truncations.stats(truncations.dropped + len(columns["input_ids"]))
+    encoded = encode_sft(tokenizer, rows, max_length, train_on_inputs)
+    stats = _stats_of(encoded, rows, max_length, skipped or Skipped(), pairs=False)
+    return with_labels(encoded.columns), stats
 
 
 def dpo_columns(
@@ -148,6 +128,7 @@ def dpo_columns(
     skipped: Skipped | None = None,
 ) -> tuple[Columns, TokenStats]:
     """Preference rows as columns `prompt_ids`, `chosen_ids` and `rejected_ids`, each [[int]], and their statistics.
+    In memory: trainers use `sllm.data.training`.
 
     Args:
         max_length: tokens of prompt and answer together; longer answers lose their end.
@@ -155,51 +136,23 @@ def dpo_columns(
     Raises:
         InputError: pairs that cannot be rendered or whose sides render alike, all; or more than 5 % lost to truncation.
     """
-    columns: Columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-    truncations, tokens = _Truncations(rows, max_length, skipped), 0
-    for row in rows:
-        try:
-            answers = {name: chat.completion_ids(tokenizer, row["prompt"] + row[name]) for name in SIDES}
-            if answers["chosen"] == answers["rejected"]:
-                raise ValueError("chosen and rejected render to the same tokens, so there is no choice")
-        except (ValueError, InputError) as error:
-            truncations.skipped.add(row, str(error))
-            continue
-        prompt = chat.prompt_ids(tokenizer, row["prompt"])
-        available, total = max_length - len(prompt), len(prompt) + max(map(len, answers.values()))
-        truncations.add(row, total)
-        if available < 1 or answers["chosen"][:available] == answers["rejected"][:available]:
-            truncations.dropped += 1
-            truncations.skip(row, total)
-            continue
-        columns["prompt_ids"].append(prompt)
-        for name, ids in answers.items():
-            columns[f"{name}_ids"].append(ids[:available])
-            tokens += len(prompt) + len(ids[:available])
-    stats: TokenStats = {"rows": len(rows), "pairs": len(columns["prompt_ids"]), "tokens": tokens}
-    return columns, stats | truncations.stats(len(rows))
+    encoded = encode_dpo(tokenizer, rows, max_length)
+    return encoded.columns, _stats_of(encoded, rows, max_length, skipped or Skipped(), pairs=True)
 
 
-def truncation_summary(stats: TokenStats, *, context_length: int | None = None) -> list[str]:
-    """Lines to print about the truncated rows: how many, the longest, and the length that fits them all, but none above
-    `context_length`, the positions of the model."""
-    if not stats["truncated_rows"]:
-        return []
-    worst = [f"{long['row']} has {long['tokens']:,} tokens" for long in stats["longest_truncated"][:3]]
-    if more := stats["truncated_rows"] - len(worst):
-        worst.append(f"{more:,} more")
-    length = 1 << (stats["longest"] - 1).bit_length()  # a round one: the next power of two
-    remedy = f"--max_seq_length {length} holds all"
-    if context_length is not None and length > context_length:
-        fit = (
-            f"--max_seq_length {context_length} holds all"
-            if stats["longest"] <= context_length
-            else "split or shorten these rows"
-        )
-        remedy = f"the model holds {context_length:,}: {fit}"
-    count, limit = f"{stats['truncated_rows']:,} of {stats['rows']:,} rows", f"{stats['max_length']:,} tokens"
-    lost = f", {stats['dropped']:,} with nothing left to learn" if stats["dropped"] else ""
-    return [f"warning: {count} are truncated at {limit}{lost}: {', '.join(worst)}; {remedy}"]
+def _stats_of(
+    encoded: Encoded, rows: Sequence[dict[str, Any]], max_length: int, skipped: Skipped, *, pairs: bool
+) -> TokenStats:
+    """Files that were read with `skipped` are counted already; those of other rows are counted here."""
+    for file, count in Counter(getattr(row, "file", None) for row in rows).items():
+        skipped.expect(file, count)
+    unusable = encoded.refused | (without_room(encoded.counts, max_length) if skipped.allow else {})
+    for number, reason in sorted(unusable.items()):
+        skipped.add(rows[number], reason)
+    skipped.check()
+    return statistics(
+        encoded.counts, lambda row: source_of(rows[row]), max_length, pairs=pairs, strict=not skipped.allow
+    )
 
 
 def as_sequences(columns: dict[str, Any]) -> dict[str, Any]:

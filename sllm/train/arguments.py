@@ -7,6 +7,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sllm import cli, hashes
@@ -139,16 +140,19 @@ def validation_path(args) -> Path | None:
     return beside if not args.val_set_size and beside.is_file() and beside.stat().st_size else None
 
 
-def micro_batches(args, columns: dict, flat: bool) -> tuple[int, int]:
+def micro_batches(args, lengths: np.ndarray, flat: bool) -> tuple[int, int]:
     """(rows, accumulation) of a forward pass whose product is --batch_size × --gradient_accum_steps.
 
     On a CPU short rows laid flat are taken several batches at a time, up to about 2,048 tokens: the optimizer steps
     are the same, in fewer and fuller passes. On a GPU --batch_size is a promise about memory and is kept.
+
+    Args:
+        lengths: tokens of each sequence.
     """
     rows, accumulation = args.batch_size, args.gradient_accum_steps
     if not flat or torch.cuda.is_available() or getattr(args, "packing", False):
         return rows, accumulation
-    mean = sum(map(len, columns["input_ids"])) / len(columns["input_ids"])
+    mean = lengths.mean()
     merged = max(m for m in range(1, accumulation + 1) if accumulation % m == 0 and (m == 1 or m * rows * mean <= 2048))
     return rows * merged, accumulation // merged
 

@@ -23,7 +23,7 @@ def packing_isolation_or_padding(args, trainer, columns: dict) -> dict:
     if not (trainer.args.padding_free or args.packing):
         return {}
     shortest = sorted(range(len(columns["input_ids"])), key=lambda i: len(columns["input_ids"][i]))[:3]
-    rows = [{name: column[i] for name, column in columns.items()} for i in shortest]
+    rows = [{name: columns[name][i] for name in ("input_ids", "labels")} for i in shortest]
     try:
         difference = packing_isolation(trainer, rows, packed=args.packing)
     except CheckFailed:
@@ -186,8 +186,8 @@ def stopping(trainer, columns: dict, end: int, count: int = 16) -> dict:
     template's turns, and its output weights are then those of other unused tokens.
 
     Args:
-        columns: the training rows before packing, as lists. end: the token that ends a turn.
-        count: rows that are read, the shortest ones.
+        columns: training rows before packing, as lists: the shortest ones. end: the token that ends a turn.
+        count: rows that are read.
     Returns:
         What run.json says of it: the share of the rows' answers after which `end` is the most likely token.
     """

@@ -82,6 +82,9 @@ def add_data_flags(p: argparse.ArgumentParser, rows: str) -> None:
     add("--val_set_size", type=cli.nonnegative_float, default=0.0, metavar="N",
         help="without --validation_path: hold out this many rows (or this share, below 1) of the training "
         "rows")  # fmt: skip
+    add("--cache_dir", metavar="DIR", help="where the tokens of files of 2,000 rows and more are kept for the next "
+        "run; default: sllm_tokens in the cache of Hugging Face's datasets")  # fmt: skip
+    add("--num_proc", type=cli.positive_int, metavar="N", help="processes that tokenize; default: one for each core")
     cli.add_skip_flag(group)
 
 

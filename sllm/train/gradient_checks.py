@@ -23,7 +23,8 @@ def loss_mask(trainer, columns: dict, end: int) -> dict:
     is among them, and the trainer's loss is their cross-entropy.
 
     Args:
-        columns: the training rows before packing, as lists. end: the token that ends a turn.
+        columns: training rows before packing, as lists: the shortest ones, and the longest.
+        end: the token that ends a turn.
     Returns:
         What run.json says of it: by how much the trainer's loss differs, relative to the loss or 1.
     Raises:
@@ -72,7 +73,7 @@ def accumulation_parity(trainer, columns: dict) -> dict:
     Runs the trainer's own step, forward and backward, on its three shortest rows: all at once, and as two and one.
 
     Args:
-        columns: the training rows before packing, as lists.
+        columns: training rows before packing, as lists: the shortest ones, and the longest.
     Returns:
         What run.json says of it: the norm of the gradients' difference, relative to the gradient's.
     Raises:
@@ -101,7 +102,10 @@ def accumulation_parity(trainer, columns: dict) -> dict:
 
 
 def _short_rows(trainer, columns: dict) -> list[dict]:
-    """The three shortest rows as the trainer's collator takes them, cut to what a batch of the run holds."""
+    """The three shortest rows as the trainer's collator takes them, cut to what a batch of the run holds. `index` in
+    columns: their numbers in the trainer's dataset; without it the columns are all of its rows."""
+    columns = dict(columns)
+    index = columns.pop("index", None)
     lengths = [sum(map(len, row)) for row in zip(*columns.values(), strict=True)]
     shortest = sorted(range(len(lengths)), key=lengths.__getitem__)[:3]
     longest = max(map(len, next(iter(columns.values()))))
@@ -114,7 +118,8 @@ def _short_rows(trainer, columns: dict) -> list[dict]:
     if "seq_lengths" in trainer.train_dataset.column_names:  # packed
         return [row | {"seq_lengths": [len(row["input_ids"])]} for row in rows]
     if "ref_chosen_logps" in trainer.train_dataset.column_names:  # the scores of the whole answers: constants here
-        return [trainer.train_dataset[i] | row for i, row in zip(shortest, rows, strict=True)]
+        numbers = [index[i] if index else i for i in shortest]
+        return [trainer.train_dataset[number] | row for number, row in zip(numbers, rows, strict=True)]
     return rows
 
 

@@ -7,6 +7,7 @@ libraries' source, or measured where that is said.
 
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
 import torch
 
@@ -100,12 +101,13 @@ def estimate(
     )
 
 
-def batch_tokens(batch_size: int, columns: dict, *, flat: bool, packed_to: int | None = None) -> int:
-    """Tokens of the largest forward pass of `batch_size` rows that these rows can make; packed rows are all full."""
+def batch_tokens(batch_size: int, lengths: np.ndarray, *, flat: bool, packed_to: int | None = None) -> int:
+    """Tokens of the largest forward pass of `batch_size` rows that these can make, by their `lengths`; packed rows are
+    all full."""
     if packed_to:
         return batch_size * packed_to
-    lengths = sorted(map(len, columns["input_ids"]), reverse=True)[:batch_size]
-    return sum(lengths) if flat else lengths[0] * len(lengths)
+    longest = np.sort(lengths)[::-1][:batch_size]
+    return int(longest.sum() if flat else longest[0] * len(longest))
 
 
 def weight_bytes(model, bits: int, width: int, backend: str) -> int:

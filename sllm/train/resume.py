@@ -9,7 +9,9 @@ from sllm import checkpoint, cli
 from sllm.train import checkpoints
 
 _INPUTS = ("trainset_path", "validation_path", "model_id")
-_CHANGEABLE = "overwrite resume preview dry_run report_to output_dir logging_steps save_total_limit".split()
+_CHANGEABLE = (
+    "overwrite resume preview dry_run report_to output_dir logging_steps save_total_limit cache_dir num_proc".split()
+)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 import trl
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging as transformers_logging
 from trl.models.utils import _ForwardRedirection
 
@@ -43,11 +44,19 @@ class SFTTrainer(_Trainer, trl.SFTTrainer):
     more than a long one's, and the figure (which chooses the best checkpoint) changes with --batch_size.
     """
 
-    def __init__(self, model, args, **kwargs):
+    def __init__(self, model, args, *, lengths=None, **kwargs):
+        self.lengths = lengths  # (rows,) tokens, for batches of similar length
         super().__init__(model, args, **kwargs)
         if args.loss_type == "chunked_nll":
             # Some models (Gemma 3n and 4) say that their loss takes no token count; TRL's, in its place, does.
             self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset=None):
+        """transformers (5.17) reads each row for its length, which takes minutes with a million rows."""
+        if self.args.train_sampling_strategy != "group_by_length" or self.lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(size, lengths=self.lengths.tolist())
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         tokens = (inputs["labels"][..., 1:] != -100).sum()  # as the model's own loss shifts them
