@@ -1,6 +1,6 @@
 """Do the statistics of evaluate_model.py hold what they say? By simulation: how often 95 % intervals contain the true
 mean, how often the gate refuses a model that is as good as the old one, and how often it finds the difference that it
-says it would find with 80 % probability.
+says it would find with 80 % probability. The intervals of which_data_helped.py stand beside those of a bootstrap.
 
     python benchmarks/evaluation_statistics.py
 """
@@ -71,6 +71,37 @@ def difference_coverage(kind: str, questions: int, runs: int, seed: int) -> floa
     return sum(difference.low <= 0 <= difference.high for difference in each) / runs
 
 
+def runs_coverage(seeds: int, contexts: int, spread: float, runs: int, seed: int) -> tuple[float, float]:
+    """Shares of the intervals that contain the true difference of models that were trained several times: those of
+    `statistics.compare_runs`, and of a bootstrap of seeds and contexts (percentiles). Contexts have 1 to 4 rows.
+
+    Args:
+        spread: standard deviation of the difference between seeds; that between rows is about 1.
+    """
+    random = np.random.default_rng(seed)
+    hits = np.zeros(2)
+    for _ in range(runs):
+        context_of = np.repeat(np.arange(contexts), random.integers(1, 5, contexts))
+        rows = len(context_of)
+        of_context = (random.gamma(1, 1, contexts) - 1) / 2 + random.normal(0, 0.3, (seeds, contexts))
+        of_row = 0.7 * (random.gamma(0.5, 1, rows) - 0.5) + random.normal(0, 0.4, (seeds, rows))
+        differences = random.normal(0, spread, (seeds, 1)) + of_context[:, context_of] + of_row
+        found = statistics.compare_runs(differences, context_of)
+        low, high = bootstrap(differences, context_of, random)
+        hits += found.low <= 0 <= found.high, low <= 0 <= high
+    return tuple(hits / runs)
+
+
+def bootstrap(differences: np.ndarray, context_of: np.ndarray, random) -> np.ndarray:
+    """The 95 % interval of the mean of (seeds, rows), both resampled, rows by contexts."""
+    seeds, contexts = len(differences), context_of.max() + 1
+    sums = np.stack([np.bincount(context_of, one) for one in differences])  # (seeds, contexts)
+    of_seeds = random.multinomial(seeds, [1 / seeds] * seeds, size=1000)
+    of_contexts = random.multinomial(contexts, [1 / contexts] * contexts, size=1000)
+    totals = ((of_seeds @ sums) * of_contexts).sum(1)
+    return np.percentile(totals / seeds / (of_contexts @ np.bincount(context_of)), [2.5, 97.5])
+
+
 def stated(random, kind: str, questions: int, suites: int) -> float:
     """The difference that the gate says it would find, between two models that differ by it."""
     found = 0.0
@@ -97,7 +128,7 @@ def refused(kinds: list[str], questions: int, runs: int, seed: int, *, worse: bo
 
 
 def main(args) -> dict:
-    rows, results = [], {"coverage": {}, "differences": {}, "false_alarms": {}, "power": {}}
+    rows, results = [], {"coverage": {}, "differences": {}, "false_alarms": {}, "power": {}, "trained_again": {}}
     for kind, mean, questions, answers in (
         ("yes_no", 0.05, 100, 1), ("yes_no", 0.5, 100, 1), ("yes_no", 0.9, 240, 1), ("yes_no", 0.97, 240, 1),
         ("graded", 0.3, 50, 1), ("graded", 0.8, 100, 1), ("graded", 0.8, 240, 1), ("yes_no", 0.7, 100, 5),
@@ -123,6 +154,16 @@ def main(args) -> dict:
         results["false_alarms"][f"{len(kinds)} {kinds[0]} {questions}"] = alarms
         results["power"][f"{len(kinds)} {kinds[0]} {questions}"] = power
     print("\n" + cli.table(["suites", "questions", "equal model refused", "stated difference found"], rows))
+    rows = []
+    for seeds, contexts, spread in (
+        (1, 10, 0.0), (1, 100, 0.0), (2, 100, 0.0), (2, 100, 0.3), (3, 10, 0.1), (3, 100, 0.0), (3, 100, 0.1),
+        (3, 100, 0.3), (5, 10, 0.1), (5, 100, 0.1), (5, 100, 0.3),
+    ):  # fmt: skip
+        ours, theirs = runs_coverage(seeds, contexts, spread, args.runs, args.seed)
+        rows.append((seeds, contexts, spread, f"{ours:.1%}", f"{theirs:.1%}"))
+        results["trained_again"][f"{seeds} seeds {contexts} contexts {spread}"] = [ours, theirs]
+    headers = ["seeds", "contexts", "spread of seeds", "95 % intervals that hold the true difference", "bootstrap"]
+    print("\n" + cli.table(headers, rows))
     return results
 
 

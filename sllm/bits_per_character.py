@@ -5,6 +5,9 @@ different tokenizers compare.
         --testset_path sample_data/world/test_names.jsonl
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from sllm import checkpoint, cli, retention
 
 
@@ -75,7 +78,6 @@ def _answer_length(row: dict) -> int:
 def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args):
     """Bits of each row's answers and their ends, given what stands before them: (rows,) float64; NaN for a row that is
     too long. The prompt is rendered as in training."""
-    import numpy as np
     from transformers.utils import logging
 
     from sllm import chat
@@ -89,15 +91,30 @@ def _bits(model_id: str, base: str, adapter: str | None, rows: list[dict], args)
         print(f"note: {note}")
     settings = {"bits": 16, "max_seq_length": args.max_seq_length, "train": False, "gradient_checkpointing": False}
     model = with_peft.load_model(base, adapter=adapter, dtype=args.dtype, **settings).eval()
-    bits = np.zeros(len(rows))
+    return answer_bits(model, tokenizer, rows, args.max_seq_length)[0]
+
+
+def answer_bits(model: Any, tokenizer: Any, rows: Sequence[dict], max_seq_length: int) -> tuple[Any, Any]:
+    """(bits, tokens) of each row's answers and their ends: (rows,) float64 each; NaN for a row that is too long.
+
+    Args:
+        tokenizer: with its chat template set.
+        rows: training rows.
+    """
+    import numpy as np
+
+    from sllm import chat
+
+    bits, tokens = np.zeros(len(rows)), np.zeros(len(rows))
     for i, row in enumerate(rows):
         for example in chat.build_examples(tokenizer, row["messages"]):
-            if len(example.input_ids) > args.max_seq_length:
-                bits[i] = np.nan
-                continue
+            if len(example.input_ids) > max_seq_length:
+                bits[i] = tokens[i] = np.nan
+                break
             start = example.completion_mask.index(1)
             bits[i] += retention.token_bits(model, example.input_ids, start) @ example.completion_mask[start:]
-    return bits
+            tokens[i] += sum(example.completion_mask)
+    return bits, tokens
 
 
 if __name__ == "__main__":

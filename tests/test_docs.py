@@ -10,6 +10,7 @@ from conftest import ROOT
 from sllm import tasks
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+DESCRIBED = ["benchmarks.which_data_helped"]  # on the page of another script
 GENERATED = ROOT / "docs" / "expectations.md"  # written by benchmarks/serve_expectations.py
 KOREAN = sorted([ROOT / "README.ko.md", *ROOT.glob("docs/*.ko.md")])
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {GENERATED} - set(KOREAN))
@@ -40,7 +41,9 @@ def commands(text: str) -> list[list[str]]:
     joined = _with_variables(re.sub(r"\\+\n\s*", " ", text))
     joined = re.sub(r'"\$\w+_port"', "8000", joined)
     lines = re.findall(
-        r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:\w+\.py|-m sllm\.\w+)(?: .*)?)$", joined, re.MULTILINE
+        r"^\s*(?:\$ )?(?:\w+=\S+ )*(?:exec )?(python (?:(?:benchmarks/)?\w+\.py|-m sllm\.\w+)(?: .*)?)$",
+        joined,
+        re.MULTILINE,
     )
     return [shlex.split(command.split(" #")[0].split(" | ")[0]) for command in lines]
 
@@ -93,7 +96,8 @@ def parser_of(module: str):
 @pytest.mark.parametrize("path", COMMANDED, ids=name_of)
 def test_commands_parse(path):
     for words in commands(read(path)):
-        module, rest = (words[2], words[3:]) if words[1] == "-m" else (words[1].removesuffix(".py"), words[2:])
+        script = words[1].removesuffix(".py").replace("/", ".")
+        module, rest = (words[2], words[3:]) if words[1] == "-m" else (script, words[2:])
         rest = [word for word in rest if word not in ("$@", "${valid[@]}")]
         try:
             parser_of(module).parse_args(rest)
@@ -103,7 +107,7 @@ def test_commands_parse(path):
 
 @pytest.mark.parametrize("path", [*PAGES, *KOREAN], ids=name_of)
 def test_named_flags_exist(path):
-    known = {flag for script in SCRIPTS for flag in parser_of(script)._option_string_actions}
+    known = {flag for module in [*SCRIPTS, *DESCRIBED] for flag in parser_of(module)._option_string_actions}
     outside = re.sub(r"^ *```.*?^ *```$", "", read(path), flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"(?<![\w-])--[a-z]\w*+(?:-\w++)?(?!\*)", outside))
     assert named - known - OTHER_FLAGS == set()

@@ -118,6 +118,61 @@ def compare(first: Scores, second: Scores, *, comparisons: int = 1, span: float 
     )
 
 
+def compare_runs(differences: Scores, clusters: Sequence[int] | np.ndarray, *, comparisons: int = 1) -> Difference:
+    """The mean difference of two kinds of models that were trained several times each, from one paired difference for
+    each training seed and row. Seeds are drawn from all seeds, and rows come in clusters (those of one context), so
+    that both scatter: seeds and clusters are crossed random effects (Clark, 1973), and the interval is Student's with
+    Satterthwaite's degrees of freedom. A bootstrap of two to five seeds would be too narrow. With one seed the
+    interval is of the rows alone: of this pair of models, not of training again.
+
+    Args:
+        differences: (seeds, rows); a row with a NaN is left out.
+        clusters: (rows,) the number of each row's.
+    Returns:
+        `n`, `better` and `worse` count clusters.
+    """
+    known = ~np.isnan(differences).any(0)
+    values = differences[:, known]
+    _, members, sizes = np.unique(np.asarray(clusters)[known], return_inverse=True, return_counts=True)
+    n = len(sizes)
+    if n < 2:
+        value = float(values.mean()) if n else math.nan
+        return Difference(value, math.nan, math.nan, n, 1.0, 0, 0, math.nan)
+    from scipy.stats import t
+
+    value = float(values.mean())
+    sums = np.stack([np.bincount(members, one - value) for one in values])
+    # (seeds, clusters): their mean is that of all rows, and they scatter as a ratio of sums does
+    parts = value + sums * n / sizes.sum()
+    variance, freedom = _crossed_variance(parts)
+    error, of_cluster = math.sqrt(variance), sums.mean(0) / sizes + value
+    better, worse = int((of_cluster > 1e-12).sum()), int((of_cluster < -1e-12).sum())
+    least = min(1.0, 2.0 ** (1 - better - worse))  # what a sign test of these clusters could show at most
+    p = float(2 * t.sf(abs(value) / error, freedom)) if error else 0.0
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    found = float(t.ppf(1 - (1 - LEVEL) / comparisons / 2, freedom) + t.ppf(POWER, freedom)) * error
+    return Difference(value, value - half, value + half, n, max(p, least), better, worse, found)
+
+
+def _crossed_variance(parts: np.ndarray) -> tuple[float, float]:
+    """(variance, degrees of freedom) of the mean of (seeds, clusters)."""
+    seeds, n = parts.shape
+    by_seed, by_cluster = parts.mean(1), parts.mean(0)
+    of_clusters = seeds * float(by_cluster.var(ddof=1))  # mean squares
+    if seeds == 1:
+        return of_clusters / n, n - 1
+    of_seeds = n * float(by_seed.var(ddof=1))
+    rest = parts - by_seed[:, None] - by_cluster + parts.mean()
+    both = float((rest**2).sum()) / ((seeds - 1) * (n - 1))
+    square, freedom = max((of_clusters, n - 1.0), (of_seeds, seeds - 1.0))
+    if of_seeds + of_clusters - both > square:  # neither component is estimated as less than none
+        square = of_seeds + of_clusters - both
+        freedom = square**2 / (
+            of_seeds**2 / (seeds - 1) + of_clusters**2 / (n - 1) + both**2 / ((seeds - 1) * (n - 1))
+        )  # fmt: skip
+    return square / (seeds * n), max(1.0, freedom)
+
+
 def _mcnemar(better: int, worse: int) -> float:
     from scipy.stats import binom
 
