@@ -92,25 +92,7 @@ def main(args) -> dict:
     write_jsonl(out / "test.jsonl", with_facts(test))
 
     # ── train ──
-    models = [(seed, name) for seed in range(1, args.seeds + 1) for name in (None, *left_out)]
-    cli.say("sources", ", ".join(f"{name} ({cli.plural(len(rows), 'row')})" for name, rows in sources.items()))
-    cli.say("trainings", f"{len(models)}: {cli.plural(args.seeds, 'seed')} × all and without each of "
-            f"{cli.plural(len(left_out), 'source')}, each {size:,} rows, {steps:,} steps")  # fmt: skip
-    folders = {}
-    clock, trained = time.monotonic(), 0
-    for number, (seed, name) in enumerate(models, 1):
-        drawn = leave_out.draw(sources, size, seed, without=name)
-        folder = folders[seed, name] = out / f"seed{seed}" / (f"without_{name}" if name else "all")
-        repeated = f", each {size / drawn.different:.1f} times" if drawn.different < size else ""
-        cli.say(f"[{number}/{len(models)}]", f"{folder}: {drawn.different:,} different rows{repeated}")
-        if checkpoint.read_run(folder) is None:
-            folder.parent.mkdir(exist_ok=True)
-            write_jsonl(f"{folder}.jsonl", drawn.rows)
-            train(folder, steps, seed, args)
-            trained += 1
-            minutes = (time.monotonic() - clock) / trained * (len(models) - number) / 60
-            cli.say("", f"done; about {minutes:.0f} min of training left")
-        checkpoint.require(folder, stage="sft")
+    folders = train_all(sources, left_out, size, steps, args)
 
     # ── measure ──
     of_answers = measure_answers(folders, args, left_out, test) if args.suites else []  # while the GPU is free
@@ -132,17 +114,13 @@ def main(args) -> dict:
         sentences += [ablation.sentence(one, analysis, name) for name in left_out]
         print(f"\n{ablation.tables(one, analysis, rows)}")
     base, whole = (float(np.nanmean(values)) for values in (losses[None], measured[0].whole))
-    print("\ngain: what is lost where the source is left out and its place is taken by the others; in brackets: 95 % "
-          f"intervals over contexts{' and seeds' if args.seeds > 1 else ' (one seed: another training may differ)'}; "
-          f"p: corrected (Holm)\nheld-out loss: {base:.3f} untrained, {whole:.3f} with all sources\n")  # fmt: skip
+    print("\ngain: what is lost where the source is left out and its place is taken by the others\n"
+          f"in brackets: 95 % intervals over contexts{' and seeds' if args.seeds > 1 else ', of this training alone'}; "
+          "p: corrected (Holm); *: p ≤ 0.05, corrected for all of the table\n"
+          f"held-out loss: {base:.3f} untrained, {whole:.3f} with all sources\n")  # fmt: skip
     print("\n".join(sentences))
     ablation.plot(measured[0], analyses[0], out / "effects.png")
-    named = {model_name(key): values.tolist() for key, values in losses.items()}
-    write_jsonl(out / "losses.jsonl", (
-        {"id": row["id"], "task": row["task"], "context": contexts[i],
-         "loss": cli.json_safe({name: values[i] for name, values in named.items()})}
-        for i, row in enumerate(test)
-    ))  # fmt: skip
+    write_jsonl(out / "losses.jsonl", lines_of(test, contexts, losses))
     results = {"settings": settings, "seeds": args.seeds, "test_rows": len(test), "loss": {"base": base, "all": whole},
                "measures": analyses, "sentences": sentences, "versions": checkpoint.versions()}  # fmt: skip
     write_json(out / "results.json", cli.json_safe(results))
@@ -257,6 +235,33 @@ def start(command: list[str], log) -> int:
     return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
+def train_all(sources: dict, left_out: list, size: int, steps: int, args) -> dict:
+    """(seed, the source that is left out, or None) → adapter folder; those that are finished are kept."""
+    from sllm.data import leave_out
+    from sllm.data.json_writer import write_jsonl
+
+    models = [(seed, name) for seed in range(1, args.seeds + 1) for name in (None, *left_out)]
+    cli.say("sources", ", ".join(f"{name} ({cli.plural(len(rows), 'row')})" for name, rows in sources.items()))
+    cli.say("trainings", f"{len(models)}: {cli.plural(args.seeds, 'seed')} × all and without each of "
+            f"{cli.plural(len(left_out), 'source')}, each {size:,} rows, {steps:,} steps")  # fmt: skip
+    folders = {}
+    clock, trained = time.monotonic(), 0
+    for number, (seed, name) in enumerate(models, 1):
+        drawn = leave_out.draw(sources, size, seed, without=name)
+        folder = folders[seed, name] = Path(args.output_dir) / f"seed{seed}" / (f"without_{name}" if name else "all")
+        repeated = f", each {size / drawn.different:.1f} times" if drawn.different < size else ""
+        cli.say(f"[{number}/{len(models)}]", f"{folder}: {drawn.different:,} different rows{repeated}")
+        if checkpoint.read_run(folder) is None:
+            folder.parent.mkdir(exist_ok=True)
+            write_jsonl(f"{folder}.jsonl", drawn.rows)
+            train(folder, steps, seed, args)
+            trained += 1
+            minutes = (time.monotonic() - clock) / trained * (len(models) - number) / 60
+            cli.say("", f"done; about {minutes:.0f} min of training left")
+        checkpoint.require(folder, stage="sft")
+    return folders
+
+
 def train(folder: Path, steps: int, seed: int, args) -> None:
     """An adapter from the rows beside its folder, without its checkpoints."""
     own = ("--trainset_path", f"{folder}.jsonl", "--model_id", args.model_id, "--output_dir", folder)
@@ -326,6 +331,13 @@ def as_measured(title: str, scores: dict, seeds: int, left_out: list, *, lower: 
 
     of = {name: np.stack([scores[seed, name] for seed in range(1, seeds + 1)]) for name in (None, *left_out)}
     return Measured(title, lower, share, of.pop(None), of)
+
+
+def lines_of(test: list, contexts: list, losses: dict):
+    """Of losses.jsonl: each test row with its loss by every model."""
+    for i, row in enumerate(test):
+        of_row = {model_name(key): float(values[i]) for key, values in losses.items()}
+        yield {"id": row["id"], "task": row["task"], "context": contexts[i], "loss": cli.json_safe(of_row)}
 
 
 def model_name(key: tuple | None) -> str:

@@ -45,6 +45,7 @@ def read_sources(paths: Sequence[str], by: str) -> Sources:
         named = {}
         for row in (row for rows in files for row in rows):
             named.setdefault(_safe(row["task"] or "no_task"), []).append(row)
+        named = dict(sorted(named.items()))
     if len(named) < 2:
         advice = "or take --by task" if by == "source" else "or leave --by out and name several files"
         raise InputError(
