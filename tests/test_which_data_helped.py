@@ -168,7 +168,7 @@ def test_analysis_in_words(tmp_path):
     needed, wrong, other = (ablation.sentence(measured, analysis, name) for name in without)
     assert needed.startswith("needed helped: without it the held-out loss is 0.2")
     assert " higher (" in needed
-    assert "helped task02 (+0.4" in needed
+    assert "it helped on task02 (+0.4" in needed
     assert wrong.startswith("wrong hurt: without it the held-out loss is 0.2")
     assert " lower (0.1" in wrong
     assert other.startswith("한글: no effect on the held-out loss shown (0.0")

@@ -106,7 +106,7 @@ def sentence(measured: Measured, analysis: Mapping[str, Any], source: str) -> st
         }
         largest = sorted(of, key=lambda label: -abs(of[label]["value"]))
         listed = cli.shorten([f"{label} ({measured.text(of[label]['value'])})" for label in largest], 4)
-        text += f"; {verdict} {', '.join(listed)}" if listed else ""
+        text += f"; it {verdict} on {', '.join(listed)}" if listed else ""
     return text
 
 
