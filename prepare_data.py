@@ -36,12 +36,7 @@ def build_parser():
     preparation_flags.add_duplicate_flags(p)
     preparation_flags.add_selection_flags(p)
     curation_flags.add_curation_flags(p)
-    group = p.add_argument_group("check with a model")
-    group.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this folder or Hub id")
-    group.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
-    group.add_argument(
-        "--max_seq_length", type=cli.positive_int, default=8192, help="with --model_id: tokens; capped by the model's"
-    )
+    preparation_flags.add_model_flags(p)
     cli.add_output_flags(p, "outputs/data", resume="continue a run that was stopped")
     return p
 
@@ -64,7 +59,6 @@ def main(args) -> dict:
     from sllm import licenses
     from sllm.data import (
         data_report,
-        decontamination,
         model_check,
         parallel,
         preparation,
@@ -87,23 +81,21 @@ def main(args) -> dict:
         cli.collect_errors(lambda: preparation_flags.check(args), lambda: preparation_flags.check_paths(args))
     except cli.InputError as error:
         raise cli.InputError(error.problems + reading.first_problems(sources, args)) from None
-    opened = reading.open_sources(sources, args)
-    test_sets = decontamination.read(args.decontaminate)
-    reading.require_usable(sources, args)
+    opened, test_sets = reading.open_all(sources, args)
     size = sum(source.size for source in opened)
     checkpoint.require_disk(args.output_dir, 3 * size + 2**20, "the prepared data")  # twice while it is written
 
-    with work_folder.of(args) as folder:
+    with work_folder.of(args, [name for source in sources for name in source.files]) as folder:
         # ── read ──
         state = preparation.Preparation(folder, sources)
         state.resume()
         reading.read(state, opened, args, processes=processes)
-        reading.require_usable(sources, args)
+        reading.require_usable(state, args)
         compared = row_passes.run(state, args, test_sets, processes)
+        reading.require_usable(state, args)
         checked = check_with_model(args, state, processes) if args.model_id else None
-        reading.require_usable(sources, args)
-        limits = selection.Limits(preparation_flags.mix(args), args.max_rows, args.max_rows_per_task)
-        selection.draw(state, limits, args.seed)
+        reading.require_usable(state, args)
+        warnings = selection.draw(state, preparation_flags.limits(args), args.seed)
 
         # ── split ──
         rows, (tasks, task_of_facts) = state.index[state.kept], state.tasks
@@ -112,22 +104,23 @@ def main(args) -> dict:
         task_of = task_of_facts[rows["facts"]]
         sides = splits.split(groups, tasks, task_of, rows["context"], **ratios, seed=args.seed)
         report = data_report.report(state, groups, sides)
+        report["warnings"] += warnings
+        report["selection"] = preparation_flags.selection(args)
 
         # ── write ──
         out = checkpoint.prepare_output(args.output_dir, overwrite=preparation_flags.replaces(args))
         report |= {"ids_renamed": split_files.write(state, sides, out), "model_check": checked, **compared}
         texts = model_check.rendered(state, args, report_page.sample(state)) if args.model_id else {}
         report_page.write(state, report, out, texts)
-    names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]
-    report["sha256"] = {name: checkpoint.file_hash(out / name) for name in names}
-    for entry, source in zip(report["files"], sources, strict=True):
-        entry |= {"sha256": reading.hash_of(source), "revision": source.revision, "files": len(source.files)}
-    write_json(out / "report.json", report)
-    counts = {name: split["rows"] for name, split in report["splits"].items()}
-    data = {"kind": report["kind"], "rows": counts, "refused": report["rows"]["refused"], "sha256": report["sha256"]}
-    data["sources"] = [{key: file[key] for key in ("path", "sha256", "license", "kept")} for file in report["files"]]
-    seconds = time.monotonic() - started
-    checkpoint.write_run(out, "data", args, parents=paths, data=data, seconds=seconds)
+        names = [*(f"{name}.jsonl" for name in splits.SPLITS), "rejects.jsonl"]
+        report["sha256"] = {name: checkpoint.file_hash(out / name) for name in names}
+        for entry, source in zip(report["files"], sources, strict=True):
+            entry |= {"sha256": reading.hash_of(source), "revision": source.revision, "files": len(source.files)}
+        write_json(out / "report.json", report)
+        counts = {name: split["rows"] for name, split in report["splits"].items()}
+        data = {"kind": report["kind"], "rows": counts, "refused": report["rows"]["refused"],
+                "sha256": report["sha256"], "sources": data_report.sources(report)}  # fmt: skip
+        checkpoint.write_run(out, "data", args, parents=paths, data=data, seconds=time.monotonic() - started)
 
     show(report)
     for note in licenses.notes(None, data["sources"]):
@@ -145,8 +138,15 @@ def show(report: dict) -> None:
     columns = ["path", "format", "read", "kept"]
     table = [[*(f[key] for key in columns), sum(f["refused"].values())] for f in report["files"]]
     print(cli.table(["file", *columns[1:], "refused"], table))
+    for file in report["files"]:
+        for note in file["notes"]:
+            print(f"  {file['path']}: {note}")
     for reason, number in report["refused"].items():
-        print(f"  {number} refused: {reason}")
+        print(f"  {number:,} refused: {reason}")
+    if report["rows"]["not_drawn"]:
+        print(f"  {report['rows']['not_drawn']:,} not drawn, by {', '.join(report['selection'])}")
+    for note, number in report["notes"].items():
+        print(f"  {number:,} {note}")
     for line in rows.ignored_note(report["ignored"]):
         print(f"  {line}")
     if report["unknown_tasks"]:

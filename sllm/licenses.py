@@ -11,7 +11,7 @@ from sllm import runs
 
 # Creative Commons' -NC-, and the words that other licences use.
 _NON_COMMERCIAL = re.compile(
-    r"(?<![a-z])nc(?![a-z])|non-?\s?commercial|research[\s_-]?(use[\s_-]?)?only|academic|비영리|비상업|연구\s?(목적|용)",
+    r"(?<![a-z])nc(?![a-z])|non-?\s?commercial|research[\s_-]?(use[\s_-]?)?only|academic[\s_-]?(use|research|purpose)|비영리|비상업|상업적?\s?(이용|사용|목적)[^.]{0,8}(금지|불가|제한)|연구\s?(목적|용)",
     re.IGNORECASE,
 )
 

@@ -10,14 +10,28 @@ from sllm import licenses
 @pytest.mark.parametrize(
     "name",
     ["cc-by-nc-4.0", "CC BY-NC-SA 4.0", "cc-by-nc-nd-4.0", "Non-Commercial Research", "research only", "비영리 목적",
-     "CC-BY-NC-2.0 KR", "research-use-only", "noncommercial"],
+     "CC-BY-NC-2.0 KR", "research-use-only", "noncommercial", "상업적 이용 금지", "상업적 사용 불가",
+     "academic use only"],
 )  # fmt: skip
 def test_licences_that_forbid_commercial_use(name):
     assert licenses.is_non_commercial(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["mit", "apache-2.0", "cc-by-sa-4.0", "cc-by-nd-2.0-kr", "gemma", "공공누리 1유형", "", None]
+    "name",
+    [
+        "mit",
+        "apache-2.0",
+        "cc-by-sa-4.0",
+        "cc-by-nd-2.0-kr",
+        "gemma",
+        "afl-3.0",
+        "Academic Free License v3.0",
+        "상업적 이용 가능",
+        "공공누리 1유형",
+        "",
+        None,
+    ],
 )
 def test_licences_that_allow_it(name):
     assert not licenses.is_non_commercial(name)

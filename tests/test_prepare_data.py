@@ -81,7 +81,7 @@ def test_a_run_leaves_these_files_and_its_counts_add_up(script, tmp_path):
     assert first["refused"] == {"duplicate": 1, "empty answer": 1, "not a row of the file's format, alpaca": 1}
     assert (second["format"], second["read"], second["kept"]) == ("system_user_assistant", 5, 4)
     assert second["refused"] == {"label is false": 1}
-    assert report["rows"] == {"read": 88, "kept": 84, "refused": 4}
+    assert report["rows"] == {"read": 88, "kept": 84, "refused": 4, "not_drawn": 0}
     assert report["ignored"] == second["ignored"] == {"source": 2}
     assert first["ignored"] == {}
     assert report["unknown_tasks"] == {"Task08_02": 1, "summarization": 1}
@@ -570,7 +570,8 @@ def test_a_mix_has_the_shares_that_were_asked_for(tmp_path):
     assert kept_by_file(out) == [38, 90]
     assert result["read"] == 190
     report = json.loads((out / "report.json").read_text())
-    assert report["refused"] == {"not drawn": 62}
+    assert (report["refused"], report["rows"]["not_drawn"]) == ({}, 62)
+    assert report["selection"] == {"--mix": {str(first): 0.3, str(second): 0.7}}
     rejects = lines(out / "rejects.jsonl")
     assert len(rejects) == 62
     assert all(reject["row"] is None and reject["file"] == str(first) for reject in rejects)
@@ -712,3 +713,41 @@ def test_texts_are_repaired_masked_and_filtered(tmp_path):
     assert "전화는?\\r\\n" in (plain / "train.jsonl").read_text()
     with pytest.raises(prepare_data.cli.InputError, match="--min_hangul is for the filter language"):
         prepare(*words, tmp_path / "no", "--min_hangul", 0.5)
+
+
+def test_what_leaves_no_row_is_told(tmp_path):
+    path = write(tmp_path / "rows.jsonl", *alpaca(5))
+    copy = write(tmp_path / "copy.jsonl", *alpaca(5))
+    with pytest.raises(prepare_data.cli.InputError, match="no row is left: 5 overlaps with a test set"):
+        prepare("--input_path", path, "--decontaminate", copy, "--output_dir", tmp_path / "none")
+    result = prepare("--input_path", path, copy, "--output_dir", tmp_path / "out")  # a file that repeats another
+    assert (result["kept"], result["refused"]) == (5, 5)
+
+
+def test_a_file_that_changed_is_not_resumed(tmp_path):
+    from sllm.data import reading
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = write(folder / "a.jsonl", *alpaca(5))
+    words = ["--input_path", folder, "--output_dir", tmp_path / "out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "work", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(prepare_data.cli.Interrupted):
+            prepare(*words)
+    write(path, *alpaca(6))
+    with pytest.raises(prepare_data.cli.InputError, match=f"{path} changed since"):
+        prepare(*words, "--resume")
+
+
+def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
+    from sllm.data import parallel, reading
+
+    path, out = write(tmp_path / "rows.jsonl", *alpaca(30)), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "work", lambda job: (_ for _ in ()).throw(parallel.WorkerKilled("a worker was killed")))
+        with pytest.raises(
+            prepare_data.cli.InputError, match="killed; to resume: .*--resume --num_proc 1"
+        ):
+            prepare("--input_path", path, "--output_dir", out)
+    assert prepare("--input_path", path, "--output_dir", out, "--resume")["kept"] == 30

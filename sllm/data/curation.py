@@ -1,6 +1,7 @@
 """What becomes of a row before it is written: its texts are repaired, checked and masked."""
 
 import argparse
+from copy import copy
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -64,5 +65,8 @@ class Curation:
         notes += [f"{'masked' if masked else 'personal data'}: {kind}" for kind in places]
         if places and masked:
             row = rewrite(row, lambda text: personal_data.mask(text)[0])
+        if masked and personal_data.find(str(row["id"])):
+            row = copy(row)
+            row["id"] = personal_data.mask(str(row["id"]))[0]
         refused = self.personal_data == "reject"
         return row, [f"personal data: {kind} in {place}" for kind, place in places.items()] if refused else []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sllm.data.preparation import Preparation, SourceCounts
+from sllm.data.preparation import NOT_DRAWN, Preparation, SourceCounts
 from sllm.data.rows import near_misses, unknown_task_labels
 from sllm.data.splits import SPLITS, Array
 
@@ -23,13 +23,14 @@ def report(state: Preparation, groups: Array, sides: Array) -> dict[str, Any]:
         total.update(file.refused)
     read = sum(file.read for file in state.sources)
     labels = unknown_task_labels(_by(state, rows, lambda facts: [facts.task]))
+    not_drawn = total[NOT_DRAWN]
     if read != len(rows) + total.total():
         raise AssertionError(f"{read} rows were read, {len(rows)} are kept and {total.total()} refused")
     return {
         "kind": "preference" if (rows["rejected"] > 0).any() else "training",
         "files": [_file(state, rows[sources == i], file) for i, file in enumerate(state.sources)],
-        "rows": {"read": read, "kept": len(rows), "refused": total.total()},
-        "refused": dict(total.most_common()),
+        "rows": {"read": read, "kept": len(rows), "refused": total.total() - not_drawn, "not_drawn": not_drawn},
+        "refused": {reason: count for reason, count in total.most_common() if reason != NOT_DRAWN},
         "ignored": _sorted(_by(state, rows, lambda facts: facts.ignored)),
         "notes": _sorted(_by(state, rows, lambda facts: facts.notes)),
         "tasks": _by_task(state, rows),
@@ -46,6 +47,11 @@ def report(state: Preparation, groups: Array, sides: Array) -> dict[str, Any]:
         "characters": characters(rows),
         "conformance": _conformance(state, rows),
     }
+
+
+def sources(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What run.json says of each input."""
+    return [{key: file[key] for key in ("path", "sha256", "license", "kept")} for file in report["files"]]
 
 
 def _file(state: Preparation, rows: Array, file: SourceCounts) -> dict[str, Any]:
@@ -89,6 +95,8 @@ def characters(rows: Array) -> dict[str, dict[str, float]]:
 
 def lengths(values: Array) -> dict[str, float]:
     """Least, median, 95th percentile (nearest rank), most."""
+    if not len(values):
+        return {"min": 0, "median": 0.0, "p95": 0, "max": 0}
     values = np.sort(values)
     p95 = int(values[max(-(-len(values) * 95 // 100) - 1, 0)])
     return {"min": int(values[0]), "median": float(np.median(values)), "p95": p95, "max": int(values[-1])}

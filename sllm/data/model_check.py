@@ -41,7 +41,7 @@ def check(state: Preparation, args: Namespace, max_length: int, processes: int) 
     parts = []
     for _, part in over_kept(state, encode, processes, start, (args, max_length)):
         for row, reason in part.refused.items():
-            state.drop(row, reason)
+            state.drop(row, reason, faulty=True)
         parts.append(part)
     stats = data_report.merge_stats([part.stats for part in parts], token_stats.SHOWN)
     lengths = data_report.lengths(np.concatenate([part.lengths for part in parts]))

@@ -16,6 +16,12 @@ from sllm.cli import InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class WorkerKilled(InputError):
+    """A process was killed, mostly for want of memory."""
+
+
 AHEAD = 2  # things for each process that are taken before their results are asked for
 _function: Callable[[Any], Any]
 
@@ -42,7 +48,7 @@ def ordered_map(
         fork: the processes have what this one has, such as a tokenizer, without loading it again, and `function` need
             not be one of a module. Not where this process runs threads: their locks do not survive.
     Raises:
-        InputError: a process was killed, mostly for want of memory.
+        WorkerKilled: see there.
     """
     if processes < 2:
         if initializer:
@@ -62,8 +68,8 @@ def ordered_map(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise InputError(
-            "a worker process was killed, mostly because memory ran out; use fewer with --num_proc 1"
+        raise WorkerKilled(
+            "a worker process was killed, mostly because memory ran out; --num_proc 1 needs less"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

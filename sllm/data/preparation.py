@@ -19,7 +19,7 @@ import numpy as np
 from sllm import cli
 from sllm.data.file_problems import SHOWN
 from sllm.data.json_writer import jsonl
-from sllm.data.row_batches import INDEX, Array, Batch, Facts, Refusal
+from sllm.data.row_batches import FAULTY, INDEX, LEFT_OUT, UNREADABLE, Array, Batch, Facts, Refusal
 from sllm.data.rows import MAX_LOST_SHARE
 
 ROWS, REFUSED, INDEX_FILE, BATCHES = "rows.jsonl", "refused.jsonl", "index.bin", "batches.jsonl"
@@ -33,6 +33,8 @@ class SourceCounts:
 
     Attributes:
         read: rows that its records gave, the refused ones too.
+        unreadable, faulty: how many records cannot be parsed, and how many rows cannot be used; the others that are
+            refused are left out by a flag, or repeat an earlier row.
         faults: what is wrong with it as a whole.
         first_unreadable, first_refused: the first records that cannot be parsed, and refused rows: (file, line, text).
     """
@@ -48,6 +50,7 @@ class SourceCounts:
     records: int = 0
     read: int = 0
     unreadable: int = 0
+    faulty: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     first_unreadable: list[tuple[str, int, str]] = field(default_factory=list)
@@ -55,20 +58,22 @@ class SourceCounts:
 
     def problems(self, *, strict: bool, skip_bad_rows: bool) -> list[str]:
         """What stops the run: faults of the file; lines that cannot be parsed, if they are not skipped or are too
-        many; refused rows with `strict`, or if no row is left."""
+        many; with `strict` rows that cannot be used or repeat another, without it if all of them cannot be used."""
         unreadable = self.unreadable > (MAX_LOST_SHARE * self.read if skip_bad_rows else 0)
-        refused = sum(self.refused.values()) - self.unreadable
+        refused = self.faulty + self.refused["duplicate"]
         shown: list[tuple[str, int, str]] = []
-        if unreadable or strict or self.faults or self.unreadable + refused == self.read:
+        if unreadable or strict or self.faults or self.unreadable + self.faulty == self.read:
             shown = sorted(self.first_unreadable + self.first_refused)
         lines = [f"{path}:{line}: {text}" for path, line, text in shown[:SHOWN]]
         if more := (self.unreadable + refused - len(lines)) * bool(lines):
             lines.append(f"{self.path}: {cli.plural(more, 'more such line')}")
         return self.faults + lines
 
-    def refuse(self, path: str, line: int, reason: str) -> None:
-        self.refused[kind_of_reason(reason)] += 1
-        if len(self.first_refused) < LISTED:
+    def refuse(self, path: str, line: int, reason: str, *, faulty: bool) -> None:
+        kind = kind_of_reason(reason)
+        self.refused[kind] += 1
+        self.faulty += faulty
+        if (faulty or kind == "duplicate") and len(self.first_refused) < LISTED:
             self.first_refused.append((path, line, reason))
 
 
@@ -128,7 +133,7 @@ class Preparation:
                 in_batch = first >= count
                 place = (number, int(batch.index["line"][keep[first - count]])) if in_batch else self._place(first)
                 reason = f"duplicate of {self.paths[place[0]]}:{place[1]}"
-                refusals.append(Refusal(line, reason, batch.lines[i].decode().rstrip("\n")))
+                refusals.append(Refusal(line, reason, batch.lines[i].decode().rstrip("\n"), LEFT_OUT))
         refusals.sort(key=lambda refusal: refusal.line)
         index = batch.index[keep]
         index["file"] = number
@@ -141,7 +146,7 @@ class Preparation:
         self._outputs[ROWS].write(b"".join(batch.lines[i] for i in keep))
         self._outputs[REFUSED].write(b"".join(rejects))
         self._outputs[INDEX_FILE].write(index.tobytes())
-        refused = [[r.line, len(line), r.reason, r.unreadable] for r, line in zip(refusals, rejects, strict=True)]
+        refused = [[r.line, len(line), r.reason, r.kind] for r, line in zip(refusals, rejects, strict=True)]
         record = {"source": batch.source, "path": batch.path, "records": batch.records, "rows": len(index)}
         record |= {"facts": new, "refusals": refused}
         for name in (ROWS, REFUSED, INDEX_FILE):
@@ -171,15 +176,15 @@ class Preparation:
         source.blocks += 1
         source.records += record["records"]
         source.read += record["rows"] + len(record["refusals"])
-        for line, size, reason, unreadable in record["refusals"]:
+        for line, size, reason, kind in record["refusals"]:
             self.refused_rows.append((number, line, size))
-            if unreadable:
+            if kind == UNREADABLE:
                 source.unreadable += 1
                 source.refused[kind_of_reason(reason)] += 1
                 if len(source.first_unreadable) < LISTED:
                     source.first_unreadable.append((path, line, reason))
             else:
-                source.refuse(path, line, reason)
+                source.refuse(path, line, reason, faulty=kind == FAULTY)
         self._parts.append(index)
         self._files.extend(index["file"].tolist())
         self._lines.extend(index["line"].tolist())
@@ -239,11 +244,11 @@ class Preparation:
         task_of = [numbers.setdefault(facts.task, len(numbers)) for facts in self.facts]
         return list(numbers), np.array(task_of, int)
 
-    def drop(self, row: int, reason: str) -> None:
-        """Leave out a row that has been read."""
+    def drop(self, row: int, reason: str, *, faulty: bool = False) -> None:
+        """Leave out a row that has been read. `faulty`: it cannot be used."""
         self.dropped[row] = reason
         file, line = self._place(row)
-        self.sources[self.source_of[file]].refuse(self.paths[file], line, reason)
+        self.sources[self.source_of[file]].refuse(self.paths[file], line, reason, faulty=faulty)
 
     def _place(self, row: int) -> tuple[int, int]:
         return self._files[row], self._lines[row]
@@ -295,4 +300,4 @@ class Preparation:
             for row, reason in sorted(self.dropped.items()):
                 number, line = self._place(row)
                 text = None if reason.startswith(NOT_DRAWN) else self.line_at(file, row).decode().rstrip("\n")
-                yield (number, line), self._reject(number, Refusal(line, reason, text))
+                yield (number, line), self._reject(number, Refusal(line, reason, text, LEFT_OUT))

@@ -4,10 +4,12 @@ import argparse
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from sllm import checkpoint, cli
 from sllm.cli import InputError
 from sllm.data.curation_flags import check_curation_flags
+from sllm.data.limits import Limits
 
 
 def add_selection_flags(p: argparse.ArgumentParser) -> None:
@@ -57,6 +59,15 @@ def add_duplicate_flags(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_model_flags(p: argparse.ArgumentParser) -> None:
+    group = p.add_argument_group("check with a model")
+    group.add_argument("--model_id", metavar="ID", help="check every row with the tokenizer of this folder or Hub id")
+    group.add_argument("--chat_template", default="auto", metavar="NAME|FILE", help="with --model_id: as in training")
+    group.add_argument(
+        "--max_seq_length", type=cli.positive_int, default=8192, help="with --model_id: tokens; capped by the model's"
+    )
+
+
 def weighted(text: str) -> tuple[str, float]:
     """An argument type: `FILE:SHARE`."""
     path, _, share = text.rpartition(":")
@@ -70,9 +81,16 @@ def input_paths(args: Namespace) -> list[str]:
     return list(dict.fromkeys([*(args.input_path or []), *(path for path, _ in args.mix)]))
 
 
-def mix(args: Namespace) -> dict[int, float] | None:
-    """The share of each file, by its number in `input_paths`; None without --mix."""
-    return {number: share for number, (_, share) in enumerate(args.mix)} or None
+def limits(args: Namespace) -> Limits:
+    """The share of each file by its number in `input_paths`, and the limits of rows."""
+    mix = {number: share for number, (_, share) in enumerate(args.mix)}
+    return Limits(mix or None, args.max_rows, args.max_rows_per_task)
+
+
+def selection(args: Namespace) -> dict[str, Any]:
+    """For the report: which rows are drawn."""
+    given = {"--mix": dict(args.mix), "--max_rows": args.max_rows, "--max_rows_per_task": args.max_rows_per_task}
+    return {flag: value for flag, value in given.items() if value}
 
 
 def check(args: Namespace) -> None:

@@ -1,6 +1,7 @@
 """The inputs of a preparation, read block by block into its state."""
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import islice
@@ -8,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sllm.cli import InputError
-from sllm.data import converters, readers
+from sllm.data import converters, decontamination, readers
+from sllm.data.converters import kind_of_format
 from sllm.data.curation import Curation
 from sllm.data.parallel import ordered_map
 from sllm.data.preparation import Preparation, SourceCounts
@@ -17,6 +19,7 @@ from sllm.data.row_batches import Job, work
 from sllm.hashes import file_hash
 from sllm.progress import stream
 
+KINDS = ("preference", "training")
 SAMPLE = 1000  # records from which the format of an input is detected
 SMALL = 2**23  # bytes: what is not worth the start of a process
 
@@ -103,6 +106,19 @@ def hash_of(source: SourceCounts) -> str | None:
     return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest() if hashes else None
 
 
+def open_all(sources: Sequence[SourceCounts], args: Namespace) -> tuple[list[Source], list[decontamination.ItemSet]]:
+    """The inputs and the test sets of --decontaminate. InputError with everything that cannot be opened."""
+    opened = open_sources(sources, args)
+    faults = [fault for one in sources for fault in one.faults]
+    try:
+        sets = decontamination.read(args.decontaminate)
+    except InputError as error:
+        faults += error.problems
+    if faults:
+        raise InputError(faults)
+    return [source for source in opened if source], sets
+
+
 def first_problems(sources: list[SourceCounts], args: Namespace) -> list[str]:
     """What is wrong with the beginning of each input: for a run that will not start, as its flags are wrong."""
     with TemporaryDirectory() as folder:
@@ -110,20 +126,24 @@ def first_problems(sources: list[SourceCounts], args: Namespace) -> list[str]:
     return problems(sources, args)
 
 
-def require_usable(sources: Sequence[SourceCounts], args: Namespace) -> None:
-    """InputError with everything that stops the run."""
-    if lines := problems(sources, args):
+def require_usable(state: Preparation, args: Namespace) -> None:
+    """InputError with everything that stops the run, or if no row is left."""
+    lines = problems(state.sources, args)
+    if not lines and not state.kept.any():
+        reasons = sum((one.refused for one in state.sources), Counter[str]())
+        lines = [f"no row is left: {', '.join(f'{count:,} {reason}' for reason, count in reasons.most_common())}"]
+    if lines:
         raise InputError(lines)
 
 
 def problems(sources: Sequence[SourceCounts], args: Namespace) -> list[str]:
     lines = [line for one in sources for line in one.problems(strict=args.strict, skip_bad_rows=args.skip_bad_rows)]
-    kinds = {one.path: converters.kind_of_format(one.format) for one in sources if one.format}
-    preference = [path for path, kind in kinds.items() if kind == "preference"]
-    training = [path for path, kind in kinds.items() if kind == "training"]
-    if preference and training:
+    known = [one for one in sources if one.format]
+    by_kind = {kind: [one.path for one in known if kind_of_format(one.format or "") == kind] for kind in KINDS}
+    if all(by_kind.values()):
+        preference, training = (", ".join(by_kind[kind]) for kind in KINDS)
         lines.append(
-            f"preference rows ({', '.join(preference)}) and training rows ({', '.join(training)}) cannot share an "
-            "output; prepare them in two runs"
+            f"preference rows ({preference}) and training rows ({training}) cannot share an output; "
+            "prepare them in two runs"
         )
     return lines

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sllm import checkpoint, tasks
+from sllm.data import personal_data
 from sllm.data.json_writer import jsonl
 from sllm.data.preparation import Preparation, kind_of_reason
 from sllm.data.splits import Array
@@ -85,4 +86,5 @@ def _examples(rejects: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _short(text: str) -> str:
+    text = personal_data.mask(text)[0]  # a page is passed on
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … (+{len(text) - SHOWN_CHARACTERS:,})"

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec.json import Encoder
 
 from sllm import tasks
-from sllm.data import converters, splits
+from sllm.data import converters, personal_data, splits
 from sllm.data.curation import Curation
 from sllm.data.json_writer import jsonl
 from sllm.data.readers import Block, Record, Unreadable
@@ -30,6 +30,9 @@ INDEX: Any = np.dtype(
 )  # fmt: skip
 
 
+UNREADABLE, FAULTY, LEFT_OUT = "unreadable", "faulty", "left out"
+
+
 class Facts(NamedTuple):
     """What many rows have in common. `failures`: the rules of its task that the answer breaks; None: not checked."""
 
@@ -40,13 +43,14 @@ class Facts(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """`row`: the record as it was read, or its part that is refused, as JSON; None for a line that is not JSON.
-    `unreadable`: it cannot be parsed, which stops the run unless bad lines may be skipped."""
+    """`row`: the record as it was read, or the part of it that gives no row, as JSON; None for a line that is not JSON.
+    `kind`: `UNREADABLE`, which stops the run unless bad lines may be skipped, `FAULTY`, or `LEFT_OUT` by a flag or as a
+    duplicate."""
 
     line: int
     reason: str
     row: str | None
-    unreadable: bool = False
+    kind: str
 
 
 @dataclass
@@ -94,16 +98,20 @@ def _rows(record: Record, job: Job, refusals: list[Refusal]) -> list[tuple[Row, 
     """The rows of a record, with the notes of their curation; what cannot be used is added to `refusals`."""
     line, content = record
     if isinstance(content, Unreadable):
-        refusals.append(Refusal(line, content.reason, None, unreadable=True))
+        refusals.append(Refusal(line, content.reason, None, UNREADABLE))
         return []
     rows = []
     for made in converters.rows_of(content, job.format):
         row, reason, part = (None, *made) if isinstance(made, converters.Refused) else (made, None, None)
-        notes: list[str] = []
+        kind, notes = FAULTY, list[str]()
         if row is not None and job.curation:
+            kind = LEFT_OUT
             row, reason, notes = job.curation.apply(row)
         if row is None:
-            refusals.append(Refusal(line, reason or "", jsonl([part or content]).rstrip("\n")))
+            text = jsonl([part or content]).rstrip("\n")
+            if job.curation and job.curation.personal_data == "mask":
+                text = personal_data.mask(text)[0]
+            refusals.append(Refusal(line, reason or "", text, kind))
         else:
             rows.append((row, tuple(notes)))
     return rows

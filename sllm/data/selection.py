@@ -5,25 +5,17 @@ draws some of the rows that a larger one draws.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from sllm.data import splits
+from sllm.data.limits import Limits
 from sllm.data.preparation import NOT_DRAWN, Preparation
 from sllm.data.splits import Array
 
 
-class Limits(NamedTuple):
-    """`mix`: each file's share of the rows, by its number; shares are relative to their sum."""
-
-    mix: dict[int, float] | None = None
-    max_rows: int | None = None
-    max_rows_per_task: int | None = None
-
-
-def draw(state: Preparation, limits: Limits, seed: int) -> None:
-    """Drop the rows beyond the limits. Those of a task come first, then the shares, then all rows."""
+def draw(state: Preparation, limits: Limits, seed: int) -> list[str]:
+    """Drop the rows beyond the limits. Those of a task come first, then the shares, then all rows. Returns warnings."""
     order = np.argsort(splits.draw(state.index["content"], seed), kind="stable")
     if limits.max_rows_per_task:
         tasks, task_of_facts = state.tasks
@@ -34,9 +26,12 @@ def draw(state: Preparation, limits: Limits, seed: int) -> None:
         kept = np.bincount(state.source_of_row[state.kept], minlength=len(state.sources))
         counts = _counts(limits.mix, kept.tolist(), limits.max_rows)
         _keep_first(state, order, state.source_of_row, counts, "more than its file's share of --mix")
+        empty = [state.sources[file].path for file, count in counts.items() if not count]
+        return [f"--mix takes no row of {path}: its share of so few rows is none" for path in empty]
     elif limits.max_rows:
         nothing: Array = np.zeros(len(state.index), int)
         _keep_first(state, order, nothing, {0: limits.max_rows}, f"more than --max_rows {limits.max_rows}")
+    return []
 
 
 def _counts(mix: dict[int, float], available: Sequence[int], most: int | None) -> dict[int, int]:
