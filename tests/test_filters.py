@@ -290,7 +290,7 @@ def test_the_quick_look_never_overlooks_what_the_count_would_find():
 def sample(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    name = formats.detect(rows))
+    name = formats.detect(rows)
     return [formats.convert(value, name) for value in rows]
 
 
