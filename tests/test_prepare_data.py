@@ -746,8 +746,6 @@ def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
     path, out = write(tmp_path / "rows.jsonl", *alpaca(30)), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "work", lambda job: (_ for _ in ()).throw(parallel.WorkerKilled("a worker was killed")))
-        with pytest.raises(
-            prepare_data.cli.InputError, match="killed; to resume: .*--resume --num_proc 1"
-        ):
+        with pytest.raises(prepare_data.cli.InputError, match="killed; to resume: .*--resume --num_proc 1"):
             prepare("--input_path", path, "--output_dir", out)
     assert prepare("--input_path", path, "--output_dir", out, "--resume")["kept"] == 30
