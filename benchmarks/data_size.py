@@ -1,13 +1,16 @@
-"""How long and how much memory the stages take at the size of real data: SFT up to its first step, cold and warm.
+"""How long and how much memory the stages take at the size of real data: preparation, and SFT up to its first step.
 
-Writes files of rows that are like those of the small world (their texts numbered, so that no two are equal), trains for
-one step with an empty cache of tokens and again with a full one, and prints a line for each: seconds until the first
-step is done, and the largest resident memory of all processes together.
+Writes files of rows that are like those of the small world (their texts numbered, so that no two are equal). Prepares
+each with prepare_data.py (only converted, checked, de-duplicated and split; as by default, with texts repaired and
+counted; with near-duplicates), beside `datasets.map` with the same conversion alone. Then trains for one step with an
+empty cache of tokens and again with a full one. Prints rows/s or seconds until the first step, and the largest resident
+memory of all processes together.
 
     python benchmarks/data_size.py --rows 15000 150000 --output_dir outputs/data_size
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +31,7 @@ def build_parser():
     p.add_argument("--rows", nargs="+", type=cli.positive_int, default=[15_000, 150_000], help="rows of each file")
     p.add_argument("--model_id", default=str(BASE), help="what is trained")
     p.add_argument("--max_seq_length", type=cli.positive_int, default=512, help="tokens")
+    p.add_argument("--stages", nargs="+", choices=("prepare", "train"), default=["prepare", "train"])
     p.add_argument("--keep", action="store_true", help="keep the files and the cache")
     cli.add_output_flags(p, "outputs/data_size")
     return p
@@ -43,9 +47,60 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(numbered, ensure_ascii=False) + "\n")
 
 
+PREPARE = {
+    "convert, check, exact duplicates, split": ["--filter", "none", "--no-normalise"],
+    "the same, texts repaired and counted (default)": [],
+    "the same with near-duplicates": ["--near_duplicates"],
+}
+# What prepare_data.py does to a row of this format at the least, by datasets' own means.
+MAP = """
+import sys
+from datasets import load_dataset
+def convert(row):
+    turns = [("system", row["system_prompt"]), ("user", row["user_content"]), ("assistant", row["assistant_content"])]
+    messages = [{"role": role, "content": text} for role, text in turns if text]
+    return {"id": str(row["id"]), "task": row["task"], "messages": messages}
+rows = load_dataset("json", data_files=sys.argv[1], split="train", cache_dir=sys.argv[2])
+rows = rows.map(convert, remove_columns=rows.column_names, num_proc=int(sys.argv[3]))
+rows.to_json(sys.argv[4], force_ascii=False)
+"""
+
+
+def prepare(rows: Path, count: int, out: Path) -> list[dict]:
+    """Rows/s and memory of each way to prepare a file."""
+    from sllm.data import parallel
+
+    commands = {
+        name: [
+            sys.executable,
+            "prepare_data.py",
+            "--input_path",
+            rows,
+            "--output_dir",
+            out / "data",
+            "--overwrite",
+            *more,
+        ]
+        for name, more in PREPARE.items()
+    }
+    cache = out / "datasets_cache"
+    commands["datasets.map, conversion alone"] = [
+        sys.executable, "-c", MAP, rows, cache, parallel.cores(), out / "mapped.jsonl",
+    ]  # fmt: skip
+    results = []
+    for name, command in commands.items():
+        found = measured(list(map(str, command)))
+        results.append({"rows": count, "stage": name, "rows_per_second": count / found["seconds"], **found})
+        print(json.dumps(results[-1]), flush=True)
+    shutil.rmtree(cache)
+    (out / "mapped.jsonl").unlink()
+    return results
+
+
 def measured(command: list[str]) -> dict[str, float]:
-    """Run a training; returns the seconds until its first step is done, and the largest resident memory in bytes of its
-    processes together: `rss`, in which a page that two share counts twice, and `pss`, in which it counts once."""
+    """Run a command; returns its seconds, those until a training's first step, and the largest resident memory in bytes
+    of its processes together: `rss`, in which a page that two share counts twice, and `pss`, in which it counts
+    once."""
     import psutil
 
     started = time.monotonic()
@@ -76,6 +131,7 @@ def measured(command: list[str]) -> dict[str, float]:
             found["first_step_seconds"] = time.monotonic() - started
     if process.wait():
         raise cli.CheckFailed(f"{' '.join(command)} failed: {''.join(lines[-5:])}")
+    found["seconds"] = time.monotonic() - started
     watcher.join()
     return found | {f"peak_{name}": value for name, value in peak.items()}
 
@@ -84,11 +140,12 @@ def main(args) -> dict:
     from sllm import checkpoint
 
     out = checkpoint.prepare_output(args.output_dir, overwrite=args.overwrite)
-    results = []
+    results, prepared = [], []
     for count in args.rows:
         rows, cache = out / f"rows_{count}.jsonl", out / f"tokens_{count}"
         write_rows(rows, count)
-        for name in ("cold", "warm"):
+        prepared += prepare(rows, count, out) if "prepare" in args.stages else []
+        for name in ("cold", "warm") if "train" in args.stages else ():
             command = [
                 sys.executable, "train_LoRA_SFT.py", "--trainset_path", rows, "--model_id", args.model_id,
                 "--max_steps", 1, "--max_seq_length", args.max_seq_length, "--cache_dir", cache.resolve(),
@@ -99,16 +156,20 @@ def main(args) -> dict:
             print(json.dumps(found))
         if not args.keep:
             rows.unlink()
-            for path in sorted(cache.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
+            shutil.rmtree(cache, ignore_errors=True)
     gib = checkpoint.gib
+    table = [
+        (f"{r['rows']:,}", r["stage"], f"{r['rows_per_second']:,.0f}", gib(r["peak_rss"]), gib(r["peak_pss"]))
+        for r in prepared
+    ]
+    print(cli.table(["rows", "preparation", "rows/s", "peak RSS", "peak PSS"], table))
     table = [
         (f"{r['rows']:,}", r["cache"], f"{r['first_step_seconds']:.1f}", gib(r["peak_rss"]), gib(r["peak_pss"]))
         for r in results
     ]
     print(cli.table(["rows", "tokens", "seconds to the first step", "peak RSS", "peak PSS"], table))
-    checkpoint.write_run(out, "benchmark", args, metrics={"runs": results})
-    return {"stage": "benchmark", "runs": results}
+    checkpoint.write_run(out, "benchmark", args, metrics={"prepared": prepared, "runs": results})
+    return {"stage": "benchmark", "prepared": prepared, "runs": results}
 
 
 if __name__ == "__main__":
