@@ -38,7 +38,7 @@ def build_parser():
 def main(args) -> dict:
     started = time.monotonic()
     flags.check(args)
-    from sllm import bradley_terry
+    from sllm import bradley_terry, licenses
     from sllm.chatstore import Records
     from sllm.chatstore.command_line import read_named
     from sllm.data import answer_scores, chat_votes, formats, length_balance, preference_report, preferences
@@ -121,7 +121,9 @@ def main(args) -> dict:
     report |= {"origin": [entry.origin for entry in entries]}
     write_json(out / "report.json", report)
     data = {"kind": "preference", "rows": {"train": len(entries)}, "sha256": checkpoint.file_hash(out / "train.jsonl")}
-    checkpoint.write_run(out, "data", args, parents=[], data=data, seconds=time.monotonic() - started)
+    files = [file for file in inputs[1:] if file and Path(file).is_file()]  # not the database, which is in use
+    data["sources"] = [source for file in files for source in licenses.sources_of(file)]
+    checkpoint.write_run(out, "data", args, parents=files, data=data, seconds=time.monotonic() - started)
     preference_report.show(report)
     preference_report.show_ratings(fitted)
     counts = {"rows": len(entries), "judgements": judgements, "kto_rows": len(kto), "rejects": len(rejects)}

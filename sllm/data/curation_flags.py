@@ -19,7 +19,7 @@ def add_curation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--normalise", action=cli.BOOLEAN, default=True, help="compose characters (Unicode NFC: jamo to "
                        "syllables), plain line ends and spaces, no zero-width characters")  # fmt: skip
     group.add_argument("--filter", nargs="+", choices=(*FILTERS, "none"), default=["encoding"], metavar="NAME",
-                       help=f"refuse rows; others only count. {filters}; none: not even encoding")  # fmt: skip
+                       help=f"refuse rows; others only count. {filters}; none: none of these")  # fmt: skip
     group.add_argument("--min_hangul", type=cli.fraction, metavar="SHARE", help="language: least share, 0 to 1, of "
                        f"Hangul among the letters of an answer; default: {default.min_hangul}")  # fmt: skip
     for name, whose in (("prompt_chars", "all turns of a prompt"), ("answer_chars", "an answer")):

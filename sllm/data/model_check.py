@@ -56,9 +56,9 @@ def rendered(state: Preparation, args: Namespace, numbers: Sequence[int]) -> dic
     texts = {}
     for number in numbers:
         row = state.row(number)
-        messages = row["messages"] if "messages" in row else row["prompt"] + row["chosen"]
-        examples = chat.build_examples(tokenizer, messages)
-        texts[number] = "\n".join(str(tokenizer.decode(example.input_ids)) for example in examples)
+        answered = [row["messages"]] if "messages" in row else [row["prompt"] + row[side] for side in tokenize.SIDES]
+        examples = [example for messages in answered for example in chat.build_examples(tokenizer, messages)]
+        texts[number] = "\n\n".join(str(tokenizer.decode(example.input_ids)) for example in examples)
     return texts
 
 
