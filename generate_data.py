@@ -27,7 +27,7 @@ def build_parser():
     group = p.add_argument_group("contexts")
     group.add_argument("--contexts", nargs="+", required=True, metavar="FILE", help="rows with a context, in any "
                        "form that prepare_data.py opens; .txt (blocks between empty lines); documents: .pdf, .html, "
-                       ".md, .docx, .hwpx; or a folder")  # fmt: skip
+                       ".htm, .md, .markdown, .docx, .hwpx, .hwp; or a folder")  # fmt: skip
     group.add_argument("--context_key", metavar="KEY", help="of the rows; default: found (context, text, 본문, …)")
     group.add_argument("--min_context_chars", type=cli.positive_int, default=100, help="shorter ones are rejected")
     group.add_argument(

@@ -1,5 +1,6 @@
 """Documents of every kind, made here with the libraries that write them."""
 
+import logging
 import zipfile
 
 import pytest
@@ -136,3 +137,24 @@ def test_a_folder_of_documents(tmp_path):
     (tmp_path / "empty.md").write_text("\n")
     with pytest.raises(InputError, match="it has no text"):
         read(tmp_path / "empty.md")
+
+
+def test_a_folder_with_bad_documents_names_them_all_after_the_good_ones(tmp_path):
+    for name, content in (("a.pdf", b"x"), ("b.md", FIRST.encode()), ("c.docx", b"x"), ("d.md", b" "),
+                          ("out/report.md", b"no"), ("out/run.json", b"{}"), (".git/e.md", b"no")):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    documents = read_documents(tmp_path)
+    assert next(documents)["context"] == FIRST
+    with pytest.raises(InputError) as caught:
+        next(documents)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        str(tmp_path / name) for name in ("a.pdf", "c.docx", "d.md")
+    ]
+
+
+def test_warnings_about_a_document_are_not_printed(tmp_path, caplog):
+    (tmp_path / "a.pdf").write_bytes(pdf_with("It opens at nine.").replace(b"startxref\n", b"startxref\n1"))
+    logging.getLogger("pypdf").setLevel(logging.NOTSET)
+    assert read(tmp_path / "a.pdf")["context"] == "It opens at nine."
+    assert caplog.messages == []

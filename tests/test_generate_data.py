@@ -353,6 +353,20 @@ def test_contexts_are_found(tmp_path, name, content):
     assert context.place.startswith(str(path))
 
 
+def test_documents_of_a_folder_without_what_a_stage_wrote_in_it(tmp_path):
+    for name, text in (("a.md", TEXT), ("out/report.html", f"<p>{TEXT}</p>"), ("out/run.json", "{}")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = contexts.load([str(tmp_path)], key=None, least=20, most=2000)
+    assert [context.place for context in found.used] == [str(tmp_path / "a.md")]
+    assert found.notes == [f"{tmp_path}: left out: 1 folder: {tmp_path}/out (a stage wrote it)"]
+    for name in ("b.pdf", "c.docx"):
+        (tmp_path / name).write_bytes(b"damaged")
+    with pytest.raises(InputError) as caught:
+        contexts.load([str(tmp_path)], key=None, least=20, most=2000)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"{tmp_path}/b.pdf", f"{tmp_path}/c.docx"]
+
+
 def test_a_key_can_be_named_and_blocks_of_a_text_are_contexts(tmp_path):
     rows, text = tmp_path / "rows.jsonl", tmp_path / "text.txt"
     rows.write_text(json.dumps({"context": "다른 글", "memo": TEXT}, ensure_ascii=False), encoding="utf-8")

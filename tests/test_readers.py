@@ -413,7 +413,7 @@ def test_a_folder_of_files_in_order(tmp_path):
     assert source.position == source.size
     assert [r["n"] for r in values(f"{tmp_path}/**/9*.json")[0]] == [9]
     write(tmp_path / "원천" / "12.json", "{]")
-    write(tmp_path / "원천" / "13.json", "")
+    write(tmp_path / "원천" / "13.json", "안녕")
     problems = refused(tmp_path)
     assert [problem.split(": ")[0] for problem in problems] == [
         f"{tmp_path}/원천/12.json:1",
@@ -422,6 +422,52 @@ def test_a_folder_of_files_in_order(tmp_path):
     write(tmp_path / "b.csv", "a,b\n1,2\n")
     (problem,) = refused(tmp_path)
     assert "files of several kinds (6 JSON, 1 CSV or TSV); name one" in problem
+
+
+@pytest.mark.parametrize(
+    "blank", [b"", b" \r\n\n", b"\xef\xbb\xbf", "\n \n".encode("utf-16"), gzip.compress(b"\n" * 9999)],
+    ids=["nothing", "lines", "mark", "utf-16", "gzip"],
+)  # fmt: skip
+def test_empty_files_among_others_are_left_out_with_a_note(tmp_path, blank):
+    write(tmp_path / "rows.jsonl", LINES)
+    empty = write(tmp_path / "empty.csv", blank)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("rows.jsonl", LINES)
+        archive.writestr("empty.csv", blank)
+    in_archive = f"{tmp_path}/z.zip/empty.csv"
+    found, source = values(tmp_path)
+    assert found == ROWS * 2
+    assert source.notes == [f"left out: 2 empty files: {empty}, {in_archive}"]
+    assert source.files == [str(tmp_path / "rows.jsonl"), str(tmp_path / "z.zip")]
+    found, source = values(tmp_path / "z.zip")
+    assert (found, source.notes) == (ROWS, [f"left out: 1 empty file: {in_archive}"])
+    found, source = values(f"{tmp_path}/[er]*")
+    assert (found, source.notes) == (ROWS, [f"left out: 1 empty file: {empty}"])
+    for path in (empty, f"{tmp_path}/*.csv"):
+        assert refused(path) == [f"{path}: no rows in it; give a file that has some"]
+
+
+def test_hidden_folders_and_outputs_of_a_stage_are_left_out(tmp_path):
+    write(tmp_path / "a" / "rows.jsonl", LINES)
+    for name in ("out", "a/deep/out", ".cache"):
+        write(tmp_path / name / "train.jsonl", "{]")
+        write(tmp_path / name / "inner" / "b.csv", "a,b\n1,2\n")
+    for name in ("out", "a/deep/out"):
+        write(tmp_path / name / "run.json", "{}")
+    found, source = values(tmp_path)
+    assert found == ROWS
+    listed = f"{tmp_path}/.cache (hidden), {tmp_path}/a/deep/out (a stage wrote it), {tmp_path}/out (a stage wrote it)"
+    assert source.notes == [f"left out: 3 folders: {listed}"]
+
+
+def test_an_archive_of_several_kinds_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("a.jsonl", LINES)
+        archive.writestr("b.csv", "a,b\n1,2\n")
+    (problem,) = refused(tmp_path / "m.zip")
+    kinds = "files of several kinds (1 JSON, 1 CSV or TSV)"
+    fix = f"unpack it first, and name the files of one kind: unzip {tmp_path}/m.zip"
+    assert problem == f"{tmp_path}/m.zip: {kinds}; {fix}"
 
 
 def test_a_downloaded_data_set_folder_names_its_licence(tmp_path):

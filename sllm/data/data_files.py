@@ -2,6 +2,7 @@
 only; zstandard through pyarrow."""
 
 import bz2
+import codecs
 import glob
 import gzip
 import lzma
@@ -122,40 +123,62 @@ def suffix_of(name: str) -> str:
 
 def data_files(path: str) -> tuple[list[DataFile], list[str]]:
     """The files that a path, a folder or a glob names, in sorted order, and notes about those that are left out."""
-    if not os.path.lexists(path) and glob.has_magic(path):
-        found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
-        if not found:
-            raise UnreadableFile(path, [(0, "no file matches; check the path")])
-        return [file for name in found for file in _expanded(name)], []
+    notes: list[str] = []
     try:
-        folder = os.path.isdir(path)
-        return _in_folder(path) if folder else (_expanded(path), [])
+        if not os.path.lexists(path) and glob.has_magic(path):
+            names = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+            if not names:
+                raise UnreadableFile(path, [(0, "no file matches; check the path")])
+            files, empty = _expanded(names)
+        elif os.path.isdir(path):
+            files, empty, notes = _in_folder(path)
+        else:
+            files, empty = _expanded([path])
     except FileNotFoundError:
         raise UnreadableFile(path, [(0, "missing; check the path")]) from None
     except (OSError, ValueError) as error:
         raise UnreadableFile(path, [(0, f"cannot be read ({getattr(error, 'strerror', error)})")]) from None
+    if not files:
+        raise UnreadableFile(path, [(0, "no rows in it; give a file that has some")])
+    if empty:
+        notes.append(f"left out: {cli.plural(len(empty), 'empty file')}: {', '.join(cli.shorten(empty, 5))}")
+    return files, notes
 
 
-def _in_folder(folder: str) -> tuple[list[DataFile], list[str]]:
-    names = []
+def files_in(folder: str) -> tuple[list[str], list[str]]:
+    """The files in a folder at any depth, in sorted order, and notes about the folders in it that are left out: hidden
+    ones and outputs of a stage, so that a stage that writes into its input folder does not read what it wrote."""
+    names, left_out = [], []
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        if "run.json" in files and parent != folder:
+            left_out.append(f"{parent} (a stage wrote it)")
+            folders.clear()
+            continue
+        hidden = [name for name in folders if name.startswith((".", "__MACOSX"))]
+        left_out += [f"{os.path.join(parent, name)} (hidden)" for name in hidden]
+        folders[:] = [name for name in folders if name not in hidden]
         names += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+    names.sort(key=lambda name: name.split(os.sep))
+    listed = ", ".join(cli.shorten(sorted(left_out), 5))
+    return names, [f"left out: {cli.plural(len(left_out), 'folder')}: {listed}"] if left_out else []
+
+
+def _in_folder(folder: str) -> tuple[list[DataFile], list[str], list[str]]:
+    """The files, the names of empty ones and notes."""
+    names, folder_notes = files_in(folder)
     if os.path.join(folder, "run.json") in names:
         raise UnreadableFile(folder, [(0, f"a folder that a stage wrote; name a file in it: {folder}/train.jsonl")])
-    names.sort(key=lambda name: name.split(os.sep))
-    chosen, notes = _of_one_kind(folder, names)
-    return [file for name in chosen for file in _expanded(name)], notes
+    chosen, notes = _with_records(folder, names)
+    files, empty = _expanded(chosen)
+    without_rows = {*empty}
+    filled = [name for name in chosen if name not in without_rows and suffix_of(name) in _KINDS]
+    _require_one_kind(folder, filled, f"name one: '{folder}/**/*{Path(filled[0]).suffix}'" if filled else "")
+    return files, empty, folder_notes + notes
 
 
-def _of_one_kind(whole: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """Those of the files that hold records, and the archives among them; UnreadableFile unless all are of one kind."""
-    kinds = {name: _KINDS[suffix_of(name)] for name in names if suffix_of(name) in _KINDS}
-    chosen = [name for name in names if name in kinds or suffix_of(name) == ".zip"]
-    if len({*kinds.values()}) > 1:
-        counts = ", ".join(f"{count} {kind}" for kind, count in Counter(kinds.values()).items())
-        first = Path(chosen[0]).suffix
-        raise UnreadableFile(whole, [(0, f"files of several kinds ({counts}); name one: '{whole}/**/*{first}'")])
+def _with_records(whole: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """Those of the files whose suffix says that they hold records, the archives among them, and notes."""
+    chosen = [name for name in names if suffix_of(name) in {*_KINDS, ".zip"}]
     if not chosen:
         listed = ", ".join(_KINDS)
         raise UnreadableFile(whole, [(0, f"no file with records in it; those that are read end in {listed} or .zip")])
@@ -167,7 +190,50 @@ def _of_one_kind(whole: str, names: list[str]) -> tuple[list[str], list[str]]:
     return chosen, notes
 
 
-def _expanded(name: str) -> list[DataFile]:
+def _require_one_kind(whole: str, names: list[str], fix: str) -> None:
+    counts = Counter(_KINDS[suffix_of(name)] for name in names)
+    if len(counts) > 1:
+        listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        raise UnreadableFile(whole, [(0, f"files of several kinds ({listed}); {fix}")])
+
+
+def _expanded(names: list[str]) -> tuple[list[DataFile], list[str]]:
+    """The files, with the members of archives in their place, and the names of the empty ones, which are left out."""
+    files: list[DataFile] = []
+    empty: list[str] = []
+    for name in names:
+        found = _opened(name)
+        filled: list[DataFile] = []
+        for file in found:
+            if _is_blank(file):
+                empty.append(file.name)
+            else:
+                filled.append(file)
+        if not found:
+            empty.append(name)
+        members = [file.name for file in filled if file.name != name]
+        _require_one_kind(name, members, f"unpack it first, and name the files of one kind: unzip {name}")
+        files += filled
+    return files, empty
+
+
+def _is_blank(file: DataFile) -> bool:
+    """Nothing but white space and a byte order mark; not if it is damaged, which is reported when it is read."""
+    blank = codecs.BOM_UTF8 + b" \t\r\n\v\f"
+    try:
+        with file.open() as stream:
+            part = stream.read(2**12)
+            if part.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                blank += codecs.BOM_UTF16_LE + b"\0"
+            while part and not part.strip(blank):
+                part = stream.read(2**12)
+            return not part
+    except UnreadableFile:
+        return False
+
+
+def _opened(name: str) -> list[DataFile]:
+    """The file, or the members of an archive that hold records; none of an archive without members."""
     size = os.stat(name).st_size
     if not os.path.isfile(name):
         raise UnreadableFile(name, [(0, "no plain file, and it is read more than once; write its content to a file")])
@@ -185,7 +251,7 @@ def _expanded(name: str) -> list[DataFile]:
         raise UnreadableFile(name, [(0, f"a damaged zip archive ({error}); get it again, {join}")]) from None
     if {"[Content_Types].xml", "mimetype"} & names:  # a workbook or document of an office program
         return [plain]
-    return list(_members(name, archive, members))
+    return list(_members(name, archive, members)) if members else []
 
 
 def _members(path: str, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[DataFile]:
@@ -193,7 +259,7 @@ def _members(path: str, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]
     visible = [n for n in named if not any(part.startswith((".", "__MACOSX")) for part in n.split("/"))]
     if inner := [name for name in visible if suffix_of(name) == ".zip"]:
         raise UnreadableFile(path, [(0, f"{cli.plural(len(inner), 'zip archive')} inside it; unpack it: unzip {path}")])
-    chosen, _ = _of_one_kind(path, sorted(visible, key=lambda name: name.split("/")))
+    chosen, _ = _with_records(path, sorted(visible, key=lambda name: name.split("/")))
     if any(named[name].flag_bits & 1 for name in chosen):
         raise UnreadableFile(path, [(0, f"encrypted; unpack it with its password: 7z x {path}")])
     for name in chosen:

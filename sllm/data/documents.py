@@ -3,11 +3,13 @@
 A document's text keeps its paragraphs, with an empty line between them; the cells of a table's row are joined by " | ".
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from sllm.cli import InputError
+from sllm.data.data_files import files_in
 
 
 class Document(NamedTuple):
@@ -20,6 +22,7 @@ class Document(NamedTuple):
 def _pdf(path: Path) -> Document:
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of much that it can read all the same
     reader = PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise ValueError("it is encrypted; remove its password")
@@ -110,24 +113,34 @@ def read_documents(path: str | Path) -> Iterator[dict[str, str | None]]:
     """{"id", "title", "context", "source"} of a document, or of each one in a folder, in the order of names.
 
     Raises:
-        InputError: a file that cannot be read, of another kind, or without text; in a folder, one of no known kind is
-            passed over, and it has to hold one that is.
+        InputError: a file of another kind, or a folder without documents; at the end, every file that cannot be read
+            or has no text. In a folder, files of other kinds are passed over, and what `files_in` leaves out.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in READERS]
+    files = [Path(path)]
+    if files[0].is_dir():
+        files = [Path(name) for name in files_in(str(path))[0] if is_document(name)]
         if not files:
             raise InputError(f"{path}: no documents in it ({', '.join(READERS)})")
-    else:
-        files = [path]
+    problems: list[str] = []
     for file in files:
-        document = _read(file)
+        try:
+            document = _read(file)
+        except InputError as error:
+            problems += error.problems
+            continue
         paragraphs = [paragraph.strip() for paragraph in document.paragraphs]
         context = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
         if not context:
-            raise InputError(f"{file}: it has no text")
+            problems.append(f"{file}: it has no text")
+            continue
         title = document.title.strip() if document.title else None
         yield {"id": file.stem, "title": title or None, "context": context, "source": str(file)}
+    if problems:
+        raise InputError(problems)
+
+
+def is_document(name: str) -> bool:
+    return Path(name).suffix.lower() in READERS
 
 
 def _read(path: Path) -> Document:

@@ -12,6 +12,7 @@ from typing import Any
 from sllm import cli
 from sllm.cli import InputError
 from sllm.data import documents, faults, readers
+from sllm.data.data_files import files_in
 from sllm.data.json_reader import format_problems
 
 # Keys of a context, the more specific ones first.
@@ -69,10 +70,12 @@ def load(paths: Sequence[str], *, key: str | None, least: int, most: int) -> Con
     licenses: dict[str, str | None] = {}
     for path in dict.fromkeys(paths):
         try:
+            files, left_out = files_in(path) if Path(path).is_dir() else ([path], [])
             if Path(path).suffix.lower() == ".txt":
                 found += _text_file(path, least)
-            elif _is_document(path):
+            elif any(map(documents.is_document, files)):
                 found += _documents(path)
+                notes += [f"{path}: {note}" for note in left_out]
             else:
                 source = readers.open_source(path)
                 found += _rows(source, key)
@@ -89,12 +92,6 @@ def load(paths: Sequence[str], *, key: str | None, least: int, most: int) -> Con
         reasons = cli.shorten([f"{reject.place}: {reject.reason}" for reject in rejects], 5)
         raise InputError(reasons or f"{', '.join(paths)}: no contexts; give a file that has some")
     return Contexts(len(found), used, rejects, notes, licenses)
-
-
-def _is_document(path: str) -> bool:
-    """A document, or a folder that holds one."""
-    files = Path(path).rglob("*") if Path(path).is_dir() else [Path(path)]
-    return any(file.suffix.lower() in documents.READERS for file in files)
 
 
 def _rows(source: readers.Source, key: str | None) -> list[Context | RejectedContext]:
