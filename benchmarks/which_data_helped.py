@@ -190,10 +190,10 @@ def held_out(test: list, sources: dict, most: int) -> list:
 
 def with_facts(test: list) -> list:
     """The rows as they are written for evaluate_model.py: where all have facts of the small world, with these."""
+    from sllm import world
     from sllm.data import formats
-    from sllm.evaluate import answers
 
-    facts = {path: answers.read_facts(path) for path in {row.file for row in test}}
+    facts = {path: world.read_facts(path) for path in {row.file for row in test}}
     known = [facts[row.file].get(row["id"]) for row in test]
     formats.unique_ids(test)
     if None in known:
