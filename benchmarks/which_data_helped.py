@@ -58,7 +58,7 @@ def main(args) -> dict:
     started, out = time.monotonic(), Path(args.output_dir)
     import numpy as np
 
-    from sllm.data import leave_out, splits
+    from sllm.data import hold_out, leave_out, splits
     from sllm.data.json_writer import write_json, write_jsonl
     from sllm.evaluate import ablation
 
@@ -102,7 +102,7 @@ def main(args) -> dict:
         cli.say("note", f"{cli.plural(too_long, 'test row')} longer than --max_seq_length: no loss is measured")
     if too_long == len(test):
         raise InputError(f"no test row fits in --max_seq_length {training.max_seq_length}")
-    contexts = splits.group_rows(test).tolist()
+    contexts = splits.group(*hold_out.keys_of(test).T).tolist()
     groups = [row["task"] or Path(row.file or "").stem for row in test]  # rows without a task: by file
     analyses = [ablation.analyse(one, contexts, groups) for one in measured]
 
