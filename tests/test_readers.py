@@ -634,7 +634,7 @@ def test_lists_that_are_no_texts_stay_as_they_are(tmp_path):
         ("", "a field and its path are expected"),
         ("context", "a field and its path are expected"),
         ("context=", "a path starts with $, or is the name of a column"),
-        ("context=$.a b", "a path goes on with .name"),
+        ("context=$.a b", "expected .name"),
         ("a=$.x,a=$.y", "a is given twice"),
         ("a=$.x[1:2]", "slices and filters are not"),
         ("a=$.x[?@.y]", "slices and filters are not"),

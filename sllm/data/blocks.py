@@ -1,5 +1,6 @@
 """Records, and the blocks in which they travel from the file to the process that parses them. Standard library only."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +18,7 @@ Record: TypeAlias = tuple[int, dict[str, Any] | Unreadable]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class Block(ABC):
     """Consecutive records of one file; cheap to send to another process, which parses them.
 
     Attributes:
@@ -43,8 +44,9 @@ class Block:
                 records += mapped(self.fields, line, record)
         return records
 
+    @abstractmethod
     def parse(self) -> list[Record]:
-        raise NotImplementedError
+        """The records as they are in the file. Never raises, as `records`."""
 
 
 @dataclass(frozen=True, kw_only=True)

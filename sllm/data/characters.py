@@ -14,7 +14,7 @@ TURNS = ("messages", "prompt", "chosen", "rejected", "completion")  # the keys o
 
 def texts(row: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """(place, text, whether it is an answer) of each turn. Places are "message 2" or "chosen"; an assistant turn of the
-    prompt, or of weight 0, is no answer."""
+    prompt, or of weight 0, does not count as an answer."""
     for key in TURNS:
         for number, turn in enumerate(row.get(key, ()), 1):
             place = f"message {number}" if key in ("messages", "prompt") else key

@@ -144,7 +144,7 @@ def blank(turn: dict[str, Any]) -> bool:
 
 
 def broken(text: str) -> str | None:
-    """Where the first character is that is no text: half a surrogate pair, U+FFFD, a null."""
+    """The position of the first invalid character: half a surrogate pair, U+FFFD, a null."""
     try:
         text.encode()
         if "\ufffd" not in text and "\0" not in text:

@@ -109,7 +109,7 @@ def field_map(text: str) -> FieldMap:
         if not rest:
             break
         if rest[0] != ",":
-            refuse(text, len(text) - len(rest), "a path goes on with .name, [0], [*], ['name'] or ..name")
+            refuse(text, len(text) - len(rest), "expected .name, [0], [*], ['name'] or ..name")
         position = len(text) - len(rest) + 1
     if not paths:
         refuse(text, 0, f"at least one field needs a path, {_EXAMPLE}")

@@ -44,7 +44,7 @@ def _encoding(row: dict[str, Any], limits: Thresholds) -> str | None:
     return None
 
 
-# What is no running text: code, tables, formulas, addresses, marks of lists. Each expression takes time in proportion
+# What is not prose: code, tables, formulas, addresses, marks of lists. Each expression takes time in proportion
 # to a text's length: what is not closed goes on to the end, and white space is not given back (*+).
 _MARKUP = re.compile(
     r"```.*?(?:```|\Z)|<(table|pre|code|script|style)\b.*?(?:</\1>|\Z)|</?[A-Za-z!][^<>]*>|`[^`\n]+`|\$[^$\n]+\$|"

@@ -23,7 +23,7 @@ class Name(NamedTuple):
 
 
 def parse(text: str) -> Name:
-    """InputError for what is no name of a data set."""
+    """InputError for a name that is not valid for a data set."""
     match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+|[\w-]+)(?::([^:]*))?(?::([^:]+))?", text)
     if not match:
         raise InputError(

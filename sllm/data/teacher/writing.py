@@ -1,6 +1,6 @@
 """Asking the teacher for all rows, and keeping what comes: train.jsonl, rejects.jsonl and the counts.
 
-The journal of the calls is the one record of a run. The files are written anew from it when a run continues, so that
+The journal of the calls is the one record of a run. The files are rewritten from it when a run resumes, so that
 however it ended no call is made twice, no row is written twice and none is lost.
 """
 
